@@ -1,1 +1,21 @@
-//! .
+//! Development only: starts the real binary and talks to it as its users do, over real sockets.
+//!
+//! Nothing here is part of the product. Start at [`Stack`], one running `madang`; [`proofs`] holds the
+//! acceptance lines, called with small counts by the tests and with full counts by `cargo xtask prove`.
+
+mod browser;
+mod http;
+mod load;
+mod mailbox;
+mod mqtt_client;
+pub mod proofs;
+mod stack;
+mod wait;
+
+pub use browser::Browser;
+pub use http::{Http, Reply, Stream};
+pub use load::{Figures, Publishers, Sent};
+pub use mailbox::{Mail, Mailbox};
+pub use mqtt_client::{MqttClient, Puback};
+pub use stack::{Launch, Stack, free_port};
+pub use wait::{within, within_every};

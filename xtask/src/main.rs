@@ -1,1 +1,68 @@
-fn main() {}
+//! Every chore of Madang, in Rust: `cargo xtask test`, `prove`, `openapi`, `vendor`.
+//!
+//! The dependency rules of ARCHITECTURE.md are in `tidy`, as tests of this crate.
+
+#![allow(clippy::print_stdout, reason = "a development tool speaks on standard output")]
+
+mod newcomer;
+mod prove;
+mod shell;
+#[cfg(test)]
+mod tidy;
+mod vendor;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const HELP: &str = "\
+cargo xtask test              everything a change must not break; installs the Debian packages that it needs
+cargo xtask prove AREA/NAME   one acceptance line at full count, with figures (`prove list` names them)
+cargo xtask openapi           writes docs/openapi.json from the code
+cargo xtask vendor            fetches the console's libraries again and checks them against web-console/vendor.json";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[String]) -> Result<()> {
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["test"] => test(),
+        ["prove", "list"] => {
+            prove::list();
+            Ok(())
+        }
+        ["prove", name] => prove::prove(name),
+        ["openapi"] => {
+            shell::run("cargo", &["run", "-q", "--", "openapi", "--write", "docs/openapi.json"])
+        }
+        ["vendor"] => vendor::vendor(),
+        [] | ["help" | "--help" | "-h"] => {
+            println!("{HELP}");
+            Ok(())
+        }
+        other => bail!("unknown: {}\n{HELP}", other.join(" ")),
+    }
+}
+
+/// What the tests start beside Madang, as Debian packages and the file that shows each is there.
+const PACKAGES: &[(&str, &str)] = &[
+    ("chromium", "/usr/bin/chromium"),
+    ("chromium-driver", "/usr/bin/chromedriver"),
+    ("fonts-noto-cjk", "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc"),
+    ("mosquitto-clients", "/usr/bin/mosquitto_pub"),
+    ("python3-aiosmtpd", "/usr/bin/aiosmtpd"),
+];
+
+fn test() -> Result<()> {
+    shell::install(PACKAGES)?;
+    shell::run("cargo", &["test", "--workspace", "--no-fail-fast"])
+}

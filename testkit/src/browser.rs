@@ -1,0 +1,189 @@
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::http::Http;
+use crate::stack::free_port;
+use crate::wait::within;
+
+/// Headless Chromium, driven through the W3C WebDriver protocol (<https://www.w3.org/TR/webdriver2/>).
+pub struct Browser {
+    driver: Child,
+    api: Http,
+    session: String,
+    _profile: TempDir,
+}
+
+const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl Browser {
+    pub fn open(width: u32, height: u32, language: &str) -> Result<Self> {
+        let port = free_port()?;
+        let driver = Command::new("/usr/bin/chromedriver")
+            .arg(format!("--port={port}"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("start chromedriver (Debian package chromium-driver)")?;
+        let profile = tempfile::tempdir()?;
+        let mut browser = Self {
+            driver,
+            api: Http::new(&format!("127.0.0.1:{port}")),
+            session: String::new(),
+            _profile: profile,
+        };
+        within(PATIENCE, "chromedriver", || Ok(browser.api.get("/status")?.ok().ok()))?;
+        let arguments = [
+            "--headless=new".to_owned(),
+            "--no-sandbox".to_owned(),
+            "--disable-gpu".to_owned(),
+            "--disable-quic".to_owned(),
+            "--disable-dev-shm-usage".to_owned(),
+            "--no-first-run".to_owned(),
+            "--disable-background-networking".to_owned(),
+            "--disable-component-update".to_owned(),
+            "--disable-sync".to_owned(),
+            "--hide-scrollbars".to_owned(),
+            format!("--lang={language}"),
+            format!("--window-size={width},{height}"),
+            format!("--user-data-dir={}", browser._profile.path().display()),
+        ];
+        let wanted = json!({"capabilities": {"alwaysMatch": {
+            "browserName": "chrome",
+            "goog:loggingPrefs": {"browser": "ALL"},
+            "goog:chromeOptions": {
+                "binary": "/usr/bin/chromium",
+                "args": arguments,
+                "prefs": {"intl.accept_languages": language},
+            },
+        }}});
+        let answer = browser.api.post("/session", &wanted)?.ok()?;
+        browser.session = answer["value"]["sessionId"].as_str().context("no session")?.to_owned();
+        Ok(browser)
+    }
+
+    pub fn go(&self, url: &str) -> Result<()> {
+        self.command("POST", "/url", &json!({ "url": url })).map(drop)
+    }
+
+    /// Waits for the element that a stable hook (`data-test`) names, and gives its id.
+    pub fn find(&self, hook: &str) -> Result<String> {
+        self.find_css(&format!("[data-test=\"{hook}\"]"))
+    }
+
+    pub fn find_css(&self, css: &str) -> Result<String> {
+        within(PATIENCE, css, || {
+            let found =
+                self.command("POST", "/element", &json!({"using": "css selector", "value": css}))?;
+            Ok(found[ELEMENT].as_str().map(str::to_owned))
+        })
+        .with_context(|| format!("the page shows: {}", self.page_text()))
+    }
+
+    /// How many elements fit now.
+    pub fn count(&self, css: &str) -> Result<usize> {
+        let all =
+            self.command("POST", "/elements", &json!({"using": "css selector", "value": css}))?;
+        Ok(all.as_array().map_or(0, Vec::len))
+    }
+
+    pub fn click(&self, hook: &str) -> Result<()> {
+        let element = self.find(hook)?;
+        self.command("POST", &format!("/element/{element}/click"), &json!({})).map(drop)
+    }
+
+    /// Replaces what a field holds.
+    pub fn fill(&self, hook: &str, text: &str) -> Result<()> {
+        let element = self.find(hook)?;
+        self.command("POST", &format!("/element/{element}/clear"), &json!({}))?;
+        self.command("POST", &format!("/element/{element}/value"), &json!({ "text": text }))
+            .map(drop)
+    }
+
+    /// Types keys where the focus is; WebDriver's code points name special keys.
+    pub fn keys(&self, hook: &str, keys: &str) -> Result<()> {
+        let element = self.find(hook)?;
+        self.command("POST", &format!("/element/{element}/value"), &json!({ "text": keys }))
+            .map(drop)
+    }
+
+    pub fn text(&self, hook: &str) -> Result<String> {
+        let element = self.find(hook)?;
+        let text = self.command("GET", &format!("/element/{element}/text"), &Value::Null)?;
+        Ok(text.as_str().unwrap_or_default().to_owned())
+    }
+
+    pub fn attribute(&self, hook: &str, name: &str) -> Result<Option<String>> {
+        let element = self.find(hook)?;
+        let path = format!("/element/{element}/attribute/{name}");
+        Ok(self.command("GET", &path, &Value::Null)?.as_str().map(str::to_owned))
+    }
+
+    /// Runs a script in the page and gives what it returns.
+    pub fn script(&self, script: &str) -> Result<Value> {
+        self.command("POST", "/execute/sync", &json!({"script": script, "args": []}))
+    }
+
+    /// Waits until a script gives true.
+    pub fn until(&self, what: &str, script: &str) -> Result<()> {
+        within(PATIENCE, what, || Ok((self.script(script)? == Value::Bool(true)).then_some(())))
+            .with_context(|| format!("the page shows: {}", self.page_text()))
+    }
+
+    pub fn screenshot(&self, path: &Path) -> Result<()> {
+        let image = self.command("GET", "/screenshot", &Value::Null)?;
+        let bytes = STANDARD.decode(image.as_str().context("no screenshot")?)?;
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        Ok(std::fs::write(path, bytes)?)
+    }
+
+    /// Errors that the page wrote to its console, refused requests apart.
+    pub fn complaints(&self) -> Result<Vec<String>> {
+        let log = self.command("POST", "/se/log", &json!({"type": "browser"}))?;
+        Ok(log
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|entry| entry["level"] == "SEVERE" && entry["source"] != "network")
+            .map(|entry| entry["message"].as_str().unwrap_or_default().to_owned())
+            .collect())
+    }
+
+    fn page_text(&self) -> String {
+        let text = self.script("return location.href + '\\n' + document.body.innerText");
+        text.ok().and_then(|text| text.as_str().map(str::to_owned)).unwrap_or_default()
+    }
+
+    fn command(&self, method: &str, path: &str, body: &Value) -> Result<Value> {
+        let path = format!("/session/{}{path}", self.session);
+        let reply = match method {
+            "GET" => self.api.get(&path)?,
+            "DELETE" => self.api.delete(&path)?,
+            _ => self.api.post(&path, body)?,
+        };
+        let mut answer = reply.json()?;
+        if reply.status != 200 {
+            bail!("{path}: {}", answer["value"]["message"].as_str().unwrap_or("failed"));
+        }
+        Ok(answer["value"].take())
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        if !self.session.is_empty() {
+            self.command("DELETE", "", &Value::Null).ok();
+        }
+        self.driver.kill().ok();
+        self.driver.wait().ok();
+    }
+}

@@ -1,0 +1,81 @@
+//! The acceptance lines of Madang. Each proof starts the real binary, prints figures and says whether the line held.
+
+pub mod first;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+/// What a proof needs to know.
+pub struct Ground {
+    /// The `madang` under test.
+    pub binary: PathBuf,
+    /// Screenshots and other things to look at go here.
+    pub evidence: PathBuf,
+    pub size: Size,
+}
+
+/// How much of a proof is run. The checks are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Size {
+    /// Small counts, with every other change.
+    Test,
+    /// The counts of the acceptance line.
+    Full,
+}
+
+/// What a proof found.
+#[derive(Default)]
+pub struct Report {
+    pub figures: Vec<String>,
+    pub short: Vec<String>,
+}
+
+pub type Proof = fn(&Ground) -> Result<Report>;
+
+/// Every proof by its name, `AREA/NAME`.
+pub const ALL: &[(&str, Proof)] = &[
+    ("first/first-hour", first::first_hour),
+    ("first/idle", first::idle),
+    ("first/kill", first::kill),
+    ("first/one-reading", first::one_reading),
+    ("first/strangers", first::strangers),
+];
+
+impl Ground {
+    pub fn test(binary: &Path) -> Self {
+        let evidence = binary.with_file_name("evidence");
+        Self { binary: binary.to_owned(), evidence, size: Size::Test }
+    }
+
+    pub fn count(&self, test: usize, full: usize) -> usize {
+        match self.size {
+            Size::Test => test,
+            Size::Full => full,
+        }
+    }
+}
+
+impl Report {
+    pub fn figure(&mut self, figure: impl Into<String>) {
+        self.figures.push(figure.into());
+    }
+
+    /// Notes that a bound of the line was kept or missed.
+    pub fn bound(&mut self, held: bool, figure: impl Into<String>) {
+        let figure = figure.into();
+        if !held {
+            self.short.push(figure.clone());
+        }
+        self.figures.push(figure);
+    }
+
+    /// The last line of a proof.
+    pub fn verdict(&self, name: &str) -> String {
+        if self.short.is_empty() {
+            format!("{name}: held ({} figures)", self.figures.len())
+        } else {
+            format!("{name}: fell short: {}", self.short.join("; "))
+        }
+    }
+}

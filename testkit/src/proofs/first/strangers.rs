@@ -1,0 +1,332 @@
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Map, Value, json};
+
+use crate::http::{Http, Reply};
+use crate::proofs::{Ground, Report};
+use crate::stack::{Launch, Stack};
+
+/// No key, wrong key, other organisation, malformed, 10 MB body, unknown field: for every operation of the `OpenAPI`
+/// document; an operation without a row fails.
+pub fn strangers(ground: &Ground) -> Result<Report> {
+    let mut report = Report::default();
+    let folder = tempfile::tempdir()?;
+    let stack = Launch::new(&ground.binary, folder.path()).start()?;
+    let document = stack.stranger().get("/openapi.json")?.ok()?;
+    let operations = operations(&document)?;
+    let fixtures = Fixtures::make(&stack)?;
+    let before = fixtures.seen(&stack)?;
+    let other = other_organisation(&stack)?;
+
+    let mut rows = 0;
+    let mut faults = vec![];
+    for operation in &operations {
+        let checks = operation.checks(&stack, &fixtures, &other)?;
+        if checks.is_empty() {
+            faults.push(format!("{} has no row", operation.name()));
+        }
+        for (what, fault) in checks {
+            rows += 1;
+            if let Some(fault) = fault {
+                faults.push(format!("{} with {what}: {fault}", operation.name()));
+            }
+        }
+    }
+    let after = fixtures.seen(&stack)?;
+    if before != after {
+        faults.push(format!("the first organisation's things changed: {before} became {after}"));
+    }
+    let alive = stack.api().get("/readyz")?.status == 200;
+    report.bound(
+        faults.is_empty() && alive,
+        format!(
+            "{} operations, {rows} rows, {} let in or answered wrongly",
+            operations.len(),
+            faults.len()
+        ),
+    );
+    report.short.extend(faults);
+    report.bound(operations.len() > 20, format!("{} operations in the document", operations.len()));
+    Ok(report)
+}
+
+/// Things of the first organisation that a stranger may look for.
+struct Fixtures(BTreeMap<&'static str, String>);
+
+impl Fixtures {
+    fn make(stack: &Stack) -> Result<Self> {
+        let api = stack.api();
+        let sensor = json!({"name": "secret-sensor", "values": [{"name": "temp", "unit": "°C"}]});
+        api.post("/v1/sensors", &sensor)?.ok()?;
+        let device = json!({"name": "secret-device", "latitude": 37.5, "longitude": 127.0, "sensors": ["secret-sensor"]});
+        api.post("/v1/devices", &device)?.ok()?;
+        let rule = json!({
+            "name": "secret rule", "sensor": "secret-sensor", "enabled": true,
+            "conditions": [{"value": "temp", "ranges": [{"min": 90.0, "max": null}]}],
+            "window": null, "cooldown_seconds": 60,
+            "actions": [{"type": "email", "to": "ops@example.com"}],
+        });
+        let rule = api.post("/v1/rules", &rule)?.ok()?;
+        let key =
+            json!({"label": "secret key", "grants": [{"action": "devices.*", "resource": "*"}]});
+        let key = api.post("/v1/keys", &key)?.ok()?;
+        let id = |value: &Value| value["id"].as_str().map(str::to_owned).context("id");
+        Ok(Self(BTreeMap::from([
+            ("sensors", "secret-sensor".to_owned()),
+            ("devices", "secret-device".to_owned()),
+            ("rules", id(&rule)?),
+            ("keys", id(&key)?),
+        ])))
+    }
+
+    /// What the owner sees of them; must not change.
+    fn seen(&self, stack: &Stack) -> Result<Value> {
+        let api = stack.api();
+        let mut all = Map::new();
+        for list in ["sensors", "devices", "rules"] {
+            all.insert(list.to_owned(), json!(api.all(&format!("/v1/{list}"))?));
+        }
+        let keys = api.all("/v1/keys")?;
+        all.insert("keys".to_owned(), json!(keys.iter().map(|key| &key["id"]).collect::<Vec<_>>()));
+        Ok(Value::Object(all))
+    }
+
+    /// The path with the first organisation's names in it.
+    fn path(&self, template: &str) -> String {
+        let mut list = "";
+        let parts = template.split('/').map(|part| {
+            let filled = if part.starts_with('{') {
+                self.0.get(list).map_or("0192d4e0-7c1b-7cc3-8f7e-1a2b3c4d5e6f", String::as_str)
+            } else {
+                part
+            };
+            list = part;
+            filled
+        });
+        parts.collect::<Vec<_>>().join("/")
+    }
+}
+
+/// Somebody with every right in an organisation of their own.
+fn other_organisation(stack: &Stack) -> Result<Http> {
+    let account = json!({"email": "other@example.com", "password": "a long password of somebody else", "organisation": "Other"});
+    stack.stranger().post("/v1/accounts", &account)?.ok().context("sign up")?;
+    let session =
+        json!({"email": "other@example.com", "password": "a long password of somebody else"});
+    let signed_in = stack.stranger().post("/v1/session", &session)?;
+    signed_in.ok().context("sign in")?;
+    let cookie =
+        signed_in.headers.iter().find(|(name, _)| name == "set-cookie").context("no cookie")?;
+    let cookie = cookie.1.split(';').next().context("no cookie")?.to_owned();
+    let browser =
+        stack.stranger().header("cookie", &cookie).header("sec-fetch-site", "same-origin");
+    let key = json!({"label": "other", "grants": [{"action": "*", "resource": "*"}]});
+    let key = browser.post("/v1/keys", &key)?.ok().context("make a key")?;
+    Ok(stack.stranger().bearer(key["token"].as_str().context("no token")?))
+}
+
+struct Operation {
+    method: String,
+    path: String,
+    is_public: bool,
+    /// The JSON Schema of its body, references resolved at the top.
+    body: Option<Value>,
+}
+
+fn operations(document: &Value) -> Result<Vec<Operation>> {
+    let mut operations = vec![];
+    for (path, item) in document["paths"].as_object().context("no paths")? {
+        for method in ["get", "post", "put", "patch", "delete"] {
+            let Some(operation) = item.get(method) else { continue };
+            let security = operation.get("security").or_else(|| document.get("security"));
+            let is_public = security.and_then(Value::as_array).is_none_or(Vec::is_empty);
+            let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
+            let body = (!schema.is_null()).then(|| resolve(document, schema)).transpose()?;
+            operations.push(Operation {
+                method: method.to_uppercase(),
+                path: path.clone(),
+                is_public,
+                body,
+            });
+        }
+    }
+    Ok(operations)
+}
+
+fn resolve(document: &Value, schema: &Value) -> Result<Value> {
+    match schema["$ref"].as_str() {
+        Some(reference) => {
+            let found = document.pointer(reference.trim_start_matches('#'));
+            Ok(found.with_context(|| format!("{reference} is not there"))?.clone())
+        }
+        None => Ok(schema.clone()),
+    }
+}
+
+type Checks = Vec<(&'static str, Option<String>)>;
+
+impl Operation {
+    fn name(&self) -> String {
+        format!("{} {}", self.method, self.path)
+    }
+
+    fn checks(&self, stack: &Stack, fixtures: &Fixtures, other: &Http) -> Result<Checks> {
+        let path = fixtures.path(&self.path);
+        let mut checks: Checks = vec![];
+        let plain = self.body.as_ref().map(|_| ("application/json", b"{}".as_slice()));
+        let wrong =
+            "madang_0192d4e07c1b7cc38f7e1a2b3c4d5e6f_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+        let strangers = [
+            ("no key", stack.stranger()),
+            ("wrong key", stack.stranger().bearer(wrong)),
+            ("not even a key", stack.stranger().bearer("let me in")),
+            (
+                "wrong session",
+                stack
+                    .stranger()
+                    .header("cookie", "madang_session=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")
+                    .header("sec-fetch-site", "same-origin"),
+            ),
+        ];
+        for (what, stranger) in strangers {
+            if self.is_public {
+                // A public operation has no secret to keep; it must only not fall over.
+                if what == "no key" && !self.is_stream() {
+                    let reply = stranger.send(&self.method, &path, plain)?;
+                    checks.push((what, refuse_server_error(&reply)));
+                }
+                continue;
+            }
+            let reply = stranger.send(&self.method, &path, plain)?;
+            checks.push((what, expect_problem(&reply, &[401])));
+        }
+        checks.extend(self.check_other(&path, other)?);
+        if let Some(schema) = &self.body {
+            checks.extend(self.check_bodies(stack, &path, schema)?);
+        }
+        Ok(checks)
+    }
+
+    fn is_stream(&self) -> bool {
+        self.path.ends_with("/events")
+    }
+
+    /// With every right in another organisation, the first one's things are not there.
+    fn check_other(&self, path: &str, other: &Http) -> Result<Checks> {
+        if self.is_public || self.is_stream() {
+            return Ok(vec![]);
+        }
+        let what = "another organisation's key";
+        let is_named = self.path.contains('{');
+        // A right body, so that it is the name that is refused.
+        let body = self.body.as_ref().map(|schema| sample(schema).to_string());
+        let body = body.as_ref().map(|text| ("application/json", text.as_bytes()));
+        let reply = other.send(&self.method, path, body)?;
+        let text = String::from_utf8_lossy(&reply.body);
+        let fault = if is_named && !matches!(reply.status, 400 | 403 | 404 | 422) {
+            Some(format!("status {}: {text}", reply.status))
+        } else if is_named && self.method != "PATCH" && self.body.is_none() {
+            expect_problem(&reply, &[403, 404])
+        } else if self.method == "GET" && text.contains("secret") {
+            Some(format!("shows what is not theirs: {text}"))
+        } else {
+            refuse_server_error(&reply)
+        };
+        Ok(vec![(what, fault)])
+    }
+
+    fn check_bodies(&self, stack: &Stack, path: &str, schema: &Value) -> Result<Checks> {
+        let api = stack.api();
+        let mut checks: Checks = vec![];
+        let malformed: [(&str, &[u8]); 4] = [
+            ("a malformed body", b"{\"name\": "),
+            ("a body that is not UTF-8", b"{\"name\": \"\xff\xfe\"}"),
+            ("a body of another shape", b"[[[1]]]"),
+            ("an empty body", b""),
+        ];
+        for (what, body) in malformed {
+            let reply = api.send(&self.method, path, Some(("application/json", body)))?;
+            checks.push((what, expect_problem(&reply, &[400, 422])));
+        }
+        let reply = api.send(&self.method, path, Some(("text/plain", b"name=1")))?;
+        checks.push(("another content type", expect_problem(&reply, &[415])));
+
+        let mut surprising = sample(schema);
+        match &mut surprising {
+            Value::Object(fields) => {
+                fields.insert("surprise".to_owned(), json!(1));
+            }
+            Value::Array(items) => items.push(json!({"surprise": 1})),
+            _ => bail!("{}: a body that is no object", self.name()),
+        }
+        let reply = api.send(
+            &self.method,
+            path,
+            Some(("application/json", surprising.to_string().as_bytes())),
+        )?;
+        checks.push(("an unknown field", expect_problem(&reply, &[400, 422])));
+
+        let huge = format!("{{\"name\": \"{}\"}}", "x".repeat(10_000_000));
+        // The server may close before it read everything: then the client sees a broken pipe, not the answer.
+        let fault = match api.send(&self.method, path, Some(("application/json", huge.as_bytes())))
+        {
+            Ok(reply) => expect_problem(&reply, &[413]),
+            Err(_) => None,
+        };
+        checks.push(("a 10 MB body", fault));
+        Ok(checks)
+    }
+}
+
+/// The smallest value that fits a schema well enough to be told apart from a malformed one.
+fn sample(schema: &Value) -> Value {
+    if let Some(first) =
+        schema.get("anyOf").or_else(|| schema.get("oneOf")).and_then(|all| all.get(0))
+    {
+        return sample(first);
+    }
+    let kind = match &schema["type"] {
+        Value::Array(kinds) => kinds.first().cloned().unwrap_or_default(),
+        kind => kind.clone(),
+    };
+    match kind.as_str() {
+        Some("object") => {
+            let required = schema["required"].as_array().cloned().unwrap_or_default();
+            let fields = required
+                .iter()
+                .filter_map(Value::as_str)
+                .map(|name| (name.to_owned(), sample(&schema["properties"][name])));
+            Value::Object(fields.collect())
+        }
+        Some("array") => json!([]),
+        Some("string") => json!("x"),
+        Some("number" | "integer") => json!(1),
+        Some("boolean") => json!(true),
+        _ => Value::Object(Map::new()),
+    }
+}
+
+fn expect_problem(reply: &Reply, statuses: &[u16]) -> Option<String> {
+    let check = || -> Result<()> {
+        ensure!(statuses.contains(&reply.status), "status {}, not {statuses:?}", reply.status);
+        ensure!(
+            reply.content_type.starts_with("application/problem+json"),
+            "content type {}",
+            reply.content_type
+        );
+        let problem = reply.json()?;
+        ensure!(problem["status"] == reply.status, "the problem says status {}", problem["status"]);
+        ensure!(problem["title"].is_string(), "the problem has no title");
+        let text = problem.to_string();
+        ensure!(!text.contains("secret-"), "the problem tells what exists: {text}");
+        Ok(())
+    };
+    check().err().map(|error| {
+        format!("{error:#}: {}", String::from_utf8_lossy(&reply.body[..reply.body.len().min(300)]))
+    })
+}
+
+fn refuse_server_error(reply: &Reply) -> Option<String> {
+    (reply.status >= 500).then(|| format!("status {}", reply.status))
+}

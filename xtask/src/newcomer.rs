@@ -1,0 +1,201 @@
+//! `first/newcomer`: both commands of the README on a machine that has rustup, git, gcc and make only.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use testkit::proofs::Report;
+use testkit::within_every;
+
+use crate::shell;
+
+const BUILD_MAX: Duration = Duration::from_mins(25);
+const REBUILD_MAX: Duration = Duration::from_mins(1);
+
+/// Debian by debootstrap in a folder, the toolchain copied in, the committed tree cloned; then `cargo run --release -- serve
+/// --sample` until the console answers, a rebuild after a change of one line, and `cargo xtask test`.
+pub(crate) fn newcomer() -> Result<Report> {
+    let mut report = Report::default();
+    shell::install(&[("debootstrap", "/usr/sbin/debootstrap")])?;
+    let root = std::env::temp_dir().join(format!("madang-newcomer-{}", std::process::id()));
+    fs::create_dir_all(&root)?;
+    let clean = CleanRoot::make(&root)?;
+
+    let started = Instant::now();
+    let mut served = clean.start("cd /home/newcomer/madang && exec cargo run --release -- serve --sample > /tmp/serve.log 2>&1")?;
+    within_every(
+        Duration::from_secs(1),
+        BUILD_MAX + Duration::from_mins(5),
+        "the console",
+        || {
+            ensure!(served.try_wait()?.is_none(), "serve ended: {}", clean.read("/tmp/serve.log"));
+            let page = testkit::Http::new("127.0.0.1:8080").get("/");
+            Ok(page.is_ok_and(|page| page.status == 200).then_some(()))
+        },
+    )?;
+    let cold = started.elapsed();
+    report.bound(cold < BUILD_MAX, format!("clone to console, cold release build: {cold:.0?}"));
+    clean.stop(&mut served)?;
+
+    let size = fs::metadata(clean.path("/home/newcomer/madang/target/release/madang"))?.len();
+    report.figure(format!("binary: {size} bytes"));
+
+    let main = clean.path("/home/newcomer/madang/server/src/main.rs");
+    let mut text = fs::read_to_string(&main)?;
+    text.push_str("\n// One line more.\n");
+    fs::write(&main, text)?;
+    let started = Instant::now();
+    clean.run("cd /home/newcomer/madang && cargo build --release -q && git checkout -q server/src/main.rs")?;
+    let warm = started.elapsed();
+    report.bound(warm < REBUILD_MAX, format!("rebuild after one line: {warm:.1?}"));
+
+    let started = Instant::now();
+    clean
+        .run("cd /home/newcomer/madang && cargo xtask test > /tmp/test.log 2>&1")
+        .with_context(|| clean.read("/tmp/test.log"))?;
+    let passed = clean.read("/tmp/test.log").lines().filter(|line| line.contains("... ok")).count();
+    report.bound(
+        passed > 0,
+        format!("cargo xtask test: {passed} tests passed, {:.0?}", started.elapsed()),
+    );
+    Ok(report)
+}
+
+/// A Debian of its own in a folder; unmounted and removed when dropped.
+struct CleanRoot {
+    root: PathBuf,
+    mounts: Vec<PathBuf>,
+}
+
+impl CleanRoot {
+    fn make(root: &Path) -> Result<Self> {
+        let text = root.display().to_string();
+        // git, gcc and make as the README asks; the certificates are what rustup's own installer needs.
+        shell::run(
+            "debootstrap",
+            &[
+                "--variant=minbase",
+                "--include=git,gcc,libc6-dev,make,ca-certificates",
+                "bookworm",
+                &text,
+            ],
+        )?;
+        let mut clean = Self { root: root.to_owned(), mounts: vec![] };
+        for mount in ["/proc", "/sys", "/dev", "/dev/shm"] {
+            let target = clean.path(mount);
+            fs::create_dir_all(&target)?;
+            shell::run("mount", &["--bind", mount, &target.display().to_string()])?;
+            clean.mounts.push(target);
+        }
+        for file in ["/etc/resolv.conf", "/etc/hosts"] {
+            fs::copy(file, clean.path(file)).ok();
+        }
+        for folder in ["/etc/apt", "/etc/ssl/certs", "/usr/local/share/ca-certificates"] {
+            if Path::new(folder).exists() {
+                fs::create_dir_all(clean.path(folder))?;
+                shell::run("cp", &["-aT", folder, &clean.path(folder).display().to_string()])?;
+            }
+        }
+        clean.copy_toolchain()?;
+        let home = clean.path("/home/newcomer");
+        fs::create_dir_all(&home)?;
+        let here = std::env::current_dir()?.display().to_string();
+        shell::run("git", &["clone", "-q", &here, &home.join("madang").display().to_string()])?;
+        Ok(clean)
+    }
+
+    /// The toolchain and cargo's settings, without any crate: everything is fetched and built anew.
+    fn copy_toolchain(&self) -> Result<()> {
+        let sysroot = shell::output("rustc", &["--print", "sysroot"])?;
+        let target = self.path("/opt/rust");
+        fs::create_dir_all(&target)?;
+        shell::run("cp", &["-aTL", sysroot.trim(), &target.display().to_string()])?;
+        let cargo_home = self.path("/root/.cargo");
+        fs::create_dir_all(&cargo_home)?;
+        for name in ["config.toml", "config"] {
+            if let Some(home) = std::env::home_dir() {
+                fs::copy(home.join(".cargo").join(name), cargo_home.join(name)).ok();
+            }
+        }
+        Ok(())
+    }
+
+    fn path(&self, inside: &str) -> PathBuf {
+        self.root.join(inside.trim_start_matches('/'))
+    }
+
+    fn read(&self, inside: &str) -> String {
+        fs::read_to_string(self.path(inside)).unwrap_or_default()
+    }
+
+    fn command(&self, script: &str) -> Command {
+        let mut command = Command::new("chroot");
+        command.arg(&self.root).args(["/usr/bin/env", "-i"]);
+        command.args([
+            "HOME=/root",
+            "PATH=/opt/rust/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+        ]);
+        for name in [
+            "http_proxy",
+            "https_proxy",
+            "no_proxy",
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "NO_PROXY",
+            "CARGO_HTTP_CAINFO",
+            "SSL_CERT_FILE",
+        ] {
+            #[allow(
+                clippy::disallowed_methods,
+                reason = "the way out of this machine is the machine's"
+            )]
+            if let Ok(value) = std::env::var(name) {
+                command.arg(format!("{name}={value}"));
+            }
+        }
+        command.args(["/bin/bash", "-c", script]).stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, script: &str) -> Result<()> {
+        let status = self.command(script).status()?;
+        ensure!(status.success(), "`{script}` ended with {status} in the clean root");
+        Ok(())
+    }
+
+    fn start(&self, script: &str) -> Result<Child> {
+        Ok(self.command(script).spawn()?)
+    }
+
+    /// Ends what was started by SIGTERM; `exec` made it the same process, cargo passes the signal's group on.
+    fn stop(&self, child: &mut Child) -> Result<()> {
+        let children = shell::output("pgrep", &["-P", &child.id().to_string()]).unwrap_or_default();
+        for pid in children.split_whitespace().chain([child.id().to_string().as_str()]) {
+            shell::run("kill", &["-TERM", pid]).ok();
+        }
+        let ended = within_every(
+            Duration::from_millis(100),
+            Duration::from_secs(20),
+            "the end of serve",
+            || Ok(child.try_wait()?.map(drop)),
+        );
+        child.kill().ok();
+        child.wait()?;
+        ended
+    }
+}
+
+impl Drop for CleanRoot {
+    fn drop(&mut self) {
+        for mount in self.mounts.iter().rev() {
+            shell::run("umount", &["-l", &mount.display().to_string()]).ok();
+        }
+        // Never through a mount that is still there: what it shows is this machine's.
+        let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+        if !mounts.contains(&self.root.display().to_string()) {
+            fs::remove_dir_all(&self.root).ok();
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The dependency rules and invariants of ARCHITECTURE.md, as tests.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Heavy dependencies and the one crate that may name each.
+const OWNED: &[(&str, &str)] = &[
+    ("datafusion", "lake"),
+    ("deltalake", "lake"),
+    ("object_store", "lake"),
+    ("rusqlite", "relational"),
+    ("rmqtt-codec", "mqtt"),
+    ("lettre", "delivery"),
+    ("argon2", "identity"),
+    ("rust-embed", "web-console"),
+    ("clap", "server"),
+];
+
+/// The arrows between engines; ARCHITECTURE.md lists the same.
+const ENGINE_ARROWS: &[(&str, &str)] = &[
+    ("relational", "eventlog"),
+    ("identity", "relational"),
+    ("delivery", "relational"),
+    ("mqtt", "relational"),
+];
+
+#[test]
+fn every_arrow_points_the_right_way() {
+    let metadata = metadata();
+    let layers = layers(&metadata);
+    let mut faults = vec![];
+    for package in packages(&metadata) {
+        let name = text(&package["name"]);
+        for dependency in package["dependencies"].as_array().unwrap() {
+            let to = text(&dependency["name"]);
+            let is_development = dependency["kind"] == "dev";
+            if let Some(to_layer) = layers.get(to)
+                && !is_development
+                && !allowed((name, layers[name].as_str()), (to, to_layer))
+            {
+                faults.push(format!("{name} must not name {to}"));
+            }
+            let owner = OWNED.iter().find(|(heavy, _)| *heavy == to).map(|(_, owner)| *owner);
+            if owner.is_some_and(|owner| owner != name) {
+                faults.push(format!("{name} names {to}; only {} may", owner.unwrap_or_default()));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+fn allowed(from: (&str, &str), to: (&str, &str)) -> bool {
+    match (from.1, to.1) {
+        ("base" | "testkit" | "web-console", _) => false,
+        ("engines", "engines") => ENGINE_ARROWS.contains(&(from.0, to.0)),
+        ("engines" | "edge", to) => to == "base",
+        ("features", to) => matches!(to, "base" | "edge" | "engines"),
+        ("server", to) => !matches!(to, "testkit" | "xtask"),
+        ("xtask", to) => to == "testkit",
+        _ => false,
+    }
+}
+
+#[test]
+fn the_rules_themselves_refuse_what_they_should() {
+    assert!(!allowed(("base", "base"), ("edge", "edge")));
+    assert!(!allowed(("lake", "engines"), ("identity", "engines")));
+    assert!(!allowed(("devices", "features"), ("polls", "features")));
+    assert!(!allowed(("mqtt", "engines"), ("devices", "features")));
+    assert!(!allowed(("edge", "edge"), ("relational", "engines")));
+    assert!(allowed(("mqtt", "engines"), ("relational", "engines")));
+}
+
+#[test]
+fn every_crate_takes_the_lints_and_names_no_crate_of_the_lock_file() {
+    let metadata = metadata();
+    let lock = fs::read_to_string(root().join("Cargo.lock")).unwrap();
+    let names: Vec<&str> = lock
+        .lines()
+        .filter_map(|line| line.strip_prefix("name = \""))
+        .map(|n| n.trim_end_matches('"'))
+        .collect();
+    for package in packages(&metadata) {
+        let name = text(&package["name"]);
+        let manifest = fs::read_to_string(text(&package["manifest_path"])).unwrap();
+        assert!(manifest.contains("[lints]\nworkspace = true"), "{name} does not take the lints");
+        assert_eq!(
+            names.iter().filter(|known| **known == name).count(),
+            1,
+            "{name} is also a crate"
+        );
+    }
+}
+
+#[test]
+fn every_crate_says_what_it_is() {
+    for file in tracked(|path| path.ends_with("src/lib.rs") || path.ends_with("src/main.rs")) {
+        let source = fs::read_to_string(&file).unwrap();
+        assert!(source.starts_with("//! "), "{} does not begin with what it is", file.display());
+    }
+}
+
+#[test]
+fn every_room_is_on_the_map() {
+    let map = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    assert!(map.lines().count() <= 250, "ARCHITECTURE.md is over 250 lines");
+    let metadata = metadata();
+    for (name, _) in layers(&metadata) {
+        assert!(map.contains(&format!("`{name}`")), "ARCHITECTURE.md does not name `{name}`");
+    }
+}
+
+#[test]
+fn no_file_is_huge_or_unfinished() {
+    for file in tracked(|_| true) {
+        let Ok(metadata) = fs::metadata(&file) else { continue };
+        let is_data = file.components().any(|part| {
+            matches!(
+                part.as_os_str().to_str(),
+                Some("vendor" | "samples" | "map" | "proofs" | "pictures")
+            )
+        });
+        let limit = if is_data { 1_000_000 } else { 300_000 };
+        assert!(metadata.len() <= limit, "{} is over {limit} bytes", file.display());
+        let is_source = file.extension().is_some_and(|kind| kind == "rs" || kind == "js");
+        if is_source && !is_data && !file.ends_with("xtask/src/tidy.rs") {
+            let source = fs::read_to_string(&file).unwrap();
+            for word in ["todo!(", "unimplemented!(", "FIXME", "TODO", "dbg!(", "#[ignore"] {
+                assert!(!source.contains(word), "{} holds {word}", file.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_names_a_package_registry() {
+    let hosts = [
+        "crates".to_owned() + ".io",
+        "npmjs".to_owned() + ".",
+        "pypi".to_owned() + ".org",
+        "pythonhosted".to_owned(),
+    ];
+    for file in tracked(|path| !path.ends_with("Cargo.lock")) {
+        let Ok(text) = fs::read_to_string(&file) else { continue };
+        for host in &hosts {
+            assert!(!text.contains(host), "{} names {host}", file.display());
+        }
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("xtask stands in the workspace")
+        .to_owned()
+}
+
+fn tracked(keep: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    let listing = Command::new("git").args(["ls-files"]).current_dir(root()).output().unwrap();
+    assert!(listing.status.success(), "git ls-files failed");
+    let listing = String::from_utf8(listing.stdout).unwrap();
+    let files: Vec<PathBuf> =
+        listing.lines().filter(|path| keep(path)).map(|path| root().join(path)).collect();
+    assert!(!files.is_empty());
+    files
+}
+
+fn metadata() -> Value {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--format-version", "1"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn packages(metadata: &Value) -> &Vec<Value> {
+    metadata["packages"].as_array().unwrap()
+}
+
+/// Each crate's top folder.
+fn layers(metadata: &Value) -> BTreeMap<&str, String> {
+    let root = root();
+    packages(metadata)
+        .iter()
+        .map(|package| {
+            let manifest = Path::new(text(&package["manifest_path"]));
+            let inside = manifest.strip_prefix(&root).unwrap();
+            let folder = inside.components().next().unwrap().as_os_str().to_string_lossy();
+            (text(&package["name"]), folder.into_owned())
+        })
+        .collect()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap()
+}
