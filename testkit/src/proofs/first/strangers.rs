@@ -140,7 +140,10 @@ fn operations(document: &Value) -> Result<Vec<Operation>> {
         for method in ["get", "post", "put", "patch", "delete"] {
             let Some(operation) = item.get(method) else { continue };
             let security = operation.get("security").or_else(|| document.get("security"));
-            let is_public = security.and_then(Value::as_array).is_none_or(Vec::is_empty);
+            // `{}` among the requirements says that none is needed (OpenAPI 3.1, Security Requirement Object).
+            let is_public = security.and_then(Value::as_array).is_none_or(|all| {
+                all.is_empty() || all.iter().any(|one| one.as_object().is_some_and(Map::is_empty))
+            });
             let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
             let body = (!schema.is_null()).then(|| resolve(document, schema)).transpose()?;
             operations.push(Operation {
