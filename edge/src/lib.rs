@@ -1,1 +1,35 @@
-//! .
+//! Edge: the HTTP conventions that every feature's API keeps, over axum. Operations as data, who is
+//! calling, problems (RFC 9457), pages, limits, server-sent events, OpenAPI 3.1, and the listener.
+//!
+//! It knows no feature and makes no decision of its own about who may do what: that is
+//! [`base::access::Authority`]. It grants no other origin anything (no CORS): a preflight is an
+//! `OPTIONS` that no operation names and is answered with 405. Start at [`Routes`].
+
+mod around;
+mod config;
+mod document;
+mod events;
+mod extract;
+mod guard;
+mod metrics;
+mod operation;
+mod problem;
+mod reply;
+mod routes;
+mod serve;
+mod socket;
+
+pub use axum::Router;
+pub use axum::extract::State;
+
+pub use around::RequestId;
+pub use config::Config;
+pub use document::{Description, Info};
+pub use events::{Event, Events, LastEventId, Streams};
+pub use extract::{Input, Inputs, Json, Paging, Path, Peer, Query, SessionToken};
+pub use guard::{BoxFuture, Caller, Gate, SESSION_COOKIE, Sessions, Via, parse_token};
+pub use operation::{Access, Operation, Undeclared};
+pub use problem::{Error, FieldProblem, Problem, Result};
+pub use reply::{Created, Endpoint, NoContent, PageBody, Reply, SessionCookie};
+pub use routes::Routes;
+pub use serve::serve;

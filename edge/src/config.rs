@@ -1,0 +1,68 @@
+use std::time::Duration;
+
+use jiff::fmt::serde::unsigned_duration::friendly::compact::required as text;
+use serde::Deserialize;
+
+/// Limits of the HTTP door. Durations are written as `30s`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Largest body of a request, unless its operation says otherwise.
+    pub body_bytes_max: usize,
+    /// How much of a refused body is read and thrown away, so that its sender sees the refusal.
+    pub body_discard_bytes_max: usize,
+    /// How long the body of a request may take to arrive.
+    #[serde(with = "text")]
+    pub body_read_time_max: Duration,
+    /// How long an answer may take to begin.
+    #[serde(with = "text")]
+    pub request_time_max: Duration,
+    /// Requests that are worked on at once.
+    pub requests_max: usize,
+    /// Event streams that are open at once.
+    pub streams_max: usize,
+    /// Silence after which an event stream sends a comment.
+    #[serde(with = "text")]
+    pub stream_keep_alive: Duration,
+    /// Largest request line and headers together; at least 8 KiB.
+    pub header_bytes_max: usize,
+    /// Most headers in a request.
+    pub header_count_max: usize,
+    /// How long the headers of a request may take, and how long a connection may wait without one.
+    #[serde(with = "text")]
+    pub header_read_time_max: Duration,
+    /// How long a peer may take nothing of an answer before its connection is closed.
+    #[serde(with = "text")]
+    pub write_time_max: Duration,
+    /// Connections that are open at once; more wait to be accepted.
+    pub connections_max: usize,
+    /// Requests that are worked on at once in one HTTP/2 connection.
+    pub connection_requests_max: u32,
+    /// How long open requests may go on after shutdown began.
+    #[serde(with = "text")]
+    pub drain_time_max: Duration,
+    /// Session cookies are sent over HTTPS only.
+    pub cookie_secure: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            body_bytes_max: 1 << 20,
+            body_discard_bytes_max: 16 << 20,
+            body_read_time_max: Duration::from_secs(20),
+            request_time_max: Duration::from_secs(30),
+            requests_max: 1_024,
+            streams_max: 1_000,
+            stream_keep_alive: Duration::from_secs(15),
+            header_bytes_max: 32 << 10,
+            header_count_max: 100,
+            header_read_time_max: Duration::from_secs(30),
+            write_time_max: Duration::from_secs(30),
+            connections_max: 4_096,
+            connection_requests_max: 100,
+            drain_time_max: Duration::from_secs(8),
+            cookie_secure: false,
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! The one gate before every handler: who is calling, and may they. Nothing of the body is read before.
+
+use std::fmt::Write;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, RawPathParams, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, Uri, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use base::access::{Action, Authority, Door, Principal, Refused, Resource, Subject};
+use base::{Base, ErrorKind, OrganisationId};
+use tokio::sync::Semaphore;
+
+use crate::around::Trace;
+use crate::extract::{Peer, discard};
+use crate::metrics::Counts;
+use crate::operation::{Access, Operation};
+use crate::problem::{Error, Result};
+use crate::{Config, Query};
+
+pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The name of the cookie that a browser's session is kept in.
+pub const SESSION_COOKIE: &str = "madang_session";
+
+/// What edge needs to know about browsers' sessions.
+pub trait Sessions: Send + Sync + 'static {
+    /// Finds the holder of a session by the text of its cookie.
+    fn session<'a>(&'a self, cookie: &'a str) -> BoxFuture<'a, Result<Principal, Refused>>;
+}
+
+/// What the gate asks, and with which limits.
+#[derive(Clone)]
+pub struct Gate {
+    pub authority: Arc<dyn Authority>,
+    pub sessions: Arc<dyn Sessions>,
+    pub config: Config,
+    pub base: Base,
+}
+
+/// Somebody who came through the gate; a handler that takes it as an argument cannot run without one.
+#[derive(Clone)]
+pub struct Caller {
+    pub principal: Principal,
+    pub via: Via,
+    authority: Arc<dyn Authority>,
+}
+
+/// How a caller showed who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    Key,
+    Session,
+}
+
+impl Caller {
+    pub fn organisation(&self) -> OrganisationId {
+        self.principal.organisation
+    }
+
+    pub fn subject(&self) -> Subject {
+        self.principal.subject
+    }
+
+    /// A further question, for what an operation's own action and resource do not say.
+    pub fn authorize(&self, action: Action, path: &str) -> Result<()> {
+        let resource = Resource { organisation: self.organisation(), path };
+        Ok(self.authority.authorize(&self.principal, action, resource)?)
+    }
+}
+
+/// Splits `madang_<id>_<secret>`, the text of a key.
+pub fn parse_token(token: &str) -> Option<(&str, &str)> {
+    let (id, secret) = token.strip_prefix("madang_")?.split_once('_')?;
+    (!id.is_empty() && !secret.is_empty()).then_some((id, secret))
+}
+
+/// What all operations share.
+pub(crate) struct Shared {
+    pub(crate) authority: Arc<dyn Authority>,
+    pub(crate) sessions: Arc<dyn Sessions>,
+    pub(crate) config: Config,
+    pub(crate) base: Base,
+    pub(crate) counts: Counts,
+    pub(crate) requests: Semaphore,
+    pub(crate) streams: Arc<Semaphore>,
+}
+
+impl Shared {
+    pub(crate) fn new(gate: Gate) -> Self {
+        Self {
+            counts: Counts::new(&gate.base.metrics),
+            requests: Semaphore::new(gate.config.requests_max),
+            streams: Arc::new(Semaphore::new(gate.config.streams_max)),
+            authority: gate.authority,
+            sessions: gate.sessions,
+            config: gate.config,
+            base: gate.base,
+        }
+    }
+}
+
+/// What one operation's gate knows.
+pub(crate) struct Entrance {
+    pub(crate) operation: Operation,
+    /// The query parameters that its handler reads; any other is refused.
+    pub(crate) query: Vec<String>,
+    pub(crate) body_bytes_max: usize,
+}
+
+/// What a stream asks again when keys or grants change.
+#[derive(Clone)]
+pub(crate) struct Admission {
+    pub(crate) caller: Option<Caller>,
+    pub(crate) action: Option<(Action, String)>,
+    pub(crate) cookie: Option<String>,
+}
+
+/// How long a body may be, for the extractor that reads it.
+#[derive(Clone, Copy)]
+pub(crate) struct BodyLimit(pub(crate) usize);
+
+pub(crate) async fn pass(
+    shared: Arc<Shared>,
+    entrance: Arc<Entrance>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if let Some(trace) = request.extensions().get::<Trace>() {
+        trace.matched(entrance.operation.id());
+    }
+    let (mut parts, body) = request.into_parts();
+    let admitted = admit(&shared, &entrance, &mut parts).await;
+    let request = Request::from_parts(parts, body);
+    match admitted {
+        Ok(()) => next.run(request).await,
+        Err(error) => {
+            discard(request).await;
+            error.into_response()
+        }
+    }
+}
+
+async fn admit(shared: &Shared, entrance: &Entrance, request: &mut Parts) -> Result<()> {
+    let admission = permit(shared, &entrance.operation, request).await?;
+    if let Some(caller) = &admission.caller {
+        request.extensions.insert(caller.clone());
+    }
+    request.extensions.insert(admission);
+    request.extensions.insert(BodyLimit(entrance.body_bytes_max));
+    check_query(&request.uri, &entrance.query)?;
+    let announced = request.headers.get(header::CONTENT_LENGTH);
+    let announced = announced.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|bytes| bytes > entrance.body_bytes_max) {
+        return Err(Error::too_large(entrance.body_bytes_max));
+    }
+    Ok(())
+}
+
+async fn permit(shared: &Shared, operation: &Operation, request: &mut Parts) -> Result<Admission> {
+    let nobody = Admission { caller: None, action: None, cookie: None };
+    let action = match operation.access {
+        Access::Public => return Ok(nobody),
+        Access::LoopbackOr(_) if is_from_this_machine(request) => return Ok(nobody),
+        Access::Optional => {
+            return Ok(match identify(shared, request).await {
+                Ok((caller, cookie)) => Admission { caller: Some(caller), action: None, cookie },
+                Err(_) => nobody,
+            });
+        }
+        Access::SignedIn | Access::Session => None,
+        Access::Action(action) | Access::LoopbackOr(action) => Some(action),
+    };
+    let (caller, cookie) = identify(shared, request).await?;
+    if operation.access == Access::Session && caller.via != Via::Session {
+        return Err(Error::new(ErrorKind::Forbidden, "only a browser's session may do this"));
+    }
+    let Some(action) = action else {
+        return Ok(Admission { caller: Some(caller), action: None, cookie });
+    };
+    let path = fill(operation.resource, request).await?;
+    caller.authorize(action, &path)?;
+    Ok(Admission { caller: Some(caller), action: Some((action, path)), cookie })
+}
+
+/// A bearer key counts before a cookie: whoever sends one means it.
+async fn identify(shared: &Shared, request: &Parts) -> Result<(Caller, Option<String>)> {
+    let headers = &request.headers;
+    let authority = shared.authority.clone();
+    if let Some(given) = headers.get(header::AUTHORIZATION) {
+        let (id, secret) = given
+            .to_str()
+            .ok()
+            .and_then(|given| given.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .and_then(|(_, token)| parse_token(token.trim()))
+            .ok_or(Refused::Unauthenticated)?;
+        let principal = shared.authority.authenticate(Door::Http, id, secret).await?;
+        return Ok((Caller { principal, via: Via::Key, authority }, None));
+    }
+    let cookie = session_cookie(headers).ok_or(Refused::Unauthenticated)?;
+    let principal = shared.sessions.session(cookie).await?;
+    let is_safe = matches!(request.method, Method::GET | Method::HEAD | Method::OPTIONS);
+    if !is_safe && !is_same_origin(headers, &request.uri) {
+        return Err(Error::new(ErrorKind::Forbidden, "the request came from another origin"));
+    }
+    Ok((Caller { principal, via: Via::Session, authority }, Some(cookie.to_owned())))
+}
+
+pub(crate) fn session_cookie(headers: &HeaderMap) -> Option<&str> {
+    headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|cookies| cookies.to_str().ok())
+        .flat_map(|cookies| cookies.split(';'))
+        .filter_map(|cookie| cookie.trim().split_once('='))
+        .find_map(|(name, value)| (name == SESSION_COOKIE).then_some(value))
+}
+
+/// A browser says where a request comes from; what does not say so is taken for a stranger.
+fn is_same_origin(headers: &HeaderMap, uri: &Uri) -> bool {
+    let text = |name| headers.get(name).and_then(|value: &header::HeaderValue| value.to_str().ok());
+    if let Some(site) = text(header::HeaderName::from_static("sec-fetch-site")) {
+        return matches!(site, "same-origin" | "none");
+    }
+    let origin = text(header::ORIGIN).and_then(|origin| origin.split_once("://"));
+    let host = uri.authority().map(|authority| authority.as_str()).or_else(|| text(header::HOST));
+    matches!((origin, host), (Some((_, origin)), Some(host)) if origin.eq_ignore_ascii_case(host))
+}
+
+/// A page of another site can make a browser on this machine ask, by a name that points here: so the
+/// host must be this machine's too.
+fn is_from_this_machine(request: &Parts) -> bool {
+    let headers = &request.headers;
+    let peer = request.extensions.get::<Peer>();
+    let host = request.uri.host().map(str::to_owned).or_else(|| {
+        let host = headers.get(header::HOST)?.to_str().ok()?;
+        host.parse::<axum::http::uri::Authority>().ok().map(|host| host.host().to_owned())
+    });
+    let host_is_loopback = host.is_some_and(|host| {
+        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    });
+    host_is_loopback
+        && peer.is_some_and(|peer| peer.0.to_canonical().is_loopback())
+        && !headers.contains_key(header::FORWARDED)
+        && !headers.contains_key("x-forwarded-for")
+}
+
+/// Fills a resource template from the path. A slash or a star inside a parameter stays encoded: it must
+/// not reach into another's path, nor look like a pattern.
+async fn fill(template: &str, request: &mut Parts) -> Result<String> {
+    if !template.contains('{') {
+        return Ok(template.to_owned());
+    }
+    let params = RawPathParams::from_request_parts(request, &()).await;
+    let params =
+        params.map_err(|_| Error::unreadable("the path is not UTF-8 once it is decoded"))?;
+    let mut path = String::with_capacity(template.len() + 16);
+    for (index, piece) in template.split(['{', '}']).enumerate() {
+        if index % 2 == 0 {
+            path.push_str(piece);
+            continue;
+        }
+        let (_, value) = params
+            .iter()
+            .find(|(name, _)| *name == piece)
+            .ok_or_else(|| Error::internal(format!("no path parameter is named {piece}")))?;
+        for letter in value.chars() {
+            match letter {
+                '/' | '*' | '%' => {
+                    write!(path, "%{:02X}", u32::from(letter)).expect("writing to a string");
+                }
+                letter => path.push(letter),
+            }
+        }
+    }
+    Ok(path)
+}
+
+fn check_query(uri: &Uri, known: &[String]) -> Result<()> {
+    if uri.query().is_none_or(str::is_empty) {
+        return Ok(());
+    }
+    let Query(given) = Query::<Vec<(String, String)>>::parse(uri)?;
+    let mut error = None;
+    for (name, _) in given.iter().filter(|(name, _)| !known.contains(name)) {
+        let so_far =
+            error.unwrap_or_else(|| Error::unreadable("the query has an unknown parameter"));
+        error = Some(so_far.at(name, "is not a parameter of this operation"));
+    }
+    error.map_or(Ok(()), Err)
+}

@@ -1,0 +1,192 @@
+use axum::http::Method;
+use base::ErrorKind;
+use base::access::Action;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+
+/// One thing that the API does, as data: where it is, who may, and what else it can say. What it takes
+/// and gives is read from its handler's signature, so the two cannot differ.
+#[derive(Clone)]
+pub struct Operation {
+    pub(crate) place: Undeclared,
+    pub(crate) access: Access,
+    pub(crate) resource: &'static str,
+    pub(crate) kinds: &'static [ErrorKind],
+    pub(crate) body_bytes_max: Option<usize>,
+    pub(crate) media: Vec<&'static str>,
+    pub(crate) returns: Vec<(u16, fn(&mut SchemaGenerator) -> Schema)>,
+}
+
+/// An operation that has not said who may call it; it cannot be added to [`crate::Routes`].
+#[derive(Clone)]
+#[must_use]
+pub struct Undeclared {
+    pub(crate) method: Method,
+    pub(crate) path: &'static str,
+    pub(crate) id: &'static str,
+    pub(crate) summary: &'static str,
+    pub(crate) tag: &'static str,
+}
+
+/// Who may call an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Anybody; credentials are not looked at.
+    Public,
+    /// Anybody; valid credentials make a [`crate::Caller`], others are not looked at.
+    Optional,
+    /// Anybody with valid credentials, for things of their own.
+    SignedIn,
+    /// Somebody in a browser; keys are refused.
+    Session,
+    /// Whoever was granted the action on the operation's resource.
+    Action(Action),
+    /// The same, and anybody on this machine that does not come through a proxy.
+    LoopbackOr(Action),
+}
+
+impl Operation {
+    /// `/v1/devices/{name}`: the path as OpenAPI writes it.
+    pub fn get(path: &'static str) -> Undeclared {
+        Undeclared::new(Method::GET, path)
+    }
+
+    pub fn post(path: &'static str) -> Undeclared {
+        Undeclared::new(Method::POST, path)
+    }
+
+    pub fn put(path: &'static str) -> Undeclared {
+        Undeclared::new(Method::PUT, path)
+    }
+
+    pub fn patch(path: &'static str) -> Undeclared {
+        Undeclared::new(Method::PATCH, path)
+    }
+
+    pub fn delete(path: &'static str) -> Undeclared {
+        Undeclared::new(Method::DELETE, path)
+    }
+
+    /// What the action is done to: a template such as `device/{name}` over the path's parameters. `*` without.
+    #[must_use]
+    pub fn resource(mut self, template: &'static str) -> Self {
+        self.resource = template;
+        self
+    }
+
+    /// Refusals of its own, for the document, beside those that follow from its access and inputs.
+    #[must_use]
+    pub fn kinds(mut self, kinds: &'static [ErrorKind]) -> Self {
+        self.kinds = kinds;
+        self
+    }
+
+    /// A limit of its own for the body.
+    #[must_use]
+    pub fn body_bytes_max(mut self, bytes: usize) -> Self {
+        self.body_bytes_max = Some(bytes);
+        self
+    }
+
+    /// A JSON answer, where the handler gives a plain response.
+    #[must_use]
+    pub fn returns<T: JsonSchema>(mut self, status: u16) -> Self {
+        self.returns.push((status, |schemas| schemas.subschema_for::<T>()));
+        self
+    }
+
+    /// Another form that the successful answer can have, chosen by `Accept` or alone.
+    #[must_use]
+    pub fn media(mut self, media_type: &'static str) -> Self {
+        self.media.push(media_type);
+        self
+    }
+
+    pub fn id(&self) -> &'static str {
+        self.place.id
+    }
+
+    pub fn method(&self) -> &Method {
+        &self.place.method
+    }
+
+    pub fn path(&self) -> &'static str {
+        self.place.path
+    }
+
+    pub fn access(&self) -> Access {
+        self.access
+    }
+}
+
+impl Undeclared {
+    fn new(method: Method, path: &'static str) -> Self {
+        Self { method, path, id: "", summary: "", tag: "" }
+    }
+
+    /// Its name in the document, in metrics and in generated clients: `listDevices`. Required.
+    pub fn id(mut self, id: &'static str) -> Self {
+        self.id = id;
+        self
+    }
+
+    /// One line for people. Required.
+    pub fn summary(mut self, summary: &'static str) -> Self {
+        self.summary = summary;
+        self
+    }
+
+    /// The group that it is shown in.
+    pub fn tag(mut self, tag: &'static str) -> Self {
+        self.tag = tag;
+        self
+    }
+
+    /// Whoever was granted this action.
+    #[must_use]
+    pub fn action(self, action: Action) -> Operation {
+        self.access(Access::Action(action))
+    }
+
+    #[must_use]
+    pub fn public(self) -> Operation {
+        self.access(Access::Public)
+    }
+
+    #[must_use]
+    pub fn session_or_public(self) -> Operation {
+        self.access(Access::Optional)
+    }
+
+    #[must_use]
+    pub fn signed_in(self) -> Operation {
+        self.access(Access::SignedIn)
+    }
+
+    #[must_use]
+    pub fn session(self) -> Operation {
+        self.access(Access::Session)
+    }
+
+    #[must_use]
+    pub fn loopback_or(self, action: Action) -> Operation {
+        self.access(Access::LoopbackOr(action))
+    }
+
+    #[must_use]
+    pub fn access(self, access: Access) -> Operation {
+        Operation {
+            place: self,
+            access,
+            resource: "*",
+            kinds: &[],
+            body_bytes_max: None,
+            media: Vec::new(),
+            returns: Vec::new(),
+        }
+    }
+}
+
+/// The names in `{}` of a path or a template, in order.
+pub(crate) fn names(template: &str) -> impl Iterator<Item = &str> {
+    template.split('{').skip(1).filter_map(|rest| rest.split_once('}').map(|(name, _)| name))
+}

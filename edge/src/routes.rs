@@ -1,0 +1,175 @@
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::handler::Handler;
+use axum::http::header;
+use axum::http::request::Parts;
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodFilter, MethodRouter, on};
+use schemars::SchemaGenerator;
+use serde_json::Value;
+
+use crate::around::{around, no_such_method, no_such_path};
+use crate::document::{Description, Document, Info, schemas};
+use crate::extract::{Inputs, discard};
+use crate::guard::{Entrance, Gate, Shared, pass};
+use crate::operation::{Operation, names};
+use crate::reply::{Endpoint, Reply};
+
+/// Operations with their handlers. A feature makes one with its state; the server joins them and builds.
+///
+/// ```
+/// use edge::{Json, Operation, Routes, State};
+///
+/// async fn greeting(State(name): State<&'static str>) -> Json<String> {
+///     Json(format!("hello {name}"))
+/// }
+///
+/// let hello = Operation::get("/v1/hello").id("hello").summary("Greets.").public();
+/// let routes = Routes::new("yard").add(hello, greeting);
+/// assert_eq!(routes.operations().count(), 1);
+/// ```
+#[must_use]
+pub struct Routes<S = ()> {
+    state: S,
+    entries: Vec<Entry>,
+    pages: Option<Pages>,
+}
+
+type Pages = Arc<dyn Fn(&Parts) -> Option<Response> + Send + Sync>;
+
+struct Entry {
+    operation: Operation,
+    describe: fn(&mut Description, &mut SchemaGenerator),
+    router: MethodRouter,
+}
+
+impl<S: Clone + Send + Sync + 'static> Routes<S> {
+    pub fn new(state: S) -> Self {
+        Self { state, entries: Vec::new(), pages: None }
+    }
+
+    /// Panics when the operation has no id or summary, or names a parameter that its path has not:
+    /// a defect of the wiring, seen by every test that builds it.
+    pub fn add<H, I, O>(mut self, operation: Operation, handler: H) -> Self
+    where
+        H: Handler<I, S> + Endpoint<I, O>,
+        I: Inputs + 'static,
+        O: Reply,
+    {
+        let path = operation.path();
+        assert!(!operation.id().is_empty(), "{path} has no id");
+        assert!(!operation.place.summary.is_empty(), "{path} has no summary");
+        for name in names(operation.resource) {
+            assert!(names(path).any(|it| it == name), "{path} has no parameter {name}");
+        }
+        let method = MethodFilter::try_from(operation.method().clone())
+            .expect("operations are made with methods that can be routed");
+        self.entries.push(Entry {
+            router: on(method, handler).with_state(self.state.clone()),
+            operation,
+            describe: |to, schemas| {
+                I::describe(to, schemas);
+                O::describe(to, schemas);
+            },
+        });
+        self
+    }
+
+    /// Adds the operations of another part, whatever its state.
+    pub fn join<T>(mut self, other: Routes<T>) -> Self {
+        self.entries.extend(other.entries);
+        self.pages = self.pages.or(other.pages);
+        self
+    }
+
+    /// What answers a `GET` that no operation names: the files of the console, public. `None` is a 404.
+    pub fn pages(
+        mut self,
+        pages: impl Fn(&Parts) -> Option<Response> + Send + Sync + 'static,
+    ) -> Self {
+        self.pages = Some(Arc::new(pages));
+        self
+    }
+
+    /// Adds `GET /openapi.json`, which describes all operations that are there by now, and itself.
+    pub fn describe(self, info: Info) -> Self {
+        let operation = Operation::get("/openapi.json")
+            .id("openapi")
+            .summary("This document.")
+            .tag("system")
+            .public()
+            .returns::<Value>(200);
+        // Added twice, so that the document has itself in it.
+        let text = Arc::<str>::from("");
+        let placeholder = self.add(operation.clone(), document_handler(text));
+        let text: Arc<str> = placeholder.document(info).to_string().into();
+        let mut routes = placeholder;
+        routes.entries.pop();
+        routes.add(operation, document_handler(text))
+    }
+
+    /// The OpenAPI 3.1 document of all operations.
+    pub fn document(&self, info: Info) -> Value {
+        let mut document = Document::new();
+        for entry in &self.entries {
+            document.add(&entry.operation, entry.describe);
+        }
+        document.finish(info)
+    }
+
+    pub fn operations(&self) -> impl Iterator<Item = &Operation> {
+        self.entries.iter().map(|entry| &entry.operation)
+    }
+
+    /// Panics when two operations have one id, or one method and path.
+    pub fn build(self, gate: Gate) -> Router {
+        let shared = Arc::new(Shared::new(gate));
+        let mut ids = HashSet::new();
+        let mut router = Router::new();
+        for Entry { operation, describe, router: handler } in self.entries {
+            assert!(ids.insert(operation.id()), "two operations have the id {}", operation.id());
+            let mut said = Description::default();
+            describe(&mut said, &mut schemas());
+            let entrance = Arc::new(Entrance {
+                query: said.query.into_iter().map(|parameter| parameter.name).collect(),
+                body_bytes_max: operation.body_bytes_max.unwrap_or(shared.config.body_bytes_max),
+                operation,
+            });
+            let path = entrance.operation.path();
+            let shared = shared.clone();
+            let gated = handler.route_layer(from_fn(move |request: Request, next: Next| {
+                pass(shared.clone(), entrance.clone(), request, next)
+            }));
+            router = router.route(path, gated);
+        }
+        let pages = self.pages;
+        router
+            .method_not_allowed_fallback(no_such_method)
+            .fallback(move |request: Request| unmatched(pages.clone(), request))
+            .layer(from_fn_with_state(shared, around))
+    }
+}
+
+fn document_handler(
+    text: Arc<str>,
+) -> impl Fn() -> futures::future::Ready<Response> + Clone + Send + Sync + 'static {
+    move || {
+        let headers = [(header::CONTENT_TYPE, "application/json")];
+        futures::future::ready((headers, text.to_string()).into_response())
+    }
+}
+
+async fn unmatched(pages: Option<Pages>, request: Request) -> Response {
+    let is_read = matches!(*request.method(), axum::http::Method::GET | axum::http::Method::HEAD);
+    let (parts, body) = request.into_parts();
+    let page = pages.filter(|_| is_read).and_then(|pages| pages(&parts));
+    if let Some(page) = page {
+        return page;
+    }
+    discard(Request::from_parts(parts, body)).await;
+    no_such_path().into_response()
+}
