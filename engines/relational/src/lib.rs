@@ -1,1 +1,45 @@
-//! .
+//! Rows: transactions that many callers share one commit for, snapshots to read from, migrations, and
+//! events that are durable together with the rows they tell of.
+//!
+//! It is not an object mapper and hides no SQL: statements are written by their room, portable between
+//! databases. It knows no feature and listens on no socket.
+//!
+//! Start at [`Db`]. A write is a closure that can run again and awaits nothing but its [`Tx`]:
+//!
+//! ```
+//! # async fn example(db: relational::Db, name: String) -> Result<(), relational::Error> {
+//! use relational::params;
+//!
+//! db.write(async move |tx| {
+//!     tx.execute("INSERT INTO guests (name) VALUES (?)", params![name]).await?;
+//!     Ok(())
+//! })
+//! .await
+//! # }
+//! ```
+//!
+//! Where the error type is not known from the surroundings, the closure's last line says it:
+//! `Ok::<_, Error>(())`.
+
+mod config;
+mod db;
+mod error;
+mod meter;
+mod migration;
+mod outbox;
+mod queue;
+mod row;
+mod shared;
+mod sqlite;
+mod tx;
+mod value;
+mod work;
+
+pub use config::Config;
+pub use db::Db;
+pub use error::{Error, Source};
+pub use migration::Migration;
+pub use row::Row;
+pub use tx::{NewEvent, Read, Tx};
+pub use value::{FromValue, ToValue, Value};
+pub use work::Place;

@@ -1,0 +1,130 @@
+use std::future::Future;
+use std::panic::Location;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::{Base, Timestamp};
+use tokio::sync::oneshot;
+
+use crate::migration::{self, Migration};
+use crate::shared::Shared;
+use crate::work::{Closure, Order, Place};
+use crate::{Config, Error, Read, Tx, outbox, sqlite};
+
+/// The rows of this installation. Cloning is cheap; the last clone that goes closes it.
+#[derive(Clone)]
+pub struct Db(Arc<Handle>);
+
+struct Handle {
+    shared: Arc<Shared>,
+    engine: sqlite::Engine,
+}
+
+impl Db {
+    /// Opens the database, or makes it. A second server on the same one is refused.
+    pub async fn open(config: Config, base: &Base) -> Result<Self, Error> {
+        config.check()?;
+        let shared = Arc::new(Shared::new(config, base));
+        let engine = sqlite::Engine::open(shared.clone()).await?;
+        let db = Self(Arc::new(Handle { shared, engine }));
+        db.migrate("relational", outbox::MIGRATIONS).await?;
+        let waiting = db.read(async |read| outbox::length(read).await).await?;
+        db.shared().outbox_changed(waiting);
+        Ok(db)
+    }
+
+    /// Brings the tables of one room up to date: each migration once, in order, all or none of them.
+    #[track_caller]
+    pub fn migrate(
+        &self,
+        room: &'static str,
+        migrations: &'static [Migration],
+    ) -> impl Future<Output = Result<(), Error>> + Send {
+        let order = Asked { place: Location::caller(), limit: self.config().migration_time_max };
+        self.write_as(order, async move |tx: &mut Tx| migration::apply(tx, room, migrations).await)
+    }
+
+    /// Runs `work` in one transaction. Its rows and events are durable together when this returns `Ok`,
+    /// and none of them is there when it returns `Err`, with two exceptions: an answer of kind
+    /// `Unavailable` leaves open whether they are (as when the machine fails), and a caller that stops
+    /// waiting does not stop the work.
+    ///
+    /// `work` may run more than once, awaits nothing but its `Tx`, and is bounded in time.
+    #[track_caller]
+    pub fn write<T, E, F>(&self, work: F) -> impl Future<Output = Result<T, E>> + Send
+    where
+        F: AsyncFn(&mut Tx) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        let asked = Asked { place: Location::caller(), limit: self.config().write_time_max };
+        self.write_as(asked, work)
+    }
+
+    /// Runs `work` on one snapshot of the rows, which later commits do not change.
+    #[track_caller]
+    pub fn read<T, E, F>(&self, work: F) -> impl Future<Output = Result<T, E>> + Send
+    where
+        F: AsyncFn(&mut Read) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        let place = Location::caller();
+        let (closure, answer) = Closure::new(work);
+        let order = Order { work: Box::new(closure), place, limit: self.config().read_time_max };
+        async move {
+            self.0.engine.read(order).await.map_err(E::from)?;
+            answered(answer).await
+        }
+    }
+
+    /// Ends what runs and lets the database go, so that another server can open it. Work that comes
+    /// later, from any clone, is refused.
+    pub async fn close(&self) {
+        self.0.engine.close().await;
+    }
+
+    /// Committed events that the event log does not hold yet.
+    pub fn outbox_length(&self) -> u64 {
+        self.shared().outbox_length()
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.0.shared
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.0.shared.config
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.0.shared.clock.now()
+    }
+
+    fn write_as<T, E, F>(
+        &self,
+        asked: Asked,
+        work: F,
+    ) -> impl Future<Output = Result<T, E>> + Send + use<'_, T, E, F>
+    where
+        F: AsyncFn(&mut Tx) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        let (closure, answer) = Closure::new(work);
+        let order = Order { work: Box::new(closure), place: asked.place, limit: asked.limit };
+        async move {
+            self.0.engine.write(order).await.map_err(E::from)?;
+            answered(answer).await
+        }
+    }
+}
+
+struct Asked {
+    place: Place,
+    limit: Duration,
+}
+
+async fn answered<T, E: From<Error>>(answer: oneshot::Receiver<Result<T, E>>) -> Result<T, E> {
+    answer.await.unwrap_or_else(|_| Err(E::from(Error::Closed)))
+}

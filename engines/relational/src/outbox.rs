@@ -1,0 +1,83 @@
+//! Events that are durable with the rows they tell of, until the event log holds them.
+
+use base::EventId;
+
+use crate::migration::Migration;
+use crate::{Error, NewEvent, Read, Tx};
+
+pub(crate) static MIGRATIONS: &[Migration] = &[Migration {
+    id: "0001-outbox",
+    sql: "
+        CREATE TABLE outbox (
+            sequence INTEGER PRIMARY KEY,
+            organisation TEXT NOT NULL,
+            topic TEXT NOT NULL,
+            event TEXT NOT NULL,
+            kind TEXT NOT NULL,
+            key TEXT NOT NULL,
+            payload BLOB NOT NULL,
+            time BIGINT NOT NULL
+        );
+        CREATE TABLE handled (
+            handler TEXT NOT NULL,
+            event TEXT NOT NULL,
+            time BIGINT NOT NULL,
+            PRIMARY KEY (handler, event)
+        );
+        CREATE INDEX handled_by_time ON handled (handler, time);
+        CREATE TABLE handler_offset (
+            handler TEXT NOT NULL,
+            organisation TEXT NOT NULL,
+            topic TEXT NOT NULL,
+            partition_number BIGINT NOT NULL,
+            next_offset BIGINT NOT NULL,
+            PRIMARY KEY (handler, organisation, topic, partition_number)
+        );
+        CREATE TABLE dead_letter (
+            sequence INTEGER PRIMARY KEY,
+            organisation TEXT NOT NULL,
+            handler TEXT NOT NULL,
+            topic TEXT NOT NULL,
+            partition_number BIGINT,
+            record_offset BIGINT,
+            event TEXT,
+            kind TEXT,
+            key BLOB,
+            payload BLOB NOT NULL,
+            reason TEXT NOT NULL,
+            time BIGINT NOT NULL
+        );
+        CREATE INDEX dead_letter_by_organisation ON dead_letter (organisation, sequence);
+    ",
+}];
+
+pub(crate) async fn length(read: &mut Read) -> Result<i64, Error> {
+    read.query_one("SELECT COUNT(*) AS length FROM outbox", &[]).await?.get("length")
+}
+
+pub(crate) async fn emit(tx: &mut Tx, event: NewEvent) -> Result<EventId, Error> {
+    let shared = tx.session.shared().clone();
+    let bytes = event.payload.len();
+    let bytes_max = shared.config.event_bytes_max;
+    if bytes > bytes_max {
+        return Err(Error::EventTooLarge { bytes, bytes_max });
+    }
+    shared.outbox_has_room(tx.session.emitted())?;
+    let now = shared.clock.now();
+    let id = EventId::new(now, &shared.entropy);
+    tx.session.execute(
+        "INSERT INTO outbox (organisation, topic, event, kind, key, payload, time)
+         VALUES (?, ?, ?, ?, ?, ?, ?)",
+        &[
+            event.organisation.into(),
+            event.topic.into(),
+            id.into(),
+            event.kind.into(),
+            event.key.into(),
+            event.payload.into(),
+            now.into(),
+        ],
+    )?;
+    tx.session.emits(1);
+    Ok(id)
+}

@@ -1,0 +1,112 @@
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use base::Clock;
+use parking_lot::{Condvar, Mutex};
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::{Semaphore, TryAcquireError};
+
+use crate::Error;
+
+/// A bounded queue from tasks to threads.
+pub(crate) struct Queue<T> {
+    name: &'static str,
+    items: Mutex<Items<T>>,
+    filled: Condvar,
+    room: Semaphore,
+    wait_max: Duration,
+    depth: Gauge,
+}
+
+struct Items<T> {
+    waiting: VecDeque<T>,
+    is_closed: bool,
+}
+
+impl<T> Queue<T> {
+    pub(crate) fn new(name: &'static str, max: usize, wait_max: Duration, depth: Gauge) -> Self {
+        Self {
+            name,
+            items: Mutex::new(Items { waiting: VecDeque::new(), is_closed: false }),
+            filled: Condvar::new(),
+            room: Semaphore::new(max.min(Semaphore::MAX_PERMITS)),
+            wait_max,
+            depth,
+        }
+    }
+
+    pub(crate) async fn push(&self, item: T) -> Result<(), Error> {
+        match self.room.try_acquire() {
+            Ok(permit) => permit.forget(),
+            Err(TryAcquireError::Closed) => return Err(Error::Closed),
+            Err(TryAcquireError::NoPermits) => {
+                match tokio::time::timeout(self.wait_max, self.room.acquire()).await {
+                    Ok(Ok(permit)) => permit.forget(),
+                    Ok(Err(_)) => return Err(Error::Closed),
+                    Err(_) => return Err(Error::QueueFull { queue: self.name }),
+                }
+            }
+        }
+        let mut items = self.items.lock();
+        if items.is_closed {
+            return Err(Error::Closed);
+        }
+        items.waiting.push_back(item);
+        drop(items);
+        self.depth.inc();
+        self.filled.notify_one();
+        Ok(())
+    }
+
+    /// Waits for work and takes up to `max`; nothing once the queue is closed and empty.
+    pub(crate) fn take(&self, max: usize) -> Option<VecDeque<T>> {
+        let mut items = self.items.lock();
+        while items.waiting.is_empty() {
+            if items.is_closed {
+                return None;
+            }
+            self.filled.wait(&mut items);
+        }
+        let count = items.waiting.len().min(max);
+        let taken: VecDeque<T> = items.waiting.drain(..count).collect();
+        drop(items);
+        self.taken(taken.len());
+        Some(taken)
+    }
+
+    /// Gives `each` whatever comes until the moment `until`. Says whether the queue is still open.
+    pub(crate) fn drain(&self, clock: &Clock, until: Instant, mut each: impl FnMut(T)) -> bool {
+        while clock.instant() < until {
+            let mut items = self.items.lock();
+            if items.waiting.is_empty() {
+                if items.is_closed {
+                    return false;
+                }
+                self.filled.wait_until(&mut items, until);
+            }
+            let taken = std::mem::take(&mut items.waiting);
+            drop(items);
+            self.taken(taken.len());
+            taken.into_iter().for_each(&mut each);
+        }
+        true
+    }
+
+    /// Drops what waits; for a thread that ends before its queue is empty.
+    pub(crate) fn abandon(&self) {
+        self.close();
+        let waiting = std::mem::take(&mut self.items.lock().waiting);
+        self.taken(waiting.len());
+    }
+
+    pub(crate) fn close(&self) {
+        self.items.lock().is_closed = true;
+        self.room.close();
+        self.filled.notify_all();
+    }
+
+    fn taken(&self, count: usize) {
+        self.room.add_permits(count);
+        self.depth.dec_by(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+}

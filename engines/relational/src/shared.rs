@@ -1,0 +1,69 @@
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use base::{Base, Clock, Entropy};
+use tokio::sync::{Notify, Semaphore};
+
+use crate::meter::Meter;
+use crate::{Config, Error};
+
+/// What the handle, its threads and every transaction have in common.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) clock: Clock,
+    pub(crate) entropy: Entropy,
+    pub(crate) meter: Meter,
+    pub(crate) outbox: OutboxState,
+    #[cfg(test)]
+    pub(crate) faults: crate::sqlite::Faults,
+}
+
+/// How many events wait, and who is told that there are more.
+pub(crate) struct OutboxState {
+    length: AtomicI64,
+    pub(crate) filled: Notify,
+    /// Held by the one relay: two would break the order of a key.
+    pub(crate) relay: Semaphore,
+}
+
+impl Shared {
+    pub(crate) fn new(config: Config, base: &Base) -> Self {
+        Self {
+            config,
+            clock: base.clock.clone(),
+            entropy: base.entropy.clone(),
+            meter: Meter::new(&base.metrics),
+            outbox: OutboxState {
+                length: AtomicI64::new(0),
+                filled: Notify::new(),
+                relay: Semaphore::new(1),
+            },
+            #[cfg(test)]
+            faults: crate::sqlite::Faults::default(),
+        }
+    }
+
+    /// Counts what a commit added to the outbox, less what it took from it.
+    pub(crate) fn outbox_changed(&self, by: i64) {
+        if by == 0 {
+            return;
+        }
+        let length = self.outbox.length.fetch_add(by, Ordering::AcqRel) + by;
+        self.meter.outbox_length.set(length);
+        if by > 0 {
+            self.outbox.filled.notify_one();
+        }
+    }
+
+    pub(crate) fn outbox_length(&self) -> u64 {
+        u64::try_from(self.outbox.length.load(Ordering::Acquire)).unwrap_or(0)
+    }
+
+    /// Refuses an event that would make the outbox longer than its limit, `more` counted in.
+    pub(crate) fn outbox_has_room(&self, more: i64) -> Result<(), Error> {
+        let length = self.outbox_length().saturating_add_signed(more);
+        if length >= self.config.outbox_max {
+            return Err(Error::OutboxFull { length });
+        }
+        Ok(())
+    }
+}
