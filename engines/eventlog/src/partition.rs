@@ -1,0 +1,277 @@
+//! A partition's folder: opened and verified, then read up to the durable end.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::core::batch::{self, Flaw, Front};
+use crate::core::partition::{Index, Partition as Core, Place, Segment, Tail};
+use crate::core::scan::{Role, Scan, Stop, Verdict};
+use crate::error::Error;
+use crate::files::Files;
+use crate::record::Stored;
+
+/// How much a look over a segment reads at a time.
+const SCAN_BYTES: u64 = 1 << 20;
+
+/// Shared by the writer, which alone changes it, and by readers.
+#[derive(Debug)]
+pub(crate) struct Partition {
+    /// Unlike any other in this process.
+    pub(crate) id: u64,
+    /// For messages: `readings/0`.
+    pub(crate) name: Arc<str>,
+    folder: PathBuf,
+    index_interval: u64,
+    pub(crate) log: Mutex<Core>,
+    pub(crate) end: watch::Sender<u64>,
+    failed: OnceLock<Arc<str>>,
+}
+
+/// Names a segment's file after its first offset.
+pub(crate) fn segment_path(folder: &Path, base: u64) -> PathBuf {
+    folder.join(format!("{base:020}.log"))
+}
+
+/// The base offsets of the segment files in a folder, in order.
+pub(crate) fn segment_bases(folder: &Path) -> Result<Vec<u64>, Error> {
+    let mut bases = Vec::new();
+    for entry in fs::read_dir(folder).map_err(Error::io("list", folder))? {
+        let path = entry.map_err(Error::io("list", folder))?.path();
+        if path.extension().is_none_or(|extension| extension != "log") {
+            continue;
+        }
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        let base = (stem.len() == 20).then(|| stem.parse().ok()).flatten();
+        let Some(base) = base else {
+            let reason = "a segment is named by the 20 digits of its first offset".to_owned();
+            return Err(Error::Format { path, reason });
+        };
+        bases.push(base);
+    }
+    bases.sort_unstable();
+    Ok(bases)
+}
+
+/// Makes an empty first segment in a new folder.
+pub(crate) fn create(files: &Files, folder: &Path) -> Result<(), Error> {
+    files.create_folder(folder).map_err(Error::io("create", folder))?;
+    let path = segment_path(folder, 0);
+    files.create(&path).and_then(|file| file.sync()).map_err(Error::io("create", &path))?;
+    files.sync_folder(folder).map_err(Error::io("sync", folder))
+}
+
+/// Looks over a file's first `bytes` bytes. Says what is good, and what is wrong behind it.
+pub(crate) fn scan(file: &File, bytes: u64, mut scan: Scan) -> io::Result<(Scan, Option<Flaw>)> {
+    let mut buffer = Vec::new();
+    loop {
+        let (taken, stop) = scan.take(&buffer);
+        buffer.drain(..taken);
+        let wanted = match stop {
+            Stop::Flaw(flaw) => return Ok((scan, Some(flaw))),
+            Stop::More { bytes } => bytes as u64,
+        };
+        let read = buffer.len() as u64;
+        let left = bytes - scan.position - read;
+        if read + left < wanted {
+            let flaw = (read + left > 0).then_some(Flaw::Torn);
+            return Ok((scan, flaw));
+        }
+        let more = (wanted - read).max(SCAN_BYTES).min(left);
+        let at = buffer.len();
+        buffer.resize(at + in_memory(more), 0);
+        file.read_exact_at(&mut buffer[at..], scan.position + read)?;
+    }
+}
+
+/// Opens a file that a crash may have torn, cuts it behind the last good batch, and gives what is good.
+/// All of it is on disk when this returns: a killed process may have left bytes that were never synced.
+pub(crate) fn recover(files: &Files, path: &Path, start: Scan) -> Result<Scan, Error> {
+    let file = files.open(path).map_err(Error::io("open", path))?;
+    let bytes = file.file().metadata().map_err(Error::io("read", path))?.len();
+    let (scan, flaw) = scan(file.file(), bytes, start).map_err(Error::io("read", path))?;
+    match scan.verdict(Role::Last, flaw) {
+        Verdict::Keep => file.sync().map_err(Error::io("sync", path))?,
+        Verdict::Cut(flaw) | Verdict::Corrupt(flaw) => {
+            tracing::warn!(
+                file = %path.display(), position = scan.position, cut_bytes = bytes - scan.position, reason = %flaw,
+                "cut the torn end of the log"
+            );
+            file.truncate(scan.position).map_err(Error::io("truncate", path))?;
+        }
+    }
+    Ok(scan)
+}
+
+impl Partition {
+    /// Verifies the last segment; a sealed one is verified when it is first read.
+    pub(crate) fn open(
+        files: &Files,
+        config: &Config,
+        folder: PathBuf,
+        (id, name): (u64, Arc<str>),
+    ) -> Result<Self, Error> {
+        let bases = segment_bases(&folder)?;
+        let Some((&last, sealed)) = bases.split_last() else {
+            return Err(Error::Format { path: folder, reason: "it has no segment".to_owned() });
+        };
+        let mut segments = Vec::with_capacity(bases.len());
+        for &base in sealed {
+            let path = segment_path(&folder, base);
+            let bytes = fs::metadata(&path).map_err(Error::io("read", &path))?.len();
+            segments.push(Segment { base, bytes, index: None });
+        }
+        let interval = config.index_interval_bytes;
+        let scan = recover(files, &segment_path(&folder, last), Scan::new(last, interval))?;
+        files.sync_folder(&folder).map_err(Error::io("sync", &folder))?;
+        let end = scan.next;
+        segments.push(Segment { base: last, bytes: scan.position, index: Some(scan.index) });
+        Ok(Self {
+            id,
+            name,
+            folder,
+            index_interval: interval,
+            log: Mutex::new(Core::new(segments, end, interval)),
+            end: watch::Sender::new(end),
+            failed: OnceLock::new(),
+        })
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(crate) fn tail(&self) -> Tail {
+        self.log.lock().tail()
+    }
+
+    pub(crate) fn segment_path(&self, base: u64) -> PathBuf {
+        segment_path(&self.folder, base)
+    }
+
+    /// From now on nothing is acknowledged: what the disk holds behind the durable end is not known.
+    pub(crate) fn fail(&self, error: &io::Error) {
+        tracing::error!(partition = %self.name, %error, "a partition of the event log failed");
+        self.failed.get_or_init(|| error.to_string().into());
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        match self.failed.get() {
+            Some(reason) => {
+                Err(Error::Unavailable { of: self.name.clone(), reason: reason.clone() })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Whole batches from the one that holds `from` on, as many as fit in `bytes_max` but at least one; of them
+    /// the records at and after `from`. Blocks on the disk.
+    pub(crate) fn read(&self, from: u64, bytes_max: usize) -> Result<Vec<Stored>, Error> {
+        loop {
+            let place = self.log.lock().locate(from);
+            let place = place.map_err(|o| Error::OutOfRange { start: o.start, end: o.end })?;
+            let Some(place) = place else { return Ok(Vec::new()) };
+            let path = self.segment_path(place.segment);
+            let file = match File::open(&path) {
+                // A trim deleted it meanwhile; the next round says that the offset is gone.
+                Err(error)
+                    if error.kind() == ErrorKind::NotFound
+                        && self.log.lock().start() > place.segment =>
+                {
+                    continue;
+                }
+                opened => opened.map_err(Error::io("open", &path))?,
+            };
+            if let Some(position) = place.position {
+                let reader = Reader { file, path, end: place.bytes, position };
+                return reader.read(from, bytes_max, self.index_interval);
+            }
+            let index = self.verify(&file, &path, place)?;
+            self.log.lock().indexed(place.segment, index);
+        }
+    }
+
+    fn verify(&self, file: &File, path: &Path, place: Place) -> Result<Index, Error> {
+        let start = Scan::new(place.segment, self.index_interval);
+        let (scan, flaw) = scan(file, place.bytes, start).map_err(Error::io("read", path))?;
+        let role = place.sealed_by.map_or(Role::Last, |next| Role::Sealed { next });
+        match scan.verdict(role, flaw) {
+            Verdict::Keep => Ok(scan.index),
+            Verdict::Cut(flaw) | Verdict::Corrupt(flaw) => Err(corrupt(path, scan.position, flaw)),
+        }
+    }
+}
+
+/// One fetch from one segment.
+struct Reader {
+    file: File,
+    path: PathBuf,
+    /// How many bytes may be read.
+    end: u64,
+    /// Of the next batch to look at.
+    position: u64,
+}
+
+impl Reader {
+    fn read(mut self, from: u64, bytes_max: usize, skip: u64) -> Result<Vec<Stored>, Error> {
+        let mut stored = Vec::new();
+        let mut taken = 0;
+        let mut bytes = self.load(skip + bytes_max as u64)?;
+        while self.position < self.end {
+            let front = batch::front(&bytes).map_err(|flaw| self.corrupt(flaw))?;
+            let header = match front {
+                Front::Batch(header) => header,
+                Front::Part { .. } if taken > 0 => break,
+                Front::Part { bytes: wanted } if wanted as u64 > self.end - self.position => {
+                    return Err(self.corrupt(Flaw::Torn));
+                }
+                Front::Part { bytes: wanted } => {
+                    bytes = self.load(wanted.max(bytes_max) as u64)?;
+                    continue;
+                }
+            };
+            let batch = bytes.split_to(header.bytes);
+            if header.next_offset() > from {
+                if taken > 0 && taken + header.bytes > bytes_max {
+                    break;
+                }
+                batch::decode(&batch, &header, from, &mut stored)
+                    .map_err(|flaw| self.corrupt(flaw))?;
+                taken += header.bytes;
+            }
+            self.position += header.bytes as u64;
+        }
+        match stored.first() {
+            Some(first) if first.offset == from => Ok(stored),
+            _ => Err(self.corrupt(Flaw::Offset)),
+        }
+    }
+
+    /// Reads from the position on.
+    fn load(&self, bytes: u64) -> Result<Bytes, Error> {
+        let mut buffer = vec![0; in_memory(bytes.min(self.end - self.position))];
+        let read = self.file.read_exact_at(&mut buffer, self.position);
+        read.map_err(Error::io("read", &self.path))?;
+        Ok(Bytes::from(buffer))
+    }
+
+    fn corrupt(&self, flaw: Flaw) -> Error {
+        corrupt(&self.path, self.position, flaw)
+    }
+}
+
+fn corrupt(path: &Path, position: u64, flaw: Flaw) -> Error {
+    tracing::error!(file = %path.display(), position, reason = %flaw, "the log is corrupt");
+    Error::Corrupt { file: path.to_owned(), position, reason: flaw.to_string() }
+}
+
+fn in_memory(bytes: u64) -> usize {
+    usize::try_from(bytes).expect("what is read at once is limited and fits in memory")
+}
