@@ -1,0 +1,31 @@
+use base::access::Principal;
+use futures::future::BoxFuture;
+
+use crate::Message;
+
+/// Who takes messages over before they are acknowledged, such as the readings of devices.
+pub trait Intake: Send + Sync + 'static {
+    /// Called for each message that its sender may publish, in any QoS, before it is acknowledged and
+    /// before subscribers see it. Several calls of one connection run at once; their results are
+    /// used in the order of the messages. A message can come twice.
+    fn accept<'a>(
+        &'a self,
+        principal: &'a Principal,
+        message: &'a Message,
+    ) -> BoxFuture<'a, Accepted>;
+}
+
+/// What became of a message. All but `NotMine` and `Stored` keep it from subscribers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Accepted {
+    /// An ordinary message between clients.
+    NotMine,
+    /// Durable now; subscribers get it as well.
+    Stored,
+    /// Durable as a dead letter. MQTT 5: 0x99 with the reason; 3.1.1 has no such word: acknowledged.
+    Refused { reason: String },
+    /// The sender may not. MQTT 5: 0x87; 3.1.1: acknowledged and dropped, as its section 3.3.5 allows.
+    Denied,
+    /// Nothing was stored and nothing is acknowledged: the connection is closed so that the client tries again.
+    Unavailable,
+}
