@@ -1,0 +1,382 @@
+//! The single way out: whom Madang itself may connect to.
+//!
+//! A name is resolved once, the addresses are judged, and the connection goes to a judged address, so that
+//! a second answer of the name server cannot lead it elsewhere. TLS is still checked against the name.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpStream;
+
+use crate::Error;
+
+/// Addresses of one name that are tried, one after the other.
+const ADDRESSES_MAX: usize = 4;
+
+/// `[egress]`: addresses that are not public are refused unless a network listed here holds them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Egress {
+    /// Networks that may be reached although they are not public, such as `127.0.0.1/32`.
+    pub allow: Vec<Cidr>,
+}
+
+impl Egress {
+    /// The addresses of a host that may be reached; at least one.
+    pub async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
+        let found: Vec<SocketAddr> = match host.parse::<IpAddr>() {
+            Ok(address) => vec![SocketAddr::new(address, port)],
+            Err(_) => tokio::net::lookup_host((host, port))
+                .await
+                .map_err(|source| Error::Unresolved { host: host.to_owned(), source })?
+                .collect(),
+        };
+        let mut refused = None;
+        let mut allowed = Vec::new();
+        for address in found {
+            match self.judge(address.ip()) {
+                Ok(()) => allowed.push(address),
+                Err(network) => refused = Some((address.ip(), network)),
+            }
+        }
+        allowed.truncate(ADDRESSES_MAX);
+        match refused {
+            Some((address, network)) if allowed.is_empty() => {
+                Err(Error::EgressRefused { host: host.to_owned(), address, network })
+            }
+            None if allowed.is_empty() => Err(Error::Unresolved {
+                host: host.to_owned(),
+                source: std::io::Error::new(
+                    std::io::ErrorKind::NotFound,
+                    "the name has no address",
+                ),
+            }),
+            _ => Ok(allowed),
+        }
+    }
+
+    /// A connection to a judged address, each tried for its share of `within`.
+    pub async fn connect(
+        &self,
+        host: &str,
+        port: u16,
+        within: Duration,
+    ) -> Result<TcpStream, Error> {
+        let addresses = self.resolve(host, port).await?;
+        let share = within / u32::try_from(addresses.len()).unwrap_or(1).max(1);
+        let mut last = std::io::Error::from(std::io::ErrorKind::NotFound);
+        for address in addresses {
+            match tokio::time::timeout(share, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => {
+                    // Without this a short mail's last line waits for the peer's delayed acknowledgement.
+                    if let Err(error) = stream.set_nodelay(true) {
+                        tracing::debug!(%address, %error, "no-delay could not be set");
+                    }
+                    return Ok(stream);
+                }
+                Ok(Err(error)) => last = error,
+                Err(_) => last = std::io::Error::from(std::io::ErrorKind::TimedOut),
+            }
+        }
+        Err(Error::Unreachable { host: host.to_owned(), port, source: last })
+    }
+
+    /// Whether an address may be reached; if not, what kind of network it is in.
+    pub fn judge(&self, address: IpAddr) -> Result<(), &'static str> {
+        let Some(network) = special(address) else { return Ok(()) };
+        let plain = address.to_canonical();
+        let is_listed = self.allow.iter().any(|net| net.holds(address) || net.holds(plain));
+        if is_listed { Ok(()) } else { Err(network) }
+    }
+}
+
+/// A network: an address and how many of its leading bits count.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Cidr {
+    address: IpAddr,
+    prefix: u8,
+}
+
+impl Cidr {
+    const fn v4(address: [u8; 4], prefix: u8) -> Self {
+        let [a, b, c, d] = address;
+        Self { address: IpAddr::V4(Ipv4Addr::new(a, b, c, d)), prefix }
+    }
+
+    const fn v6(first: [u16; 4], prefix: u8) -> Self {
+        let [a, b, c, d] = first;
+        Self { address: IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0)), prefix }
+    }
+
+    /// Whether the address is of this network; a mapped IPv4 address is not of its IPv4 network here.
+    pub fn holds(&self, address: IpAddr) -> bool {
+        match (self.address, address) {
+            (IpAddr::V4(net), IpAddr::V4(address)) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0);
+                net.to_bits() & mask == address.to_bits() & mask
+            }
+            (IpAddr::V6(net), IpAddr::V6(address)) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0);
+                net.to_bits() & mask == address.to_bits() & mask
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Why a text is no network.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CidrError {
+    #[error("{0:?} is not a network such as 10.0.0.0/8 or fd00::/8")]
+    Malformed(String),
+    #[error("{0:?} has bits set beyond its prefix")]
+    BitsBeyondPrefix(String),
+}
+
+impl FromStr for Cidr {
+    type Err = CidrError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let malformed = || CidrError::Malformed(text.to_owned());
+        let (address, prefix) = text.split_once('/').map_or((text, None), |(a, p)| (a, Some(p)));
+        let address: IpAddr = address.parse().map_err(|_| malformed())?;
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = match prefix {
+            None => bits,
+            Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
+                digits.parse().map_err(|_| malformed())?
+            }
+            Some(_) => return Err(malformed()),
+        };
+        if prefix > bits {
+            return Err(malformed());
+        }
+        let is_clean = match address {
+            IpAddr::V4(v4) => v4.to_bits() & u32::MAX.checked_shr(prefix.into()).unwrap_or(0) == 0,
+            IpAddr::V6(v6) => v6.to_bits() & u128::MAX.checked_shr(prefix.into()).unwrap_or(0) == 0,
+        };
+        if is_clean {
+            Ok(Self { address, prefix })
+        } else {
+            Err(CidrError::BitsBeyondPrefix(text.to_owned()))
+        }
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+impl fmt::Debug for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl TryFrom<String> for Cidr {
+    type Error = CidrError;
+
+    fn try_from(text: String) -> Result<Self, CidrError> {
+        text.parse()
+    }
+}
+
+impl From<Cidr> for String {
+    fn from(network: Cidr) -> Self {
+        network.to_string()
+    }
+}
+
+/// What is not public, by the IANA registries of special-purpose addresses (RFC 6890 and its updates).
+const SPECIAL_V4: &[(Cidr, &str)] = &[
+    (Cidr::v4([0, 0, 0, 0], 8), "an unspecified"),
+    (Cidr::v4([10, 0, 0, 0], 8), "a private"),
+    (Cidr::v4([100, 64, 0, 0], 10), "a carrier's shared"),
+    (Cidr::v4([127, 0, 0, 0], 8), "a loopback"),
+    (Cidr::v4([169, 254, 0, 0], 16), "a link-local"),
+    (Cidr::v4([172, 16, 0, 0], 12), "a private"),
+    (Cidr::v4([192, 0, 0, 0], 24), "a reserved"),
+    (Cidr::v4([192, 0, 2, 0], 24), "a documentation"),
+    (Cidr::v4([192, 88, 99, 0], 24), "a reserved"),
+    (Cidr::v4([192, 168, 0, 0], 16), "a private"),
+    (Cidr::v4([198, 18, 0, 0], 15), "a benchmarking"),
+    (Cidr::v4([198, 51, 100, 0], 24), "a documentation"),
+    (Cidr::v4([203, 0, 113, 0], 24), "a documentation"),
+    (Cidr::v4([224, 0, 0, 0], 4), "a multicast"),
+    (Cidr::v4([240, 0, 0, 0], 4), "a reserved"),
+];
+
+/// Exceptions within 2000::/3, outside of which nothing is public.
+const SPECIAL_V6: &[(Cidr, &str)] = &[
+    (Cidr::v6([0x64, 0xff9b, 0, 0], 96), "an IPv4-translating"),
+    (Cidr::v6([0x64, 0xff9b, 1, 0], 48), "an IPv4-translating"),
+    (Cidr::v6([0x2001, 0, 0, 0], 23), "a reserved"),
+    (Cidr::v6([0x2001, 0xdb8, 0, 0], 32), "a documentation"),
+    (Cidr::v6([0x2002, 0, 0, 0], 16), "an IPv4-translating"),
+    (Cidr::v6([0x3fff, 0, 0, 0], 20), "a documentation"),
+    (Cidr::v6([0xfc00, 0, 0, 0], 7), "a private"),
+    (Cidr::v6([0xfe80, 0, 0, 0], 10), "a link-local"),
+    (Cidr::v6([0xfec0, 0, 0, 0], 10), "a private"),
+    (Cidr::v6([0xff00, 0, 0, 0], 8), "a multicast"),
+];
+
+const GLOBAL_V6: Cidr = Cidr::v6([0x2000, 0, 0, 0], 3);
+
+/// The kind of network that makes an address unfit for a stranger's choice; `None` for a public one.
+fn special(address: IpAddr) -> Option<&'static str> {
+    let table = match address {
+        IpAddr::V4(_) => SPECIAL_V4,
+        IpAddr::V6(v6) if v6.is_loopback() => return Some("a loopback"),
+        IpAddr::V6(v6) if v6.is_unspecified() => return Some("an unspecified"),
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => return Some("an IPv4-mapped"),
+        IpAddr::V6(_) => SPECIAL_V6,
+    };
+    let listed = table.iter().find(|(network, _)| network.holds(address)).map(|(_, kind)| *kind);
+    match address {
+        IpAddr::V6(_) if listed.is_none() && !GLOBAL_V6.holds(address) => Some("a reserved"),
+        _ => listed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn egress(allow: &[&str]) -> Egress {
+        Egress { allow: allow.iter().map(|text| text.parse().unwrap()).collect() }
+    }
+
+    #[test]
+    fn addresses_that_are_not_public_are_refused() {
+        let refused = [
+            ("0.0.0.0", "an unspecified"),
+            ("0.1.2.3", "an unspecified"),
+            ("10.0.0.1", "a private"),
+            ("100.64.0.1", "a carrier's shared"),
+            ("100.127.255.255", "a carrier's shared"),
+            ("127.0.0.1", "a loopback"),
+            ("127.255.255.254", "a loopback"),
+            ("169.254.169.254", "a link-local"),
+            ("172.16.0.1", "a private"),
+            ("172.31.255.255", "a private"),
+            ("192.0.0.8", "a reserved"),
+            ("192.0.2.1", "a documentation"),
+            ("192.88.99.1", "a reserved"),
+            ("192.168.0.1", "a private"),
+            ("198.18.0.1", "a benchmarking"),
+            ("198.19.255.255", "a benchmarking"),
+            ("198.51.100.7", "a documentation"),
+            ("203.0.113.7", "a documentation"),
+            ("224.0.0.1", "a multicast"),
+            ("239.255.255.255", "a multicast"),
+            ("240.0.0.1", "a reserved"),
+            ("255.255.255.255", "a reserved"),
+            ("::", "an unspecified"),
+            ("::1", "a loopback"),
+            ("::7f00:1", "a reserved"),
+            ("::ffff:127.0.0.1", "an IPv4-mapped"),
+            ("::ffff:8.8.8.8", "an IPv4-mapped"),
+            ("64:ff9b::7f00:1", "an IPv4-translating"),
+            ("64:ff9b:1::1", "an IPv4-translating"),
+            ("100::1", "a reserved"),
+            ("2001::1", "a reserved"),
+            ("2001:db8::1", "a documentation"),
+            ("2002:7f00:1::", "an IPv4-translating"),
+            ("3fff::1", "a documentation"),
+            ("5f00::1", "a reserved"),
+            ("fc00::1", "a private"),
+            ("fd12:3456::1", "a private"),
+            ("fe80::1", "a link-local"),
+            ("fec0::1", "a private"),
+            ("ff02::1", "a multicast"),
+        ];
+        for (address, kind) in refused {
+            assert_eq!(egress(&[]).judge(address.parse().unwrap()), Err(kind), "{address}");
+        }
+    }
+
+    #[test]
+    fn public_addresses_are_allowed() {
+        for address in [
+            "1.1.1.1",
+            "9.255.255.255",
+            "11.0.0.0",
+            "100.63.255.255",
+            "100.128.0.0",
+            "126.255.255.255",
+            "128.0.0.1",
+            "172.15.255.255",
+            "172.32.0.0",
+            "192.167.0.1",
+            "192.169.0.1",
+            "198.17.255.255",
+            "198.20.0.0",
+            "223.255.255.255",
+            "2001:4860:4860::8888",
+            "2606:4700::1111",
+            "2a00:1450::1",
+        ] {
+            assert_eq!(egress(&[]).judge(address.parse().unwrap()), Ok(()), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_listed_network_is_allowed_and_nothing_beside_it() {
+        let check = |allow: &[&str], address: &str, allowed: bool| {
+            let judged = egress(allow).judge(address.parse().unwrap());
+            assert_eq!(judged.is_ok(), allowed, "{address} with {allow:?}");
+        };
+        check(&["127.0.0.1/32"], "127.0.0.1", true);
+        check(&["127.0.0.1"], "127.0.0.1", true);
+        check(&["127.0.0.1/32"], "127.0.0.2", false);
+        check(&["127.0.0.1/32"], "::1", false);
+        check(&["127.0.0.1/32"], "::ffff:127.0.0.1", true);
+        check(&["127.0.0.1/32"], "64:ff9b::7f00:1", false);
+        check(&["10.0.0.0/8"], "10.255.0.1", true);
+        check(&["10.0.0.0/8"], "192.168.0.1", false);
+        check(&["::1/128", "fd00::/8"], "fd00::7", true);
+        check(&["64:ff9b::/96"], "64:ff9b::808:808", true);
+        check(&["0.0.0.0/0"], "169.254.169.254", true);
+    }
+
+    #[test]
+    fn a_network_is_read_strictly_and_written_back() {
+        for text in ["10.0.0.0/8", "127.0.0.1/32", "0.0.0.0/0", "fd00::/8", "::/0", "::1/128"] {
+            assert_eq!(text.parse::<Cidr>().unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            "10.0.0.0/33",
+            "10.0.0.0/-1",
+            "10.0.0.0/+8",
+            "10.0.0.0/",
+            "10.0.0/8",
+            "::/129",
+            "a/8",
+        ] {
+            assert!(matches!(text.parse::<Cidr>(), Err(CidrError::Malformed(_))), "{text}");
+        }
+        for text in ["10.0.0.1/8", "192.168.1.5/24", "fd00::1/8"] {
+            assert!(matches!(text.parse::<Cidr>(), Err(CidrError::BitsBeyondPrefix(_))), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_is_judged_by_its_addresses_however_it_is_written() {
+        for host in ["localhost", "127.0.0.1", "127.1", "2130706433", "0x7f000001", "::1"] {
+            let refused = egress(&[]).resolve(host, 25).await;
+            assert!(
+                matches!(refused, Err(Error::EgressRefused { network: "a loopback", .. })),
+                "{host}: {refused:?}"
+            );
+        }
+        let text = egress(&[]).resolve("127.0.0.1", 25).await.unwrap_err().to_string();
+        assert!(text.contains("127.0.0.1") && text.contains("[egress] allow"), "{text}");
+    }
+}
