@@ -3,7 +3,9 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use base::{OrganisationId, Timestamp};
-use lettre::message::header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue};
+use lettre::message::header::{
+    ContentTransferEncoding, ContentType, HeaderName, HeaderValue, MIME_VERSION_1_0,
+};
 use lettre::message::{Body, Mailbox};
 use sha2::{Digest, Sha256};
 
@@ -49,6 +51,7 @@ pub(crate) fn compose(parts: &Parts<'_>) -> Result<Vec<u8>, lettre::error::Error
         .subject(one_line(parts.subject))
         .message_id(Some(parts.message_id.to_owned()))
         .date(UNIX_EPOCH + Duration::from_micros(micros))
+        .header(MIME_VERSION_1_0)
         .header(ContentType::TEXT_PLAIN)
         .body(body_of(parts.body))?;
     // RFC 3834: nobody's out-of-office assistant answers.
