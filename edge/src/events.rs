@@ -76,6 +76,9 @@ impl Drop for Open {
 /// Is ready when the stream must end.
 async fn over(shared: Arc<Shared>, admission: Admission) {
     let stopping = shared.base.tasks.stopping();
+    if admission.caller.is_none() {
+        return stopping.cancelled().await;
+    }
     let mut epoch = shared.authority.epoch();
     loop {
         tokio::select! {

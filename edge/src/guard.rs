@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, RawPathParams, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, Uri, header};
+use axum::http::{HeaderMap, Method, Uri, header, uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base::access::{Action, Authority, Door, Principal, Refused, Resource, Subject};
@@ -220,13 +220,13 @@ pub(crate) fn session_cookie(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// A browser says where a request comes from; what does not say so is taken for a stranger.
-fn is_same_origin(headers: &HeaderMap, uri: &Uri) -> bool {
+fn is_same_origin(headers: &HeaderMap, target: &Uri) -> bool {
     let text = |name| headers.get(name).and_then(|value: &header::HeaderValue| value.to_str().ok());
     if let Some(site) = text(header::HeaderName::from_static("sec-fetch-site")) {
         return matches!(site, "same-origin" | "none");
     }
     let origin = text(header::ORIGIN).and_then(|origin| origin.split_once("://"));
-    let host = uri.authority().map(|authority| authority.as_str()).or_else(|| text(header::HOST));
+    let host = target.authority().map(uri::Authority::as_str).or_else(|| text(header::HOST));
     matches!((origin, host), (Some((_, origin)), Some(host)) if origin.eq_ignore_ascii_case(host))
 }
 
@@ -237,7 +237,7 @@ fn is_from_this_machine(request: &Parts) -> bool {
     let peer = request.extensions.get::<Peer>();
     let host = request.uri.host().map(str::to_owned).or_else(|| {
         let host = headers.get(header::HOST)?.to_str().ok()?;
-        host.parse::<axum::http::uri::Authority>().ok().map(|host| host.host().to_owned())
+        host.parse::<uri::Authority>().ok().map(|host| host.host().to_owned())
     });
     let host_is_loopback = host.is_some_and(|host| {
         let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();

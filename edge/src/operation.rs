@@ -13,8 +13,10 @@ pub struct Operation {
     pub(crate) kinds: &'static [ErrorKind],
     pub(crate) body_bytes_max: Option<usize>,
     pub(crate) media: Vec<&'static str>,
-    pub(crate) returns: Vec<(u16, fn(&mut SchemaGenerator) -> Schema)>,
+    pub(crate) returns: Vec<(u16, SchemaOf)>,
 }
+
+type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
 
 /// An operation that has not said who may call it; it cannot be added to [`crate::Routes`].
 #[derive(Clone)]
