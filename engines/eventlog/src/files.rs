@@ -29,7 +29,16 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
+#[cfg_attr(not(test), allow(clippy::unused_self, reason = "tests make these fail"))]
 impl Files {
+    pub(crate) fn new(fsync_delay: Duration) -> Self {
+        Self {
+            fsync_delay,
+            #[cfg(test)]
+            faults: std::sync::Arc::default(),
+        }
+    }
+
     /// Makes a folder and every missing one above it. Each is on disk when this returns.
     pub(crate) fn create_folder(&self, path: &Path) -> io::Result<()> {
         if path.as_os_str().is_empty() || path.is_dir() {
@@ -80,6 +89,8 @@ impl Files {
     }
 
     pub(crate) fn remove(&self, path: &Path) -> io::Result<()> {
+        #[cfg(test)]
+        self.faults.check(faults::Op::Remove, path)?;
         fs::remove_file(path)
     }
 

@@ -135,7 +135,9 @@ impl GroupLog {
         }
         match self.store(changed) {
             Ok(()) => answers,
-            Err(error) => answers.into_iter().map(|a| a.and(Err(error.clone()))).collect(),
+            Err(error) => {
+                answers.into_iter().map(|a| a.and_then(|()| Err(error.clone()))).collect()
+            }
         }
     }
 

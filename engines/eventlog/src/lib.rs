@@ -27,7 +27,7 @@ pub use groups::{Group, Position};
 pub use record::{Record, Stored};
 pub use topic::Topic;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,8 +66,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 impl EventLog {
     /// Opens the folder or makes it: takes its lock, cuts what a crash tore, and starts the writer.
     pub async fn open(config: Config, base: &Base) -> Result<Self, Error> {
-        let files = Files { fsync_delay: config.fsync_delay, ..Files::default() };
-        Self::open_on(files, config, base).await
+        Self::open_on(Files::new(config.fsync_delay), config, base).await
     }
 
     async fn open_on(files: Files, config: Config, base: &Base) -> Result<Self, Error> {
@@ -177,7 +176,7 @@ impl Inner {
             return Ok(parts);
         }
         let max = self.config.topics_max;
-        if self.topics.read().values().map(|topics| topics.len()).sum::<usize>() >= max {
+        if self.topics.read().values().map(BTreeMap::len).sum::<usize>() >= max {
             return Err(Error::TooMany { what: "topics", max });
         }
         let made = store::create_topic(&self.files, &self.config, organisation, name)?;

@@ -137,9 +137,10 @@ impl Writer {
         futures::executor::block_on(async {
             if !queue.is_closed() {
                 tokio::select! {
+                    // Stopping comes first, or appenders that never rest would keep it waiting.
                     biased;
-                    count = queue.recv_many(received, limit) => return count > 0,
                     () = stopping.cancelled() => queue.close(),
+                    count = queue.recv_many(received, limit) => return count > 0,
                 }
             }
             queue.recv_many(received, limit).await > 0

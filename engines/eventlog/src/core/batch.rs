@@ -173,43 +173,55 @@ fn walk<'a>(
     let mut rest = &batch[HEADER_BYTES..header.bytes];
     let mut raw = Raw { ms: 0, key: None, value: &[], headers: Vec::new() };
     for delta in 0..header.count {
-        take_record(&mut rest, header.base_ms, delta, &mut raw).ok_or(Flaw::Record)?;
+        take_record(&mut rest, header.base_ms, delta, &mut raw)?;
         visit(header.base_offset + u64::from(delta), &raw);
     }
     if rest.is_empty() { Ok(()) } else { Err(Flaw::Record) }
 }
 
-fn take_record<'a>(rest: &mut &'a [u8], base_ms: i64, delta: u32, raw: &mut Raw<'a>) -> Option<()> {
-    let length = usize::try_from(varint::take(rest)?).ok()?;
+fn take_record<'a>(
+    rest: &mut &'a [u8],
+    base_ms: i64,
+    delta: u32,
+    raw: &mut Raw<'a>,
+) -> Result<(), Flaw> {
+    let length = take_number(rest)?;
     let mut body = take_bytes(rest, length)?;
     // The attributes of a record have no meaning yet.
     take_bytes(&mut body, 1)?;
-    raw.ms = base_ms.checked_add(varint::take(&mut body)?)?;
-    if varint::take(&mut body)? != i64::from(delta) {
-        return None;
+    raw.ms = base_ms.checked_add(take_number(&mut body)?).ok_or(Flaw::Record)?;
+    if take_number(&mut body)? != i64::from(delta) {
+        return Err(Flaw::Record);
     }
     raw.key = take_optional(&mut body)?;
     raw.value = take_optional(&mut body)?.unwrap_or_default();
     raw.headers.clear();
-    for _ in 0..u32::try_from(varint::take(&mut body)?).ok()? {
-        let name = str::from_utf8(take_optional(&mut body)??).ok()?;
+    let headers = u32::try_from(take_number(&mut body)?).map_err(|_| Flaw::Record)?;
+    for _ in 0..headers {
+        let name = take_optional(&mut body)?.ok_or(Flaw::Record)?;
+        let name = str::from_utf8(name).map_err(|_| Flaw::Record)?;
         raw.headers.push((name, take_optional(&mut body)?.unwrap_or_default()));
     }
-    body.is_empty().then_some(())
+    if body.is_empty() { Ok(()) } else { Err(Flaw::Record) }
 }
 
 /// Takes a length and as many bytes; a length of -1 says that there is nothing.
-fn take_optional<'a>(rest: &mut &'a [u8]) -> Option<Option<&'a [u8]>> {
-    match varint::take(rest)? {
-        -1 => Some(None),
-        length => take_bytes(rest, usize::try_from(length).ok()?).map(Some),
+fn take_optional<'a>(rest: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Flaw> {
+    match take_number(rest)? {
+        -1 => Ok(None),
+        length => take_bytes(rest, length).map(Some),
     }
 }
 
-fn take_bytes<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
-    let (front, back) = rest.split_at_checked(length)?;
+fn take_bytes<'a>(rest: &mut &'a [u8], length: i64) -> Result<&'a [u8], Flaw> {
+    let length = usize::try_from(length).map_err(|_| Flaw::Record)?;
+    let (front, back) = rest.split_at_checked(length).ok_or(Flaw::Record)?;
     *rest = back;
-    Some(front)
+    Ok(front)
+}
+
+fn take_number(rest: &mut &[u8]) -> Result<i64, Flaw> {
+    varint::take(rest).ok_or(Flaw::Record)
 }
 
 /// Encodes one batch straight into the end of a buffer that others are written to as well.
@@ -460,7 +472,7 @@ pub(crate) mod tests {
                 let crc = crc32c::crc32c(&bytes[ATTRIBUTES_AT..]);
                 put_at(&mut bytes, CRC_AT, &crc.to_be_bytes());
                 // Whether it is refused depends on the bytes; that it answers is what counts.
-                drop(check(&bytes));
+                let _: Result<Header, Flaw> = check(&bytes);
             }
         }
     }

@@ -14,6 +14,7 @@ pub(crate) enum Op {
     Sync,
     SyncFolder,
     Truncate,
+    Remove,
 }
 
 /// The disk is full.
