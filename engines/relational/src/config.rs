@@ -54,6 +54,8 @@ pub struct Config {
     pub event_bytes_max: usize,
     /// Events that the relay moves at once.
     pub relay_batch_max: usize,
+    /// Events that a handler handles in one transaction, while all of them succeed.
+    pub handler_batch_max: usize,
     /// How long a handler remembers the events that it handled, to know a repeated one.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub handled_kept: Duration,
@@ -82,6 +84,7 @@ impl Default for Config {
             outbox_max: 1_000_000,
             event_bytes_max: 256 << 10,
             relay_batch_max: 512,
+            handler_batch_max: 64,
             handled_kept: Duration::from_hours(7 * 24),
         }
     }
@@ -98,6 +101,7 @@ impl Config {
             ("statements_kept_max", self.statements_kept_max),
             ("event_bytes_max", self.event_bytes_max),
             ("relay_batch_max", self.relay_batch_max),
+            ("handler_batch_max", self.handler_batch_max),
         ];
         for (name, value) in positive {
             if value == 0 {

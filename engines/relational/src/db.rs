@@ -128,3 +128,6 @@ struct Asked {
 async fn answered<T, E: From<Error>>(answer: oneshot::Receiver<Result<T, E>>) -> Result<T, E> {
     answer.await.unwrap_or_else(|_| Err(E::from(Error::Closed)))
 }
+
+#[cfg(test)]
+mod tests;

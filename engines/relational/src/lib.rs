@@ -23,11 +23,14 @@
 
 mod config;
 mod db;
+mod dead_letter;
 mod error;
+mod handler;
 mod meter;
 mod migration;
 mod outbox;
 mod queue;
+mod relay;
 mod row;
 mod shared;
 mod sqlite;
@@ -37,8 +40,11 @@ mod work;
 
 pub use config::Config;
 pub use db::Db;
+pub use dead_letter::DeadLetter;
 pub use error::{Error, Source};
+pub use handler::{Handler, Unhandled, run_handler};
 pub use migration::Migration;
+pub use relay::{event_id, event_kind, relay};
 pub use row::Row;
 pub use tx::{NewEvent, Read, Tx};
 pub use value::{FromValue, ToValue, Value};
