@@ -1,0 +1,447 @@
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use base::Timestamp;
+use datafusion::arrow::array::{
+    ArrayBuilder, ArrayRef, AsArray, Float64Builder, Int64Builder, RecordBatch, StringBuilder,
+    TimestampMicrosecondBuilder,
+};
+use datafusion::arrow::datatypes::{
+    DataType, Field, Float64Type, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
+};
+
+use crate::Error;
+
+/// What a table holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableSpec {
+    /// The name in SQL and the folder's name: lower-case letters, digits and `_`.
+    pub name: String,
+    pub columns: Vec<(String, ColumnType)>,
+    /// The timestamp column whose UTC day decides in which folder a row lies.
+    pub day_of: String,
+    /// The columns that together tell one row from another; none of them is ever null.
+    pub identity: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ColumnType {
+    Text,
+    /// Microseconds, UTC.
+    Timestamp,
+    Float,
+    Int,
+}
+
+/// One value of a row or of a key.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Value<'a> {
+    Null,
+    Text(&'a str),
+    Time(Timestamp),
+    /// A NaN is kept as null: it would poison every minimum, maximum and comparison.
+    Float(f64),
+    Int(i64),
+}
+
+impl<'a> From<&'a str> for Value<'a> {
+    fn from(text: &'a str) -> Self {
+        Self::Text(text)
+    }
+}
+impl<'a> From<&'a String> for Value<'a> {
+    fn from(text: &'a String) -> Self {
+        Self::Text(text)
+    }
+}
+impl From<Timestamp> for Value<'_> {
+    fn from(time: Timestamp) -> Self {
+        Self::Time(time)
+    }
+}
+impl From<f64> for Value<'_> {
+    fn from(number: f64) -> Self {
+        Self::Float(number)
+    }
+}
+impl From<i64> for Value<'_> {
+    fn from(number: i64) -> Self {
+        Self::Int(number)
+    }
+}
+impl<'a, T: Into<Value<'a>>> From<Option<T>> for Value<'a> {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Value::Null, Into::into)
+    }
+}
+
+/// The identity of a row: the values of [`TableSpec::identity`], in that order.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key {
+    pub(crate) bytes: Box<[u8]>,
+    pub(crate) time: i64,
+}
+
+impl Key {
+    /// Needs exactly one timestamp among the values: the one that decides the day.
+    pub fn new(values: &[Value<'_>]) -> Result<Self, Error> {
+        let mut times = values.iter().filter_map(|value| match value {
+            Value::Time(time) => Some(time.micros()),
+            _ => None,
+        });
+        let (Some(time), None) = (times.next(), times.next()) else {
+            return Err(Error::Invalid("a key has exactly one timestamp".into()));
+        };
+        let mut bytes = Vec::with_capacity(48);
+        for value in values {
+            encode(*value, &mut bytes)?;
+        }
+        Ok(Self { bytes: bytes.into(), time })
+    }
+
+    pub(crate) fn day(&self) -> i32 {
+        day_of(self.time)
+    }
+}
+
+/// Rows on their way into a table; made with [`Rows::new`], filled with [`Rows::push`].
+#[derive(Debug)]
+pub struct Rows {
+    spec: Arc<TableSpec>,
+    schema: SchemaRef,
+    day_of: usize,
+    identity: Vec<usize>,
+    columns: Vec<Column>,
+    keys: HashSet<Box<[u8]>>,
+    length: usize,
+}
+
+#[derive(Debug)]
+enum Column {
+    Text(StringBuilder),
+    Timestamp(TimestampMicrosecondBuilder),
+    Float(Float64Builder),
+    Int(Int64Builder),
+}
+
+impl Rows {
+    pub fn new(spec: &TableSpec) -> Result<Self, Error> {
+        spec.check()?;
+        let columns = spec
+            .columns
+            .iter()
+            .map(|(_, column_type)| match column_type {
+                ColumnType::Text => Column::Text(StringBuilder::new()),
+                ColumnType::Timestamp => {
+                    Column::Timestamp(TimestampMicrosecondBuilder::new().with_timezone("UTC"))
+                }
+                ColumnType::Float => Column::Float(Float64Builder::new()),
+                ColumnType::Int => Column::Int(Int64Builder::new()),
+            })
+            .collect();
+        Ok(Self {
+            schema: spec.schema(),
+            day_of: spec.index(&spec.day_of),
+            identity: spec.identity.iter().map(|name| spec.index(name)).collect(),
+            spec: Arc::new(spec.clone()),
+            columns,
+            keys: HashSet::new(),
+            length: 0,
+        })
+    }
+
+    /// Adds one row, with its values in the order of the table's columns. A refused row leaves no trace.
+    pub fn push(&mut self, row: &[Value<'_>]) -> Result<(), Error> {
+        self.check(row)?;
+        let mut key = Vec::with_capacity(48);
+        for index in &self.identity {
+            encode(row[*index], &mut key)?;
+        }
+        for (column, value) in self.columns.iter_mut().zip(row) {
+            column.push(*value);
+        }
+        self.keys.insert(key.into());
+        self.length += 1;
+        Ok(())
+    }
+
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    fn check(&self, row: &[Value<'_>]) -> Result<(), Error> {
+        if row.len() != self.columns.len() {
+            return Err(Error::Invalid(format!(
+                "a row of {} has {} values, not {}",
+                self.spec.name,
+                self.columns.len(),
+                row.len()
+            )));
+        }
+        for ((name, column_type), value) in self.spec.columns.iter().zip(row) {
+            let fits = matches!(
+                (column_type, value),
+                (_, Value::Null)
+                    | (ColumnType::Text, Value::Text(_))
+                    | (ColumnType::Timestamp, Value::Time(_))
+                    | (ColumnType::Float, Value::Float(_))
+                    | (ColumnType::Int, Value::Int(_))
+            );
+            if !fits {
+                return Err(Error::Invalid(format!("column {name} takes {column_type:?} values")));
+            }
+        }
+        let Value::Time(time) = row[self.day_of] else {
+            return Err(Error::Invalid(format!("column {} is never null", self.spec.day_of)));
+        };
+        if !(YEAR_0..YEAR_10000).contains(&time.micros()) {
+            return Err(Error::Invalid(format!("{time} lies outside the years 0 to 9999")));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn spec(&self) -> &TableSpec {
+        &self.spec
+    }
+
+    pub(crate) fn finish(mut self) -> Result<(RecordBatch, HashSet<Box<[u8]>>), Error> {
+        let columns: Vec<ArrayRef> = self.columns.iter_mut().map(Column::finish).collect();
+        let batch = RecordBatch::try_new(self.schema, columns)
+            .map_err(|error| Error::internal("build a batch of rows", error))?;
+        Ok((batch, self.keys))
+    }
+}
+
+impl Column {
+    fn push(&mut self, value: Value<'_>) {
+        match (self, value) {
+            (Self::Text(column), Value::Text(text)) => column.append_value(text),
+            (Self::Timestamp(column), Value::Time(time)) => column.append_value(time.micros()),
+            (Self::Float(column), Value::Float(number)) if !number.is_nan() => {
+                column.append_value(number);
+            }
+            (Self::Int(column), Value::Int(number)) => column.append_value(number),
+            (Self::Text(column), _) => column.append_null(),
+            (Self::Timestamp(column), _) => column.append_null(),
+            (Self::Float(column), _) => column.append_null(),
+            (Self::Int(column), _) => column.append_null(),
+        }
+    }
+
+    fn finish(&mut self) -> ArrayRef {
+        match self {
+            Self::Text(column) => ArrayBuilder::finish(column),
+            Self::Timestamp(column) => ArrayBuilder::finish(column),
+            Self::Float(column) => ArrayBuilder::finish(column),
+            Self::Int(column) => ArrayBuilder::finish(column),
+        }
+    }
+}
+
+/// The partition column's name; hidden from queries, so no table may declare it.
+pub(crate) const DAY: &str = "day";
+
+const DAY_MICROS: i64 = 86_400_000_000;
+/// 0000-01-01 and 10000-01-01: between them a day is written with four digits of year and sorts as text.
+const YEAR_0: i64 = -62_167_219_200_000_000;
+const YEAR_10000: i64 = 253_402_300_800_000_000;
+
+impl TableSpec {
+    /// Describes a table in one expression.
+    pub fn new(
+        name: &str,
+        columns: &[(&str, ColumnType)],
+        day_of: &str,
+        identity: &[&str],
+    ) -> Self {
+        Self {
+            name: name.into(),
+            columns: columns.iter().map(|(name, kind)| ((*name).into(), *kind)).collect(),
+            day_of: day_of.into(),
+            identity: identity.iter().map(|name| (*name).into()).collect(),
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        check_name("table", &self.name)?;
+        let mut seen = HashSet::new();
+        for (name, _) in &self.columns {
+            check_name("column", name)?;
+            if name == DAY {
+                return Err(Error::Invalid(format!("column name {DAY} is taken by the lake")));
+            }
+            if !seen.insert(name) {
+                return Err(Error::Invalid(format!("column {name} is declared twice")));
+            }
+        }
+        let type_of = |wanted: &str| {
+            self.columns
+                .iter()
+                .find(|(name, _)| name == wanted)
+                .map(|(_, column_type)| *column_type)
+        };
+        if type_of(&self.day_of) != Some(ColumnType::Timestamp) {
+            return Err(Error::Invalid(format!("{} is not a timestamp column", self.day_of)));
+        }
+        if !self.identity.contains(&self.day_of) {
+            return Err(Error::Invalid(format!("the identity must contain {}", self.day_of)));
+        }
+        for name in &self.identity {
+            let fits = match type_of(name) {
+                Some(ColumnType::Text | ColumnType::Int) => true,
+                Some(ColumnType::Timestamp) => *name == self.day_of,
+                Some(ColumnType::Float) | None => false,
+            };
+            if !fits {
+                return Err(Error::Invalid(format!(
+                    "identity column {name} must be a text, an int or {}",
+                    self.day_of
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn schema(&self) -> SchemaRef {
+        let fields = self.columns.iter().map(|(name, column_type)| {
+            let data_type = match column_type {
+                ColumnType::Text => DataType::Utf8,
+                ColumnType::Timestamp => {
+                    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+                }
+                ColumnType::Float => DataType::Float64,
+                ColumnType::Int => DataType::Int64,
+            };
+            Field::new(name, data_type, true)
+        });
+        Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+    }
+
+    pub(crate) fn index(&self, column: &str) -> usize {
+        self.columns
+            .iter()
+            .position(|(name, _)| name == column)
+            .expect("a checked description names its own columns only")
+    }
+}
+
+pub(crate) fn check_name(what: &str, name: &str) -> Result<(), Error> {
+    let fits = name.len() <= 63
+        && name.starts_with(|first: char| first.is_ascii_lowercase())
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    if !fits {
+        return Err(Error::Invalid(format!(
+            "{what} name {name:?} is not a lower-case letter followed by letters, digits and _"
+        )));
+    }
+    Ok(())
+}
+
+pub(crate) fn day_of(micros: i64) -> i32 {
+    i32::try_from(micros.div_euclid(DAY_MICROS)).unwrap_or(i32::MAX)
+}
+
+/// The day that `text` (`2013-01-31`) names.
+pub(crate) fn day_from(text: &str) -> Option<i32> {
+    format!("{text}T00:00:00Z").parse::<Timestamp>().ok().map(|time| day_of(time.micros()))
+}
+
+/// Encodes the identity of one row of a batch exactly as [`Rows::push`] does.
+pub(crate) fn key_at(columns: &[ArrayRef], row: usize, key: &mut Vec<u8>) -> Result<(), Error> {
+    key.clear();
+    for column in columns {
+        let value = match column.data_type() {
+            DataType::Utf8 => Value::Text(column.as_string::<i32>().value(row)),
+            DataType::Int64 => Value::Int(column.as_primitive::<Int64Type>().value(row)),
+            DataType::Float64 => Value::Float(column.as_primitive::<Float64Type>().value(row)),
+            _ => Value::Time(Timestamp::from_micros(
+                column.as_primitive::<TimestampMicrosecondType>().value(row),
+            )),
+        };
+        encode(value, key)?;
+    }
+    Ok(())
+}
+
+/// Lengths go first, so that two different keys never have the same bytes.
+fn encode(value: Value<'_>, bytes: &mut Vec<u8>) -> Result<(), Error> {
+    match value {
+        Value::Text(text) => {
+            bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
+            bytes.extend_from_slice(text.as_bytes());
+        }
+        Value::Time(time) => bytes.extend_from_slice(&time.micros().to_le_bytes()),
+        Value::Int(number) => bytes.extend_from_slice(&number.to_le_bytes()),
+        Value::Null | Value::Float(_) => {
+            return Err(Error::Invalid("an identity holds texts, ints and one timestamp".into()));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> TableSpec {
+        TableSpec::new(
+            "readings",
+            &[
+                ("device", ColumnType::Text),
+                ("time", ColumnType::Timestamp),
+                ("temp", ColumnType::Float),
+            ],
+            "time",
+            &["device", "time"],
+        )
+    }
+
+    #[test]
+    fn a_refused_row_leaves_no_trace() {
+        let mut rows = Rows::new(&spec()).unwrap();
+        let time = Timestamp::from_millis(1);
+        rows.push(&["a".into(), time.into(), 1.5.into()]).unwrap();
+        assert!(rows.push(&["a".into(), time.into()]).is_err(), "too few values");
+        assert!(rows.push(&[1_i64.into(), time.into(), 1.0.into()]).is_err(), "not a text");
+        assert!(rows.push(&["a".into(), Value::Null, 1.0.into()]).is_err(), "no time");
+        assert!(rows.push(&[Value::Null, time.into(), 1.0.into()]).is_err(), "no identity");
+        let far = Timestamp::from_micros(i64::MAX);
+        assert!(rows.push(&["a".into(), far.into(), 1.0.into()]).is_err(), "no such year");
+        rows.push(&["a".into(), time.into(), f64::NAN.into()]).unwrap();
+        let (batch, keys) = rows.finish().unwrap();
+        assert_eq!((batch.num_rows(), batch.column(2).null_count(), keys.len()), (2, 1, 1));
+        let mut key = Vec::new();
+        key_at(&batch.columns()[..2], 0, &mut key).unwrap();
+        assert_eq!(*key, *Key::new(&["a".into(), time.into()]).unwrap().bytes);
+    }
+
+    #[test]
+    fn a_description_that_cannot_work_is_refused() {
+        let change = |change: fn(&mut TableSpec)| {
+            let mut spec = spec();
+            change(&mut spec);
+            spec.check()
+        };
+        assert!(change(|_| ()).is_ok());
+        assert!(change(|spec| spec.name = "Readings".into()).is_err());
+        assert!(change(|spec| spec.name = "../up".into()).is_err());
+        assert!(change(|spec| spec.columns[2].0 = "day".into()).is_err());
+        assert!(change(|spec| spec.columns[2].0 = "device".into()).is_err());
+        assert!(change(|spec| spec.day_of = "temp".into()).is_err());
+        assert!(change(|spec| spec.identity = vec!["device".into()]).is_err());
+        assert!(change(|spec| spec.identity.push("temp".into())).is_err());
+        assert!(change(|spec| spec.identity.push("nowhere".into())).is_err());
+    }
+
+    #[test]
+    fn a_day_is_read_as_it_is_written() {
+        assert_eq!(day_from("1970-01-02"), Some(1));
+        assert_eq!(day_from("1969-12-31"), Some(-1));
+        assert_eq!(day_of(-1), -1);
+        assert_eq!(day_from("today"), None);
+    }
+}

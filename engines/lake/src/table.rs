@@ -1,0 +1,355 @@
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::SchemaRef;
+use futures::StreamExt;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::delta::Version;
+use crate::engine::{Engine, blocking};
+use crate::files::{DataFile, Files};
+use crate::rows::{Key, Rows, TableSpec, key_at};
+use crate::scan::View;
+use crate::tail::Tail;
+use crate::{Config, Error};
+
+/// A table of one organisation; cloning shares it.
+#[derive(Clone)]
+pub struct Table {
+    shared: Arc<Shared>,
+    /// The owner task ends when the last handle is gone.
+    _open: Arc<DropGuard>,
+}
+
+/// What the handles and the task that owns the table share.
+pub(crate) struct Shared {
+    pub(crate) spec: Arc<TableSpec>,
+    pub(crate) config: Arc<Config>,
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) wake: Notify,
+    pub(crate) closed: CancellationToken,
+    pub(crate) folder: PathBuf,
+    schema: SchemaRef,
+    state: Mutex<State>,
+    progress: watch::Sender<Progress>,
+}
+
+struct State {
+    files: Arc<Files>,
+    /// Rows that are being committed; they leave in the same moment as `files` gains them.
+    flushing: Option<Arc<Tail>>,
+    hot: Tail,
+    /// The last offset per source that is in the table, committed or not.
+    accepted: BTreeMap<String, u64>,
+    durable: BTreeMap<String, u64>,
+    /// Counts appends; `flushing` reaches up to `flushing_sequence`.
+    sequence: u64,
+    flushing_sequence: u64,
+    flush_asked: bool,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Progress {
+    /// The last append that is durable.
+    committed: u64,
+    failures: u64,
+    error: Arc<str>,
+}
+
+/// What the owner finds to do.
+pub(crate) struct Waiting {
+    pub(crate) rows: bool,
+    pub(crate) urgent: bool,
+}
+
+impl Table {
+    pub(crate) fn new(
+        spec: Arc<TableSpec>,
+        config: Arc<Config>,
+        engine: Arc<Engine>,
+        version: Version,
+        folder: PathBuf,
+    ) -> (Self, Arc<Shared>) {
+        let closed = CancellationToken::new();
+        let state = State {
+            files: Arc::new(version.files),
+            flushing: None,
+            hot: Tail::default(),
+            accepted: version.offsets.clone(),
+            durable: version.offsets,
+            sequence: 0,
+            flushing_sequence: 0,
+            flush_asked: false,
+        };
+        let shared = Arc::new(Shared {
+            schema: spec.schema(),
+            spec,
+            config,
+            engine,
+            wake: Notify::new(),
+            closed: closed.clone(),
+            folder,
+            state: Mutex::new(state),
+            progress: watch::Sender::new(Progress::default()),
+        });
+        (Self { shared: shared.clone(), _open: Arc::new(closed.drop_guard()) }, shared)
+    }
+
+    pub fn spec(&self) -> &TableSpec {
+        &self.shared.spec
+    }
+
+    /// An empty batch for [`Table::append`].
+    pub fn rows_builder(&self) -> Rows {
+        Rows::new(&self.shared.spec).expect("the description was checked when the table was opened")
+    }
+
+    /// The number of rows, without a query.
+    pub fn rows(&self) -> u64 {
+        let state = self.shared.state.lock();
+        let flushing = state.flushing.as_ref().map_or(0, |tail| tail.rows);
+        (state.files.rows + flushing + state.hot.rows) as u64
+    }
+
+    /// The last offset of `source` that is on disk: after a restart its owner continues with the next.
+    pub fn durable(&self, source: &str) -> Option<u64> {
+        self.shared.state.lock().durable.get(source).copied()
+    }
+
+    /// Adds the rows that `source` held up to `last_offset`. Queries see them when this returns; they are
+    /// on disk when [`Table::durable`] has reached the offset. Offsets that are in already are ignored, so
+    /// the batches of one source come in order, and after a restart begin at `durable + 1`.
+    pub async fn append(&self, source: &str, last_offset: u64, rows: Rows) -> Result<(), Error> {
+        let shared = &self.shared;
+        if rows.spec() != &*shared.spec {
+            let name = &shared.spec.name;
+            return Err(Error::Invalid(format!("the rows were not made for table {name}")));
+        }
+        let mut rows = Some(rows);
+        loop {
+            shared.check_disk()?;
+            let mut progress = shared.progress.subscribe();
+            let failures = progress.borrow_and_update().failures;
+            if shared.accept(source, last_offset, &mut rows)? {
+                shared.wake.notify_one();
+                return Ok(());
+            }
+            shared.wake.notify_one();
+            if progress.changed().await.is_err() {
+                return Err(Error::Unavailable("the table is closed".into()));
+            }
+            let now = progress.borrow();
+            if now.failures > failures {
+                return Err(Error::Unavailable(format!("rows cannot be written: {}", now.error)));
+            }
+        }
+    }
+
+    /// Says for every key whether the table has a row of that identity.
+    pub async fn existing(&self, keys: Vec<Key>) -> Result<Vec<bool>, Error> {
+        let shared = &self.shared;
+        if keys.len() > shared.config.existing_keys_max {
+            return Err(Error::TooMany("lake.existing_keys_max"));
+        }
+        let (mut found, files) = shared.in_tail(&keys);
+        let missing = || keys.iter().zip(&found).filter(|(_, found)| !**found).map(|(key, _)| key);
+        let days = days_to_read(missing(), &files, shared.spec.index(&shared.spec.day_of));
+        if days.is_empty() {
+            return Ok(found);
+        }
+        let wanted: HashSet<Box<[u8]>> = missing().map(|key| key.bytes.clone()).collect();
+        let work = shared.clone();
+        let seen = blocking(move || async move { work.in_files(days, wanted).await }).await?;
+        for (key, found) in keys.iter().zip(&mut found) {
+            *found |= seen.contains(&key.bytes);
+        }
+        Ok(found)
+    }
+
+    /// Returns when every row accepted so far is on disk.
+    pub async fn flush(&self) -> Result<(), Error> {
+        let shared = &self.shared;
+        shared.check_disk()?;
+        let mut progress = shared.progress.subscribe();
+        let failures = progress.borrow_and_update().failures;
+        let target = {
+            let mut state = shared.state.lock();
+            state.flush_asked = true;
+            state.sequence
+        };
+        shared.wake.notify_one();
+        loop {
+            {
+                let now = progress.borrow_and_update();
+                if now.committed >= target {
+                    return Ok(());
+                }
+                if now.failures > failures {
+                    let text = format!("rows cannot be written: {}", now.error);
+                    return Err(Error::Unavailable(text));
+                }
+            }
+            if progress.changed().await.is_err() {
+                return Err(Error::Unavailable("the table is closed".into()));
+            }
+        }
+    }
+
+    pub(crate) fn view(&self) -> View {
+        let state = self.shared.state.lock();
+        let flushing = state.flushing.iter().flat_map(|tail| &tail.batches);
+        View {
+            schema: self.shared.schema.clone(),
+            files: state.files.clone(),
+            tail: flushing.chain(&state.hot.batches).cloned().collect(),
+        }
+    }
+}
+
+impl Shared {
+    /// False when there is no room now.
+    fn accept(
+        &self,
+        source: &str,
+        last_offset: u64,
+        rows: &mut Option<Rows>,
+    ) -> Result<bool, Error> {
+        let mut state = self.state.lock();
+        if state.accepted.get(source).is_some_and(|accepted| *accepted >= last_offset) {
+            return Ok(true);
+        }
+        let waiting = state.hot.rows + state.flushing.as_ref().map_or(0, |tail| tail.rows);
+        let coming = rows.as_ref().map_or(0, Rows::len);
+        if waiting > 0 && waiting + coming > self.config.tail_rows_max {
+            state.flush_asked = true;
+            return Ok(false);
+        }
+        if let Some(rows) = rows.take() {
+            state.hot.push(source, last_offset, rows)?;
+        }
+        state.accepted.insert(source.to_owned(), last_offset);
+        state.sequence += 1;
+        Ok(true)
+    }
+
+    fn check_disk(&self) -> Result<(), Error> {
+        match self.engine.sync.broken() {
+            Some(text) => Err(Error::Unavailable(format!("{text}; restart to go on"))),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn waiting(&self) -> Waiting {
+        let state = self.state.lock();
+        let rows = state.flushing.is_some() || !state.hot.is_empty();
+        let urgent = state.flush_asked || state.hot.rows >= self.config.flush_rows;
+        Waiting { rows, urgent: rows && urgent }
+    }
+
+    /// The rows to commit next; again the same ones until [`Shared::committed`].
+    pub(crate) fn begin_flush(&self) -> Option<Arc<Tail>> {
+        let mut state = self.state.lock();
+        state.flush_asked = false;
+        if state.flushing.is_none() && !state.hot.is_empty() {
+            state.flushing = Some(Arc::new(std::mem::take(&mut state.hot)));
+            state.flushing_sequence = state.sequence;
+        }
+        state.flushing.clone()
+    }
+
+    /// The rows that were flushing are in `files`: the one moment in which they move.
+    pub(crate) fn committed(&self, files: Files) {
+        let committed = {
+            let mut state = self.state.lock();
+            state.files = Arc::new(files);
+            if let Some(tail) = state.flushing.take() {
+                state.durable.extend(tail.offsets.iter().map(|(key, value)| (key.clone(), *value)));
+            }
+            state.flushing_sequence
+        };
+        self.progress.send_modify(|progress| progress.committed = committed);
+    }
+
+    pub(crate) fn replaced(&self, files: Files) {
+        self.state.lock().files = Arc::new(files);
+    }
+
+    pub(crate) fn failed(&self, error: &Error) {
+        self.progress.send_modify(|progress| {
+            progress.failures += 1;
+            progress.error = error.to_string().into();
+        });
+    }
+
+    pub(crate) fn files(&self) -> Arc<Files> {
+        self.state.lock().files.clone()
+    }
+
+    fn in_tail(&self, keys: &[Key]) -> (Vec<bool>, Arc<Files>) {
+        let state = self.state.lock();
+        let has = |key: &Key| {
+            state.hot.has(&key.bytes)
+                || state.flushing.as_ref().is_some_and(|tail| tail.has(&key.bytes))
+        };
+        (keys.iter().map(has).collect(), state.files.clone())
+    }
+
+    async fn in_files(
+        &self,
+        days: Vec<Day>,
+        wanted: HashSet<Box<[u8]>>,
+    ) -> Result<HashSet<Box<[u8]>>, Error> {
+        let failed = |error| Error::internal(format!("look up rows of {}", self.spec.name), error);
+        let columns: Vec<usize> =
+            self.spec.identity.iter().map(|name| self.spec.index(name)).collect();
+        let mut seen = HashSet::new();
+        let mut key = Vec::new();
+        for day in days {
+            let scan = self.engine.scan(&self.schema, Some(columns.clone()));
+            let time = self.spec.index(&self.spec.day_of);
+            let scan = scan.between(time, day.first, day.last);
+            let mut rows = self.engine.read(scan, &day.files).map_err(failed)?;
+            while let Some(batch) = rows.next().await {
+                let batch = batch.map_err(failed)?;
+                for row in 0..batch.num_rows() {
+                    key_at(batch.columns(), row, &mut key)?;
+                    if let Some(key) = wanted.get(key.as_slice()) {
+                        seen.insert(key.clone());
+                    }
+                }
+            }
+        }
+        Ok(seen)
+    }
+}
+
+/// The part of one day that has to be read to look for some keys.
+struct Day {
+    first: i64,
+    last: i64,
+    files: Vec<Arc<DataFile>>,
+}
+
+fn days_to_read<'a>(keys: impl Iterator<Item = &'a Key>, files: &Files, day_of: usize) -> Vec<Day> {
+    let mut days: HashMap<i32, Day> = HashMap::new();
+    for key in keys {
+        let new = || Day { first: key.time, last: key.time, files: Vec::new() };
+        let day = days.entry(key.day()).or_insert_with(new);
+        day.first = day.first.min(key.time);
+        day.last = day.last.max(key.time);
+    }
+    if days.is_empty() {
+        return Vec::new();
+    }
+    for file in &files.list {
+        let Some(day) = days.get_mut(&file.day) else { continue };
+        let (first, last) = file.times(day_of).unwrap_or((i64::MIN, i64::MAX));
+        if first <= day.last && day.first <= last {
+            day.files.push(file.clone());
+        }
+    }
+    days.into_values().filter(|day| !day.files.is_empty()).collect()
+}
