@@ -1,0 +1,104 @@
+use std::future::{Future, ready};
+use std::pin::Pin;
+
+use base::access::{Action, Authority, Door, Principal, Refused, Resource, Subject};
+use subtle::ConstantTimeEq;
+use tokio::sync::watch;
+
+use crate::token::{hash, key_id};
+use crate::{Grant, Identity, Role};
+
+impl Authority for Identity {
+    fn authenticate<'a>(
+        &'a self,
+        door: Door,
+        key: &'a str,
+        secret: &'a str,
+    ) -> Pin<Box<dyn Future<Output = Result<Principal, Refused>> + Send + 'a>> {
+        Box::pin(ready(self.key_holder(door, key, secret)))
+    }
+
+    fn authorize(
+        &self,
+        principal: &Principal,
+        action: Action,
+        resource: Resource<'_>,
+    ) -> Result<(), Refused> {
+        let allowed = resource.organisation == principal.organisation
+            && self.with_grants(principal, |grants| {
+                grants.iter().any(|grant| grant.allows(action.0, resource.path))
+            });
+        if allowed {
+            return Ok(());
+        }
+        self.0.denials.denied(principal, action, resource.path);
+        Err(Refused::Forbidden)
+    }
+
+    fn epoch(&self) -> watch::Receiver<u64> {
+        self.0.epoch.subscribe()
+    }
+
+    fn is_current(&self, principal: &Principal) -> bool {
+        let live = self.0.live.read();
+        match principal.subject {
+            Subject::Account(id) => live
+                .accounts
+                .get(&id)
+                .is_some_and(|account| account.organisation == principal.organisation),
+            Subject::Key(id) => {
+                live.keys.get(&id).is_some_and(|key| key.organisation == principal.organisation)
+            }
+            Subject::System(_) => true,
+        }
+    }
+}
+
+impl Identity {
+    fn key_holder(&self, door: Door, key: &str, secret: &str) -> Result<Principal, Refused> {
+        // A key that is not there is compared too, with a hash that no secret is known for.
+        const NOBODY: [u8; 32] = [0; 32];
+        let id = key_id(key);
+        let given = hash(secret).ok_or(Refused::Unauthenticated)?;
+        let live = self.0.live.read();
+        let found = id.and_then(|id| Some((id, live.keys.get(&id)?)));
+        let wanted = found.map_or(&NOBODY, |(_, key)| &key.secret_hash);
+        let is_right = bool::from(given.ct_eq(wanted));
+        let Some((id, key)) = found else { return Err(Refused::Unauthenticated) };
+        if !is_right {
+            self.0.denials.unproved(key.organisation, door, Subject::Key(id));
+            return Err(Refused::Unauthenticated);
+        }
+        Ok(Principal {
+            organisation: key.organisation,
+            subject: Subject::Key(id),
+            name: key.label.clone(),
+        })
+    }
+
+    /// What somebody may do now; nothing when they are gone, or name another organisation than their own.
+    pub(crate) fn with_grants<T>(
+        &self,
+        principal: &Principal,
+        ask: impl FnOnce(&[Grant]) -> T,
+    ) -> T {
+        let live = self.0.live.read();
+        let all = || [Grant::all()];
+        match principal.subject {
+            Subject::System(_) => ask(&all()),
+            Subject::Key(id) => match live.keys.get(&id) {
+                Some(key) if key.organisation == principal.organisation => ask(&key.grants),
+                _ => ask(&[]),
+            },
+            Subject::Account(id) => match live.accounts.get(&id) {
+                Some(account) if account.organisation == principal.organisation => {
+                    match account.role {
+                        Role::Admin => ask(&all()),
+                        Role::Member => ask(&self.0.config.member_grants),
+                    }
+                }
+                _ => ask(&[]),
+            },
+        }
+    }
+}

@@ -1,0 +1,156 @@
+use std::sync::Arc;
+
+use argon2::password_hash::PasswordHasher;
+use argon2::{Algorithm, Argon2, Params, PasswordHash, PasswordVerifier, Version};
+use base::{Base, Entropy};
+use prometheus_client::metrics::counter::Counter;
+use tokio::sync::Semaphore;
+
+use crate::{Config, Error};
+
+const CHARACTERS_MIN: usize = 10;
+const BYTES_MAX: usize = 1_024;
+
+/// Hashes passwords with Argon2id, a few at once, away from the threads that serve doors.
+pub(crate) struct Hasher {
+    argon2: Argon2<'static>,
+    entropy: Entropy,
+    /// A hash that no password has, to spend the same work on an account that does not exist.
+    nobody: Arc<str>,
+    running: Arc<Semaphore>,
+    places: Arc<Semaphore>,
+    checks: Counter,
+}
+
+/// A password that is long enough, and not so long that hashing it is an attack.
+pub(crate) fn check(password: &str) -> Result<(), Error> {
+    if password.chars().count() < CHARACTERS_MIN {
+        return Err(Error::Password("must have at least 10 characters"));
+    }
+    if password.len() > BYTES_MAX {
+        return Err(Error::Password("must have at most 1024 bytes"));
+    }
+    Ok(())
+}
+
+impl Hasher {
+    pub(crate) fn new(config: &Config, base: &Base) -> Result<Self, Error> {
+        let (memory, passes) = (config.hash_memory_kib, config.hash_passes);
+        let params = Params::new(memory, passes, 1, Some(Params::DEFAULT_OUTPUT_LEN))
+            .map_err(|error| Error::Config(error.to_string()))?;
+        let nobody = format!(
+            "$argon2id$v=19$m={memory},t={passes},p=1${}${}",
+            "A".repeat(22),
+            "A".repeat(43)
+        );
+        Ok(Self {
+            argon2: Argon2::new(Algorithm::Argon2id, Version::V0x13, params),
+            entropy: base.entropy.clone(),
+            nobody: nobody.into(),
+            running: Arc::new(Semaphore::new(config.hash_at_once)),
+            places: Arc::new(Semaphore::new(config.hash_at_once + config.hash_waiting_max)),
+            checks: base.metrics.register(
+                "identity_password_checks",
+                "Passwords compared with a hash.",
+                Counter::default(),
+            ),
+        })
+    }
+
+    /// The hash as a PHC string, with a salt of its own.
+    pub(crate) async fn hash(&self, password: &str) -> Result<String, Error> {
+        let (argon2, password) = (self.argon2.clone(), password.to_owned());
+        let salt = self.entropy.bytes::<16>();
+        self.run(move || {
+            let hash: PasswordHash = argon2
+                .hash_password_with_salt(password.as_bytes(), &salt)
+                .map_err(|error| Error::Hash(error.to_string()))?;
+            Ok(hash.to_string())
+        })
+        .await
+    }
+
+    /// Whether the password is the one; as much work without a hash as with one.
+    pub(crate) async fn verify(&self, password: &str, hash: Option<&str>) -> Result<bool, Error> {
+        if password.len() > BYTES_MAX {
+            return Ok(false);
+        }
+        let exists = hash.is_some();
+        let hash = hash.unwrap_or(&self.nobody).to_owned();
+        let (argon2, password) = (self.argon2.clone(), password.to_owned());
+        let checks = self.checks.clone();
+        self.run(move || {
+            let hash = PasswordHash::new(&hash).map_err(|_| Error::Stored("hash of a password"))?;
+            checks.inc();
+            let is_right = argon2.verify_password(password.as_bytes(), &hash).is_ok();
+            Ok(is_right && exists)
+        })
+        .await
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let place = self.places.clone().try_acquire_owned().map_err(|_| Error::Busy)?;
+        let turn = self.running.clone().acquire_owned().await;
+        let turn = turn.expect("the semaphore is never closed");
+        let work = tokio::task::spawn_blocking(move || {
+            let result = work();
+            // Held until the work is over, also when nobody waits for it any more.
+            drop((place, turn));
+            result
+        });
+        work.await.map_err(|error| Error::Hash(error.to_string()))?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base::Timestamp;
+
+    use super::*;
+
+    fn hasher(config: &Config) -> (Hasher, Base) {
+        let base = Base::simulated(Timestamp::from_millis(0), 3);
+        (Hasher::new(config, &base).unwrap(), base)
+    }
+
+    #[tokio::test]
+    async fn a_password_is_known_by_its_hash_only() {
+        let (hasher, _) = hasher(&Config::default());
+        let hash = hasher.hash("correct horse").await.unwrap();
+        assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
+        assert!(hasher.verify("correct horse", Some(&hash)).await.unwrap());
+        assert!(!hasher.verify("correct horsE", Some(&hash)).await.unwrap());
+        assert_ne!(hash, hasher.hash("correct horse").await.unwrap(), "each has its own salt");
+        let error = hasher.verify("correct horse", Some("plain")).await.unwrap_err();
+        assert!(matches!(error, Error::Stored(_)), "{error}");
+    }
+
+    #[tokio::test]
+    async fn nobody_costs_as_much_as_somebody() {
+        let (hasher, base) = hasher(&Config::default());
+        assert!(!hasher.verify("", None).await.unwrap());
+        assert!(base.metrics.text().contains("identity_password_checks_total 1"));
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_refuses_and_empties() {
+        let config = Config { hash_at_once: 1, hash_waiting_max: 1, ..Config::default() };
+        let (hasher, _) = hasher(&config);
+        let (first, second, third) =
+            tokio::join!(hasher.hash("one"), hasher.hash("two"), hasher.hash("three"));
+        assert!(first.is_ok() && second.is_ok());
+        assert!(matches!(third, Err(Error::Busy)));
+        assert!(hasher.hash("three").await.is_ok());
+    }
+
+    #[test]
+    fn passwords_have_a_shortest_and_a_longest() {
+        assert!(check("123456789").is_err());
+        assert!(check("비밀번호를정해주세요").is_ok());
+        assert!(check(&"x".repeat(1_024)).is_ok());
+        assert!(check(&"x".repeat(1_025)).is_err());
+    }
+}
