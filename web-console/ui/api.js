@@ -1,0 +1,258 @@
+// The HTTP API: one function per operation, in the server's own shapes.
+
+/** @typedef {{ organisation: string, name: string, email?: string | null, actions: string[] }} Session */
+/** @typedef {{ devices: number, sensors: number, rules: number, readings_total: number, readings_per_second: number, alerts_total: number, alerts_today: number, messages_held: number, messages_waiting: number, dead_letters: number, version: string, uptime_seconds: number, mqtt?: string | null }} Overview */
+/** @typedef {{ name: string, unit?: string | null, label?: string | null }} SensorValue */
+/** @typedef {{ name: string, values: SensorValue[], created?: string }} Sensor */
+/** @typedef {Record<string, number | null>} Values */
+/** @typedef {{ sensor: string, time: string, values: Values }} Last */
+/** @typedef {{ name: string, label?: string | null, latitude: number | null, longitude: number | null, sensors: string[], created?: string, last?: Last[] }} Device */
+/** @typedef {{ device: string, sensor: string, time: string, values: Values }} Reading */
+/** @typedef {{ min: number | null, max: number | null }} Range */
+/** @typedef {{ value: string, ranges: Range[] }} Condition */
+/** @typedef {{ from: string, to: string, zone: string }} TimeWindow */
+/** @typedef {{ type: 'email', to: string }} Action */
+/** @typedef {{ name: string, sensor: string, device: string | null, enabled: boolean, conditions: Condition[], window: TimeWindow | null, cooldown_seconds: number, actions: Action[] }} RuleBody */
+/** @typedef {RuleBody & { id: string, created?: string, updated?: string }} Rule */
+/** @typedef {{ device: string, time: string, values: Values }} WouldBe */
+/** @typedef {{ readings: number, matches: number, alerts: WouldBe[], truncated: boolean }} DryRun */
+/** @typedef {{ id: string, rule: string, rule_name: string, device: string, sensor: string, time: string, values: Values, raised: string }} Alert */
+/** @typedef {{ id: string, channel: string, to: string, subject: string, body: string, state: 'held' | 'waiting' | 'sent' | 'failed', attempts: number, last_error: string | null, message_id: string, created: string, sent: string | null }} Message */
+/** @typedef {{ offset: number, topic: string, reason: string, payload: string, time: string }} DeadLetter */
+/** @typedef {{ action: string, resource: string }} Grant */
+/** @typedef {{ id: string, label: string, grants?: Grant[], created?: string }} ApiKey */
+/** @typedef {{ id: string, label: string, token: string, mqtt_user: string, mqtt_password: string }} NewKey */
+/** @typedef {{ columns: { name: string, type: string }[], rows: unknown[][] }} Answer */
+/** @typedef {'connecting' | 'live' | 'reconnecting'} StreamState */
+/** @template T @typedef {{ items: T[], next: string | null }} Page */
+/** @typedef {{ left: number, right: number, up: number, down: number }} Rectangle */
+
+/** What the server refused, in its own words (RFC 9457). */
+export class Problem extends Error {
+  /**
+   * @param {number} status 0 when no answer came.
+   * @param {{ title?: string, detail?: string, type?: string }} body
+   */
+  constructor(status, body) {
+    super(body.detail || body.title || `HTTP ${status}`);
+    this.name = 'Problem';
+    this.status = status;
+    this.title = body.title ?? '';
+    this.type = body.type ?? '';
+  }
+}
+
+/** @type {() => void} */
+let whenSignedOut = () => {};
+
+/**
+ * Called whenever the server no longer knows the session.
+ * @param {() => void} handler
+ */
+export function onSignedOut(handler) {
+  whenSignedOut = handler;
+}
+
+/**
+ * @param {string} method
+ * @param {string} path
+ * @param {{ body?: unknown, accept?: string, signal?: AbortSignal, open?: boolean }} [options] `open`: a 401 is the caller's to show.
+ */
+async function send(method, path, { body, accept = 'application/json', signal, open = false } = {}) {
+  /** @type {Response} */
+  let response;
+  try {
+    response = await fetch(path, {
+      method,
+      signal,
+      credentials: 'same-origin',
+      headers: { Accept: accept, ...(body === undefined ? {} : { 'Content-Type': 'application/json' }) },
+      body: body === undefined ? undefined : JSON.stringify(body),
+    });
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new Problem(0, {});
+  }
+  if (response.ok) return response;
+  if (response.status === 401 && !open) whenSignedOut();
+  throw new Problem(response.status, await problemOf(response));
+}
+
+/** @param {Response} response */
+async function problemOf(response) {
+  try {
+    return await response.json();
+  } catch {
+    return { title: response.statusText };
+  }
+}
+
+/** @param {string} method @param {string} path @param {Parameters<typeof send>[2]} [options] */
+const json = async (method, path, options) => (await send(method, path, options)).json();
+
+/** @param {string} method @param {string} path @param {Parameters<typeof send>[2]} [options] @returns {Promise<void>} */
+const nothing = async (method, path, options) => void (await send(method, path, options));
+
+/** @param {string} path @param {Record<string, string | number | null | undefined>} [query] */
+function address(path, query = {}) {
+  const search = new URLSearchParams();
+  for (const [name, value] of Object.entries(query)) {
+    if (value !== undefined && value !== null) search.set(name, String(value));
+  }
+  return search.size > 0 ? `${path}?${search}` : path;
+}
+
+/** @param {string} name */
+const part = (name) => encodeURIComponent(name);
+
+/** @typedef {{ limit?: number, after?: string | null }} PageRequest */
+
+/** @param {PageRequest} [page] */
+const paged = ({ limit = 100, after = null } = {}) => ({ limit, after });
+
+/**
+ * Follows the cursors of a list, up to `most` items.
+ * @template T
+ * @param {(page: PageRequest) => Promise<Page<T>>} list
+ * @param {number} [most]
+ * @returns {Promise<T[]>}
+ */
+export async function all(list, most = 2000) {
+  /** @type {T[]} */
+  const items = [];
+  /** @type {string | null} */
+  let after = null;
+  do {
+    /** @type {Page<T>} */
+    const page = await list({ limit: 100, after });
+    items.push(...page.items);
+    after = page.next;
+  } while (after && items.length < most);
+  return items;
+}
+
+// Session and account.
+
+/** @returns {Promise<Session>} */
+export const session = () => json('GET', '/v1/session', { open: true });
+/** @param {string} email @param {string} password */
+export const signIn = (email, password) => nothing('POST', '/v1/session', { body: { email, password }, open: true });
+/** @param {string} token */
+export const redeemLink = (token) => nothing('POST', '/v1/session/link', { body: { token }, open: true });
+export const signOut = () => nothing('DELETE', '/v1/session');
+/** @param {{ email: string, password: string, organisation?: string }} body */
+export const signUp = (body) => nothing('POST', '/v1/accounts', { body, open: true });
+/** @param {string} password */
+export const setPassword = (password) => nothing('PUT', '/v1/account/password', { body: { password } });
+
+// Keys.
+
+/** @param {PageRequest} [page] @returns {Promise<Page<ApiKey>>} */
+export const keys = (page) => json('GET', address('/v1/keys', paged(page)));
+/** @param {{ label: string, grants: Grant[] }} body @returns {Promise<NewKey>} */
+export const createKey = (body) => json('POST', '/v1/keys', { body });
+/** @param {string} id */
+export const deleteKey = (id) => nothing('DELETE', `/v1/keys/${part(id)}`);
+
+// Sensors.
+
+/** @param {PageRequest} [page] @returns {Promise<Page<Sensor>>} */
+export const sensors = (page) => json('GET', address('/v1/sensors', paged(page)));
+/** @param {{ name: string, values: SensorValue[] }} body @returns {Promise<Sensor>} */
+export const createSensor = (body) => json('POST', '/v1/sensors', { body });
+/** @param {string} name @param {{ values: SensorValue[] }} body @returns {Promise<Sensor>} */
+export const changeSensor = (name, body) => json('PATCH', `/v1/sensors/${part(name)}`, { body });
+/** @param {string} name */
+export const deleteSensor = (name) => nothing('DELETE', `/v1/sensors/${part(name)}`);
+
+// Devices.
+
+/** @param {PageRequest & Partial<Rectangle>} [query] @returns {Promise<Page<Device>>} */
+export const devices = ({ left, right, up, down, ...page } = {}) =>
+  json('GET', address('/v1/devices', { left, right, up, down, ...paged(page) }));
+/** @param {string} name @returns {Promise<Device>} */
+export const device = (name) => json('GET', `/v1/devices/${part(name)}`);
+/** @typedef {{ name: string, label: string | null, latitude: number | null, longitude: number | null, sensors: string[] }} DeviceBody */
+/** @param {DeviceBody} body @returns {Promise<Device>} */
+export const createDevice = (body) => json('POST', '/v1/devices', { body });
+/** @param {string} name @param {Partial<Omit<DeviceBody, 'name'>>} body @returns {Promise<Device>} */
+export const changeDevice = (name, body) => json('PATCH', `/v1/devices/${part(name)}`, { body });
+/** @param {string} name */
+export const deleteDevice = (name) => nothing('DELETE', `/v1/devices/${part(name)}`);
+/** @param {string} name @returns {Promise<NewKey>} */
+export const createDeviceKey = (name) => json('POST', `/v1/devices/${part(name)}/keys`, { body: {} });
+
+// Rules, alerts, messages.
+
+/** @param {PageRequest} [page] @returns {Promise<Page<Rule>>} */
+export const rules = (page) => json('GET', address('/v1/rules', paged(page)));
+/** @param {string} id @returns {Promise<Rule>} */
+export const rule = (id) => json('GET', `/v1/rules/${part(id)}`);
+/** @param {RuleBody} body @returns {Promise<Rule>} */
+export const createRule = (body) => json('POST', '/v1/rules', { body });
+/** @param {string} id @param {Partial<RuleBody>} body @returns {Promise<Rule>} */
+export const changeRule = (id, body) => json('PATCH', `/v1/rules/${part(id)}`, { body });
+/** @param {string} id */
+export const deleteRule = (id) => nothing('DELETE', `/v1/rules/${part(id)}`);
+/** @param {{ rule: RuleBody, from: string, to: string }} body @returns {Promise<DryRun>} */
+export const dryRun = (body) => json('POST', '/v1/rules/dry-run', { body });
+/** @param {PageRequest} [page] @returns {Promise<Page<Alert>>} */
+export const alerts = (page) => json('GET', address('/v1/alerts', paged(page)));
+/** @param {PageRequest} [page] @returns {Promise<Page<Message>>} */
+export const messages = (page) => json('GET', address('/v1/messages', paged(page)));
+/** @param {PageRequest} [page] @returns {Promise<Page<DeadLetter>>} */
+export const deadLetters = (page) => json('GET', address('/v1/dead-letters', paged(page)));
+
+// SQL and the overview.
+
+/** @param {string} sql @param {AbortSignal} [signal] @returns {Promise<Answer>} */
+export const sql = (sql, signal) => json('POST', '/v1/sql', { body: { sql }, signal });
+/** @param {string} sql @returns {Promise<Blob>} */
+export const sqlCsv = async (sql) => (await send('POST', '/v1/sql', { body: { sql }, accept: 'text/csv' })).blob();
+/** @returns {Promise<Overview>} */
+export const overview = () => json('GET', '/v1/overview');
+
+// Events.
+
+const RETRY_MS_MIN = 1000;
+const RETRY_MS_MAX = 30000;
+
+/**
+ * Follows a topic. The browser itself resumes a broken stream after the last event that it saw; a stream that the
+ * server refused is asked for again, later and later.
+ * @template T
+ * @param {'readings' | 'alerts'} topic
+ * @param {{ onEvent: (event: T) => void, onState?: (state: StreamState) => void }} handlers
+ * @returns {() => void} ends it
+ */
+export function events(topic, { onEvent, onState = () => {} }) {
+  const kind = topic === 'readings' ? 'reading' : 'alert';
+  /** @type {EventSource} */
+  let source;
+  let timer = 0;
+  let delay = RETRY_MS_MIN;
+  const open = () => {
+    source = new EventSource(address('/v1/events', { topic }));
+    source.addEventListener('open', () => {
+      delay = RETRY_MS_MIN;
+      onState('live');
+    });
+    source.addEventListener(kind, (event) => onEvent(JSON.parse(/** @type {MessageEvent} */ (event).data)));
+    source.addEventListener('error', () => {
+      onState('reconnecting');
+      if (source.readyState !== EventSource.CLOSED) return;
+      timer = window.setTimeout(open, delay);
+      delay = Math.min(delay * 2, RETRY_MS_MAX);
+      // A refused stream does not say why; the session does.
+      session().catch((error) => {
+        if (error instanceof Problem && error.status === 401) whenSignedOut();
+      });
+    });
+  };
+  onState('connecting');
+  open();
+  return () => {
+    clearTimeout(timer);
+    source.close();
+  };
+}

@@ -1,0 +1,73 @@
+// Routes to pages. A page's module is fetched when it is first opened.
+import { effect, html, render, useEffect, useState } from 'preact';
+import { account, accountError, leave, refreshAccount } from './account.js';
+import { onSignedOut } from './api.js';
+import { t } from './i18n.js';
+import { SignIn } from './pages/sign-in.js';
+import { Empty, Failed, Loading } from './parts/notices.js';
+import { Shell } from './parts/shell.js';
+import { route } from './router.js';
+
+/** @type {Record<string, () => Promise<{ default: () => unknown }>>} */
+const pages = {
+  '': () => import('./pages/overview.js'),
+  map: () => import('./pages/map.js'),
+  rules: () => import('./pages/rules.js'),
+  sql: () => import('./pages/sql.js'),
+  devices: () => import('./pages/devices.js'),
+};
+
+/** @param {string} name */
+const titleOf = (name) =>
+  ({ '': t('nav.overview'), map: t('nav.map'), rules: t('nav.rules'), sql: t('nav.sql'), devices: t('nav.devices') })[name] ?? t('missing.title');
+
+function Page() {
+  const name = route.value.parts[0] ?? '';
+  const [state, setState] = useState(/** @type {{ name: string, page: (() => unknown) | null, error: unknown }} */ ({ name: '', page: null, error: null }));
+  useEffect(() => {
+    let gone = false;
+    if (!pages[name]) return () => {};
+    pages[name]().then(
+      (module) => gone || setState({ name, page: module.default, error: null }),
+      (error) => gone || setState({ name, page: null, error }),
+    );
+    return () => void (gone = true);
+  }, [name]);
+  if (!pages[name]) {
+    return html`<div class="page"><${Empty} title=${t('missing.title')} text=${t('missing.text')}><a class="button" href="#/">${t('nav.overview')}</a><//></div>`;
+  }
+  if (state.error && state.name === name) return html`<div class="page"><${Failed} error=${state.error} retry=${() => location.reload()} /></div>`;
+  if (!state.page || state.name !== name) return html`<div class="page"><${Loading} /></div>`;
+  return html`<${state.page} key=${name} />`;
+}
+
+function App() {
+  const parts = route.value.parts;
+  if (parts[0] === 'link') return html`<${SignIn} link=${true} />`;
+  if (account.value === null) return html`<${SignIn} link=${false} />`;
+  if (account.value === undefined) {
+    return accountError.value ? html`<div class="alone"><${Failed} error=${accountError.value} retry=${refreshAccount} /></div>` : null;
+  }
+  return html`<${Shell}><${Page} /><//>`;
+}
+
+// A page moved to by keyboard or link is read from its heading on.
+let before = route.value.parts[0];
+effect(() => {
+  const name = route.value.parts[0] ?? '';
+  document.title = account.value ? `${titleOf(name)} · Madang` : 'Madang';
+  if (name === before) return;
+  before = name;
+  requestAnimationFrame(() => {
+    document.getElementById('main')?.focus({ preventScroll: true });
+    scrollTo(0, 0);
+  });
+});
+
+// Leaflet probes the browser with this one piece of markup; nothing else may become markup from text.
+const guard = /** @type {{ trustedTypes?: { createPolicy(name: string, rules: object): void } }} */ (window).trustedTypes;
+guard?.createPolicy('default', { createHTML: (/** @type {string} */ text) => (text === '<svg/>' || text === '' ? text : null) });
+
+onSignedOut(leave);
+render(html`<${App} />`, /** @type {Element} */ (document.getElementById('app')));
+if (route.value.parts[0] !== 'link') refreshAccount();

@@ -1,0 +1,49 @@
+import { h, html, useState } from 'preact';
+import { changeSensor, createSensor } from '../api.js';
+import { t } from '../i18n.js';
+import { Dialog } from '../parts/dialog.js';
+import { Field, Form, textOf } from '../parts/form.js';
+import { Icon } from '../parts/icons.js';
+import { toast } from '../parts/notices.js';
+
+/** @param {{ sensor?: import('../api.js').Sensor, onClose: () => void, onDone: () => void }} props */
+export function SensorForm({ sensor, onClose, onDone }) {
+  const [name, setName] = useState(sensor?.name ?? '');
+  const [values, setValues] = useState(sensor?.values.map((value) => ({ name: value.name, unit: value.unit ?? '', label: value.label ?? '' })) ?? [{ name: '', unit: '', label: '' }]);
+  const put = (/** @type {number} */ at, /** @type {object} */ part) => setValues(values.map((value, i) => (i === at ? { ...value, ...part } : value)));
+  const send = async () => {
+    const body = { values: values.map((value) => ({ name: value.name.trim(), unit: value.unit.trim() || null, label: value.label.trim() || null })) };
+    if (sensor) await changeSensor(sensor.name, body);
+    else await createSensor({ name: name.trim(), ...body });
+    toast(t('sensors.saved', { name: name.trim() }));
+    onDone();
+  };
+  return h(Dialog, {
+    title: sensor ? t('sensors.edit', { name: sensor.name }) : t('sensors.add'),
+    onClose,
+    test: 'sensor-dialog',
+    children: h(Form, {
+      send,
+      action: sensor ? t('action.save') : t('sensors.add'),
+      onCancel: onClose,
+      test: 'sensor-save',
+      errorTest: 'sensor-error',
+      children: html`${h(Field, {
+        label: t('devices.name'),
+        hint: t('sensors.name-hint'),
+        input: (id, note) => html`<input id=${id} aria-describedby=${note} required maxlength="64" disabled=${sensor !== undefined} spellcheck=${false} autocomplete="off" data-test="sensor-name" value=${name} onInput=${(/** @type {Event} */ event) => setName(textOf(event))} />`,
+      })}
+      <fieldset class="plain"><legend>${t('sensors.values')}</legend>
+        ${values.map(
+          (value, i) => html`<div class="line" key=${i}>
+            <input aria-label=${t('sensors.value-name')} placeholder=${t('sensors.value-name')} required maxlength="64" data-test=${`sensor-value-${i}`} value=${value.name} onInput=${(/** @type {Event} */ event) => put(i, { name: textOf(event) })} />
+            <input class="narrow" aria-label=${t('sensors.unit')} placeholder=${t('sensors.unit')} maxlength="16" value=${value.unit} onInput=${(/** @type {Event} */ event) => put(i, { unit: textOf(event) })} />
+            <input aria-label=${t('devices.label')} placeholder=${t('devices.label')} maxlength="64" value=${value.label} onInput=${(/** @type {Event} */ event) => put(i, { label: textOf(event) })} />
+            <button type="button" class="icon" disabled=${values.length === 1} aria-label=${t('action.delete')} onClick=${() => setValues(values.filter((_, at) => at !== i))}><${Icon} name="close" /></button>
+          </div>`,
+        )}
+        <button type="button" class="quiet" onClick=${() => setValues([...values, { name: '', unit: '', label: '' }])}><${Icon} name="plus" />${t('sensors.add-value')}</button>
+      </fieldset>`,
+    }),
+  });
+}
