@@ -4,7 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use rmqtt_codec::error::DecodeError;
 use rmqtt_codec::{types, v3, v5};
 use tokio_util::codec::Decoder;
@@ -233,7 +233,6 @@ fn from_v3(packet: v3::Packet) -> Result<Packet, Close> {
         v3::Packet::PublishRelease { packet_id } => Packet::PublishRelease { id: packet_id.get() },
         v3::Packet::Subscribe { packet_id, topic_filters } => Packet::Subscribe(Subscribe {
             id: packet_id.get(),
-            identifier: None,
             filters: topic_filters
                 .iter()
                 .map(|(filter, wanted)| Ok((string(filter)?, Options::plain(qos(*wanted)))))
@@ -258,7 +257,6 @@ fn from_v5(packet: v5::Packet) -> Result<Packet, Close> {
             let identifier = packet.id.map(u32::from);
             Packet::Subscribe(Subscribe {
                 id: packet.packet_id.get(),
-                identifier,
                 filters: packet
                     .topic_filters
                     .iter()
@@ -393,6 +391,7 @@ pub(crate) fn frame(bytes: &[u8]) -> Frame {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use proptest::prelude::*;
 
     use super::*;
@@ -412,8 +411,16 @@ mod tests {
             ("DUP in QoS 0", Version::V3, b"\x38\x03\x00\x01a"),
             ("U+0000 in a topic", Version::V3, b"\x30\x03\x00\x01\x00"),
             ("reserved bits of a QoS", Version::V3, b"\x82\x06\x00\x01\x00\x01a\x11"),
-            ("will flags without a will", Version::V5, b"\x10\x0D\x00\x04MQTT\x05\x08\x00\x00\x00\x00\x00"),
-            ("password alone", Version::V3, b"\x10\x0F\x00\x04MQTT\x04\x42\x00\x00\x00\x01a\x00\x00"),
+            (
+                "will flags without a will",
+                Version::V5,
+                b"\x10\x0D\x00\x04MQTT\x05\x08\x00\x00\x00\x00\x00",
+            ),
+            (
+                "password alone",
+                Version::V3,
+                b"\x10\x0F\x00\x04MQTT\x04\x42\x00\x00\x00\x01a\x00\x00",
+            ),
             ("a server's packet", Version::V3, b"\x20\x02\x00\x00"),
         ];
         for (what, version, bytes) in cases {

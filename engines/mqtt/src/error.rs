@@ -9,12 +9,10 @@ pub enum Error {
     Topic(String),
     #[error("a subscriber's queue or the retained messages are full")]
     Full,
-    #[error("the broker is being served already")]
-    Served,
+    #[error("the message cannot be stored now")]
+    Unavailable,
     #[error("a stored message cannot be read")]
     Damaged,
-    #[error("accept a connection")]
-    Accept(#[source] std::io::Error),
     #[error(transparent)]
     Rows(#[from] relational::Error),
 }
@@ -24,9 +22,8 @@ impl Error {
         match self {
             Self::Config(_) | Self::Topic(_) => ErrorKind::Invalid,
             Self::Full => ErrorKind::TooMany,
-            Self::Served => ErrorKind::AlreadyExists,
+            Self::Unavailable => ErrorKind::Unavailable,
             Self::Damaged => ErrorKind::Internal,
-            Self::Accept(_) => ErrorKind::Unavailable,
             Self::Rows(error) => error.kind(),
         }
     }

@@ -254,11 +254,25 @@ impl Outbox {
             let known = |(_, inflight): &(u16, Delivery)| {
                 inflight.is_durable && inflight.sequence == delivery.sequence
             };
-            let waits = self.waiting.iter().any(|it| it.sequence == delivery.sequence);
-            if !waits && !self.inflight.iter().any(known) {
+            let waits = self.waiting.binary_search_by_key(&delivery.sequence, |it| it.sequence);
+            if waits.is_err() && !self.inflight.iter().any(known) {
                 self.push(delivery);
             }
         }
+    }
+
+    /// Drops what is in flight and not for this client any more; gives the rows to forget.
+    pub(crate) fn forbid(&mut self, is_allowed: impl Fn(&Message) -> bool) -> Vec<u64> {
+        debug_assert_eq!(self.sent, 0, "nothing was sent on this connection yet");
+        let mut finished = Vec::new();
+        for (id, delivery) in std::mem::take(&mut self.inflight) {
+            if is_allowed(&delivery.message) {
+                self.inflight.push_back((id, delivery));
+            } else {
+                self.finish(&delivery, &mut finished);
+            }
+        }
+        finished
     }
 
     fn finish(&mut self, delivery: &Delivery, finished: &mut Vec<u64>) {

@@ -68,7 +68,6 @@ pub(crate) struct Publish {
 #[derive(Debug)]
 pub(crate) struct Subscribe {
     pub(crate) id: u16,
-    pub(crate) identifier: Option<u32>,
     pub(crate) filters: Vec<(String, Options)>,
 }
 
@@ -118,7 +117,6 @@ pub(crate) struct Reason(pub(crate) u8);
 impl Reason {
     pub(crate) const SUCCESS: Self = Self(0x00);
     pub(crate) const NO_SUBSCRIPTION: Self = Self(0x11);
-    pub(crate) const UNSPECIFIED: Self = Self(0x80);
     pub(crate) const MALFORMED: Self = Self(0x81);
     pub(crate) const PROTOCOL: Self = Self(0x82);
     pub(crate) const VERSION: Self = Self(0x84);

@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use crate::decode::{self, Greeting};
 use crate::encode::{self, Answer, REASON_BYTES_MAX, Welcome, Why};
 use crate::packet::{Close, Connect, Packet, Publish, Reason, Subscribe, Version};
-use crate::{Config, Message, Qos, topic};
+use crate::{Config, Message, Qos};
 
 /// What is done with one packet or one moment.
 #[derive(Debug)]
@@ -74,6 +74,7 @@ pub(crate) struct Protocol {
     heard: Instant,
     client: Arc<str>,
     client_packet_bytes_max: u32,
+    client_receive_max: u16,
     wants_problems: bool,
     session_ends: bool,
     aliases: HashMap<u16, Arc<str>>,
@@ -92,7 +93,6 @@ struct Limits {
     packet_bytes_max: u32,
     inflight_max: usize,
     topic_alias_max: u16,
-    topic_levels_max: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,7 +113,6 @@ impl Protocol {
                 packet_bytes_max: config.packet_bytes_max,
                 inflight_max: config.inflight_max.into(),
                 topic_alias_max: config.topic_alias_max,
-                topic_levels_max: config.topic_levels_max,
             },
             version: Version::V3,
             phase: Phase::Silent,
@@ -121,6 +120,7 @@ impl Protocol {
             heard: now,
             client: "".into(),
             client_packet_bytes_max: u32::MAX,
+            client_receive_max: u16::MAX,
             wants_problems: true,
             session_ends: true,
             aliases: HashMap::new(),
@@ -138,6 +138,11 @@ impl Protocol {
     /// The largest packet that the client takes.
     pub(crate) fn client_packet_bytes_max(&self) -> u32 {
         self.client_packet_bytes_max
+    }
+
+    /// Deliveries that may be in flight to the client.
+    pub(crate) fn client_receive_max(&self) -> u16 {
+        self.client_receive_max
     }
 
     /// Publishes that still want an outcome.
@@ -255,7 +260,8 @@ impl Protocol {
                 None => {}
             }
         }
-        if publish.qos != Qos::AtMostOnce && self.unreleased() >= self.limits.inflight_max {
+        let is_over = self.unreleased() >= self.limits.inflight_max;
+        if self.version == Version::V5 && publish.qos != Qos::AtMostOnce && is_over {
             // Only QoS 2 gets here, by publishing on without ever releasing.
             return Err(Close::of(Reason::RECEIVE_MAX, "more publishes than the receive maximum"));
         }
@@ -278,11 +284,6 @@ impl Protocol {
             properties: publish.properties,
         };
         Ok(Some(Request::Publish(Arc::new(message), ticket)))
-    }
-
-    /// Whether clients may publish there at all; who may is another question.
-    pub(crate) fn is_topic(&self, topic: &str) -> bool {
-        topic::is_topic(topic, self.limits.topic_levels_max)
     }
 
     fn resolve(&mut self, topic: Arc<str>, alias: Option<u16>) -> Result<Arc<str>, Close> {
@@ -380,9 +381,11 @@ impl Protocol {
         self.phase = Phase::Open;
         self.client = opened.client;
         self.session_ends = opened.session_ends;
+        self.client_receive_max = opened.receive_max;
         self.received = opened.received.into_iter().map(|id| (id, true)).collect();
         let keep_alive = opened.welcome.keep_alive.unwrap_or(opened.keep_alive);
-        self.keep_alive = (keep_alive > 0).then(|| Duration::from_millis(1_500 * u64::from(keep_alive)));
+        self.keep_alive =
+            (keep_alive > 0).then(|| Duration::from_millis(1_500 * u64::from(keep_alive)));
         encode::welcome(&mut self.out, self.version, &opened.welcome);
     }
 
@@ -421,7 +424,9 @@ impl Protocol {
         }
         Some(match self.phase {
             Phase::Silent | Phase::Checking => Close::of(Reason::BUSY, "the CONNECT took too long"),
-            Phase::Open => Close::of(Reason::KEEP_ALIVE, "nothing was heard in the keep-alive time"),
+            Phase::Open => {
+                Close::of(Reason::KEEP_ALIVE, "nothing was heard in the keep-alive time")
+            }
         })
     }
 
@@ -436,6 +441,7 @@ pub(crate) struct Opened<'a> {
     pub(crate) client: Arc<str>,
     pub(crate) keep_alive: u16,
     pub(crate) session_ends: bool,
+    pub(crate) receive_max: u16,
     pub(crate) received: Vec<u16>,
     pub(crate) welcome: Welcome<'a>,
 }

@@ -2,8 +2,13 @@
 
 /// Whether a client may publish to it. Topics that begin with `$` belong to the server (4.7.2).
 pub(crate) fn is_topic(topic: &str, levels_max: usize) -> bool {
+    !topic.starts_with('$') && is_server_topic(topic, levels_max)
+}
+
+/// Whether the server itself may publish to it.
+pub(crate) fn is_server_topic(topic: &str, levels_max: usize) -> bool {
     !topic.is_empty()
-        && !topic.starts_with('$')
+        && topic.len() <= usize::from(u16::MAX)
         && !topic.contains(['+', '#', '\0'])
         && topic.split('/').count() <= levels_max
 }

@@ -100,12 +100,7 @@ impl<T> Node<T> {
     }
 
     /// `is_system`: the first level of a `$` topic is matched by no wildcard.
-    fn matches<'a>(
-        &'a self,
-        levels: &[&str],
-        is_system: bool,
-        found: &mut impl FnMut(u64, &'a T),
-    ) {
+    fn matches<'a>(&'a self, levels: &[&str], is_system: bool, found: &mut impl FnMut(u64, &'a T)) {
         if !is_system {
             self.below.iter().for_each(|(holder, value)| found(*holder, value));
         }
