@@ -39,6 +39,10 @@ fn config(dir: &Path) -> Config {
     Config { path: dir.join("deep/rows.db"), lock_wait_max: Duration::ZERO, ..Config::default() }
 }
 
+fn broken<T>(error: Error) -> T {
+    panic!("{error:?}")
+}
+
 async fn insert(db: &Db, name: impl Into<String>) -> Result<(), Error> {
     let name = name.into();
     db.write(async move |tx| {
@@ -52,7 +56,7 @@ async fn count(db: &Db, table: &str) -> i64 {
     let sql = format!("SELECT COUNT(*) AS n FROM {table}");
     db.read(async move |read| read.query_one(&sql, &[]).await?.get("n"))
         .await
-        .unwrap_or_else(|error: Error| panic!("{error}"))
+        .unwrap_or_else(broken)
 }
 
 async fn until(mut holds: impl FnMut() -> bool) {
@@ -283,7 +287,7 @@ async fn a_full_database_refuses_writes_reads_on_and_recovers() {
         .db
         .write(async |tx| tx.execute("DELETE FROM bulk", &[]).await)
         .await
-        .unwrap_or_else(|error: Error| panic!("{error}"));
+        .unwrap_or_else(broken);
     fill().await.unwrap();
     assert_eq!(count(&fixture.db, "bulk").await, 1);
 }
@@ -467,16 +471,15 @@ async fn what_was_acknowledged_is_there_after_an_unclean_stop() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn migrations_are_applied_once_and_refused_when_they_differ() {
-    static ONE: Migration = Migration { id: "1", sql: "CREATE TABLE one (a BIGINT)" };
-    static TWO: Migration =
+    const ONE: Migration = Migration { id: "1", sql: "CREATE TABLE one (a BIGINT)" };
+    const TWO: Migration =
         Migration { id: "2", sql: "CREATE TABLE two (a BIGINT); INSERT INTO two VALUES (1)" };
-    static CHANGED: Migration = Migration { id: "1", sql: "CREATE TABLE one (a TEXT)" };
-    static BROKEN: Migration =
-        Migration { id: "3", sql: "CREATE TABLE three (a BIGINT); nonsense" };
-    static ENDING: Migration = Migration { id: "3", sql: "CREATE TABLE three (a BIGINT); COMMIT" };
+    const CHANGED: Migration = Migration { id: "1", sql: "CREATE TABLE one (a TEXT)" };
+    const BROKEN: Migration = Migration { id: "3", sql: "CREATE TABLE three (a BIGINT); nonsense" };
+    const ENDING: Migration = Migration { id: "3", sql: "CREATE TABLE three (a BIGINT); COMMIT" };
     static ONLY: &[Migration] = &[ONE];
     static BOTH: &[Migration] = &[ONE, TWO];
-    let cases: &[(&'static [Migration], &str)] = &[
+    const CASES: &[(&[Migration], &str)] = &[
         (&[CHANGED, TWO], "migration 1 of room was changed after it was applied"),
         (&[ONE], "migration 2 of room is unknown: the database was written by a later version"),
         (&[TWO, ONE], "migration 1 of room was applied where this version has 2"),
@@ -489,7 +492,7 @@ async fn migrations_are_applied_once_and_refused_when_they_differ() {
     fixture.db.migrate("room", BOTH).await.unwrap();
     fixture.db.migrate("room", BOTH).await.unwrap();
     assert_eq!(count(&fixture.db, "two").await, 1, "each ran once");
-    for (migrations, text) in cases {
+    for (migrations, text) in CASES {
         let error = fixture.db.migrate("room", migrations).await.unwrap_err();
         assert!(error.to_string().starts_with(text), "{error}");
     }
@@ -504,7 +507,7 @@ async fn the_write_ahead_log_stays_small_under_steady_writes() {
         let grow = fixture.db.write(async |tx| {
             tx.execute("INSERT INTO bulk (bytes) VALUES (zeroblob(50000))", &[]).await
         });
-        grow.await.unwrap_or_else(|error: Error| panic!("{error}"));
+        grow.await.unwrap_or_else(broken);
     }
     let bytes = std::fs::metadata(fixture.dir.path().join("deep/rows.db-wal")).unwrap().len();
     assert!(bytes < 10 << 20, "20 MiB were written and the log has {bytes} bytes");

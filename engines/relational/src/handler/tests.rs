@@ -48,7 +48,7 @@ impl Fixture {
             let rows = read.query("SELECT key, number FROM effects ORDER BY sequence", &[]).await?;
             rows.iter().map(|row| Ok((row.get("key")?, row.get("number")?))).collect()
         });
-        effects.await.unwrap_or_else(|error: Error| panic!("{error}"))
+        effects.await.unwrap_or_else(broken)
     }
 
     async fn effects_when(&self, count: usize) -> Vec<(String, i64)> {
@@ -60,6 +60,10 @@ impl Fixture {
             tokio::task::yield_now().await;
         }
     }
+}
+
+fn broken<T>(error: Error) -> T {
+    panic!("{error:?}")
 }
 
 fn handler() -> Handler {
@@ -138,7 +142,8 @@ async fn relay_and_handler_killed_at_random_lose_nothing_and_double_nothing() {
         async move {
             let mut lives = 0;
             while !is_over.load(Ordering::SeqCst) {
-                let life = Duration::from_micros(entropy.number() % 9_000);
+                // Later lives are longer, so that a slow machine comes to an end.
+                let life = Duration::from_micros(entropy.number() % (5_000 + 1_000 * lives));
                 // It runs for ever, so it is the time that ends it.
                 tokio::time::timeout(life, relay(db.clone(), log.clone())).await.unwrap_err();
                 lives += 1;
@@ -150,8 +155,10 @@ async fn relay_and_handler_killed_at_random_lose_nothing_and_double_nothing() {
     let handling = fixture.base.tasks.spawn("handlers", {
         let (is_over, entropy) = (is_over.clone(), fixture.base.entropy.clone());
         async move {
+            let mut lives = 0;
             while !is_over.load(Ordering::SeqCst) {
-                let life = Duration::from_micros(entropy.number() % 12_000);
+                let life = Duration::from_micros(entropy.number() % (5_000 + 1_000 * lives));
+                lives += 1;
                 let work = async |tx: &mut Tx, stored: &Stored| effect(tx, stored).await;
                 let run = run_handler(db.clone(), log.clone(), handler(), work);
                 tokio::time::timeout(life, run).await.unwrap_err();
@@ -182,8 +189,10 @@ async fn relay_and_handler_killed_at_random_lose_nothing_and_double_nothing() {
     let caught_up = async {
         loop {
             let sum = "SELECT SUM(next_offset) AS n FROM handler_offset";
-            let sum = fixture.db.read(async |read| read.query_one(sum, &[]).await?.get("n"));
-            if sum.await.unwrap_or_else(|error: Error| panic!("{error}")) == total {
+            let sum = fixture
+                .db
+                .read(async |read| read.query_one(sum, &[]).await?.get::<Option<u64>>("n"));
+            if sum.await.unwrap_or_else(broken) == Some(total) {
                 return;
             }
         }
@@ -277,7 +286,7 @@ async fn an_event_that_the_log_refuses_does_not_block_the_others() {
         payload: b"0".to_vec(),
     };
     let emitted = fixture.db.write(async move |tx| tx.emit(wrong.clone()).await).await;
-    emitted.unwrap_or_else(|error: Error| panic!("{error}"));
+    emitted.unwrap_or_else(broken);
     emit(&fixture.db, "key 0".into(), 1).await.unwrap();
     fixture.relay();
     let topic = fixture.log.topic(ORGANISATION, "deeds").await.unwrap();
@@ -297,14 +306,14 @@ async fn an_event_is_forgotten_after_its_time_and_no_sooner() {
     let event = base::EventId::fixed(9);
     let first = async || {
         let first = fixture.db.write(async move |tx| tx.first_time("effects", event).await);
-        first.await.unwrap_or_else(|error: Error| panic!("{error}"))
+        first.await.unwrap_or_else(broken)
     };
     assert!(first().await);
     assert!(!first().await);
     let handled = fixture.base.clock.now();
     let forgotten = async |time: Timestamp| {
         let forgotten = fixture.db.write(async move |tx| forget(tx, "effects", time).await);
-        forgotten.await.unwrap_or_else(|error: Error| panic!("{error}"))
+        forgotten.await.unwrap_or_else(broken)
     };
     assert_eq!(forgotten(handled).await, 0);
     assert!(!first().await);
