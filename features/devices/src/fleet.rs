@@ -1,0 +1,544 @@
+//! The devices of one organisation: what is registered, which rules there are, and how both are changed.
+//!
+//! Rows first, memory after: a change is a task of its own that ends even when its caller went away, changes
+//! come one after another, and after an answer that leaves the rows open the memory is read again.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use base::{ErrorKind, OrganisationId, Timestamp};
+use eventlog::Topic;
+use lake::{ColumnType, Table, TableSpec};
+use parking_lot::{Mutex, RwLock};
+use relational::{Read, Tx};
+use tokio::sync::{Semaphore, watch};
+
+use crate::reading::Reading;
+use crate::registry::{Device, Registry, Sensor, Wanted};
+use crate::rule::{Rule, RuleId, RuleSet, RuleText};
+use crate::{
+    DEAD_LETTERS_TOPIC, Error, Fault, House, Overview, READINGS_TOPIC, Result, pipeline, store,
+};
+
+/// First readings that are registered in one transaction.
+const REGISTRATIONS_AT_ONCE: usize = 1_000;
+
+pub(crate) struct Fleet {
+    pub house: Arc<House>,
+    pub organisation: OrganisationId,
+    pub readings: Topic,
+    pub dead_letters: Topic,
+    pub alerts: Topic,
+    pub table: Table,
+    pub rate: Rate,
+    registry: RwLock<Registry>,
+    rules: watch::Sender<Arc<RuleSet>>,
+    /// The version of the rules that each pipeline evaluates; [`IDLE`] while it evaluates none.
+    adopted: Vec<watch::Sender<u64>>,
+    /// One permit: whoever holds it changes rows and memory.
+    turn: Semaphore,
+    /// The memory may differ from the rows.
+    is_stale: AtomicBool,
+    wanted: Mutex<Vec<Arc<Wanted>>>,
+}
+
+/// A pipeline that is not running evaluates with no rules at all, so nobody waits for it.
+pub(crate) const IDLE: u64 = u64::MAX;
+
+impl Fleet {
+    pub(crate) async fn open(house: Arc<House>, organisation: OrganisationId) -> Result<Arc<Self>> {
+        let needs = &house.needs;
+        let readings = needs.log.topic(organisation, READINGS_TOPIC).await?;
+        let dead_letters = needs.log.topic(organisation, DEAD_LETTERS_TOPIC).await?;
+        let alerts = needs.log.topic(organisation, store::ALERTS).await?;
+        let table = needs.lake.table(organisation, table()).await?;
+        let partitions = readings.partitions();
+        let ensure =
+            async move |tx: &mut Tx| store::ensure_pipelines(tx, organisation, partitions).await;
+        needs.db.write(ensure).await?;
+        let load = async move |read: &mut Read| {
+            Ok::<_, Error>((
+                store::registry(read, organisation).await?,
+                store::rules(read, organisation).await?,
+            ))
+        };
+        let (registry, rules) = needs.db.read(load).await?;
+        let fleet = Arc::new(Self {
+            organisation,
+            readings,
+            dead_letters,
+            alerts,
+            table,
+            rate: Rate::default(),
+            registry: RwLock::new(registry),
+            rules: watch::Sender::new(Arc::new(RuleSet::new(1, rules))),
+            adopted: (0..partitions).map(|_| watch::Sender::new(IDLE)).collect(),
+            turn: Semaphore::new(1),
+            is_stale: AtomicBool::new(false),
+            wanted: Mutex::default(),
+            house,
+        });
+        // Nothing is awaited from here on, so whoever stops waiting cannot leave half of them running.
+        for partition in 0..partitions {
+            let owner = fleet.clone();
+            let run = move || pipeline::run(owner.clone(), partition);
+            fleet.house.base.tasks.supervise("devices-pipeline", run);
+        }
+        Ok(fleet)
+    }
+
+    /// Asks the registry; short, since it is locked meanwhile.
+    pub(crate) fn registry<T>(&self, ask: impl FnOnce(&Registry) -> T) -> T {
+        ask(&self.registry.read())
+    }
+
+    pub(crate) fn rules(&self) -> Arc<RuleSet> {
+        self.rules.borrow().clone()
+    }
+
+    /// Follows the rules as they change.
+    pub(crate) fn watch_rules(&self) -> watch::Receiver<Arc<RuleSet>> {
+        self.rules.subscribe()
+    }
+
+    /// Where a pipeline says which version of the rules it evaluates.
+    pub(crate) fn adopted(&self, partition: u32) -> &watch::Sender<u64> {
+        &self.adopted[partition as usize]
+    }
+
+    pub(crate) fn device(&self, name: &str) -> Result<Arc<Device>> {
+        let found = self.registry(|registry| registry.devices.get(name).cloned());
+        found.ok_or_else(|| Error::NotFound("device", name.to_owned()))
+    }
+
+    pub(crate) fn sensor(&self, name: &str) -> Result<Arc<Sensor>> {
+        let found = self.registry(|registry| registry.sensors.get(name).cloned());
+        found.ok_or_else(|| Error::NotFound("sensor", name.to_owned()))
+    }
+
+    pub(crate) fn rule(&self, id: RuleId) -> Result<Arc<Rule>> {
+        let found = self.rules.borrow().rules.get(&id).cloned();
+        found.ok_or_else(|| Error::NotFound("rule", id.to_string()))
+    }
+
+    /// Registers what a first reading names, as far as the limits allow. Many that come together share one
+    /// transaction.
+    pub(crate) async fn register(self: &Arc<Self>, wanted: Wanted) -> Result<()> {
+        let wanted = Arc::new(wanted);
+        {
+            let mut waiting = self.wanted.lock();
+            if waiting.len() >= self.house.config.registrations_max {
+                return Err(Error::TooMany("too many devices wait to be registered"));
+            }
+            waiting.push(wanted.clone());
+        }
+        let own = wanted.clone();
+        let done =
+            self.change(move |fleet| async move { fleet.register_waiting(&own).await }).await;
+        self.wanted.lock().retain(|other| !Arc::ptr_eq(other, &wanted));
+        done
+    }
+
+    async fn register_waiting(&self, own: &Arc<Wanted>) -> Result<()> {
+        loop {
+            let batch: Vec<Arc<Wanted>> = {
+                let waiting = self.wanted.lock();
+                if !waiting.iter().any(|other| Arc::ptr_eq(other, own)) {
+                    return Ok(());
+                }
+                waiting.iter().take(REGISTRATIONS_AT_ONCE).cloned().collect()
+            };
+            let now = self.house.base.clock.now();
+            let config = &self.house.config;
+            let added = self.registry(|registry| registry.additions(&batch, now, config));
+            if !added.is_empty() {
+                let (organisation, rows) = (self.organisation, added.clone());
+                let put =
+                    async move |tx: &mut Tx| store::put_additions(tx, organisation, &rows).await;
+                self.house.needs.db.write(put).await?;
+                self.registry.write().apply(added);
+            }
+            self.wanted.lock().retain(|other| !batch.iter().any(|done| Arc::ptr_eq(other, done)));
+        }
+    }
+
+    pub(crate) async fn create_sensor(self: &Arc<Self>, sensor: Sensor) -> Result<Arc<Sensor>> {
+        self.change(move |fleet| async move {
+            let config = &fleet.house.config;
+            fleet.registry(|registry| {
+                if registry.sensors.contains_key(&sensor.name) {
+                    return Err(Error::AlreadyExists("sensor", sensor.name.clone()));
+                }
+                if registry.sensors.len() >= config.sensors_max {
+                    return Err(Error::Full("sensors", config.sensors_max));
+                }
+                Ok(())
+            })?;
+            fleet.put_sensor(sensor).await
+        })
+        .await
+    }
+
+    /// Changes a sensor; a value that a rule looks at stays.
+    pub(crate) async fn update_sensor(
+        self: &Arc<Self>,
+        name: String,
+        update: impl FnOnce(&Sensor) -> Result<Sensor> + Send + 'static,
+    ) -> Result<Arc<Sensor>> {
+        self.change(move |fleet| async move {
+            let sensor = update(&*fleet.sensor(&name)?)?;
+            for rule in fleet.rules().rules.values().filter(|rule| rule.text.sensor == name) {
+                let lost = rule.text.conditions.iter().find(|c| !sensor.has(&c.value));
+                if let Some(condition) = lost {
+                    return Err(Error::InUse(format!(
+                        "the value {:?} is used by the rule {:?}; change or delete the rule first",
+                        condition.value, rule.text.name
+                    )));
+                }
+            }
+            fleet.put_sensor(sensor).await
+        })
+        .await
+    }
+
+    /// Deletes a sensor that no rule uses, also from the devices that carry it. Its readings stay.
+    pub(crate) async fn delete_sensor(self: &Arc<Self>, name: String) -> Result<()> {
+        self.change(move |fleet| async move {
+            fleet.sensor(&name)?;
+            if let Some(rule) = fleet.rules().rules.values().find(|r| r.text.sensor == name) {
+                return Err(Error::InUse(format!(
+                    "the sensor {name:?} is used by the rule {:?}; delete the rule first",
+                    rule.text.name
+                )));
+            }
+            let carriers: Vec<Device> = fleet.registry(|registry| {
+                let carriers = registry.devices.values().filter(|d| d.sensors.contains(&name));
+                carriers.map(|device| Device::clone(device)).collect()
+            });
+            let without: Vec<Device> = carriers
+                .into_iter()
+                .map(|mut device| {
+                    device.sensors.remove(&name);
+                    device
+                })
+                .collect();
+            let rows = (fleet.organisation, name.clone(), without.clone());
+            let delete = async move |tx: &mut Tx| {
+                let (organisation, name, without) = &rows;
+                store::delete_sensor(tx, *organisation, name).await?;
+                for device in without {
+                    store::put_device(tx, *organisation, device).await?;
+                }
+                Ok::<_, Error>(())
+            };
+            fleet.house.needs.db.write(delete).await?;
+            let mut registry = fleet.registry.write();
+            registry.sensors.remove(&name);
+            for device in without {
+                registry.devices.insert(device.name.clone(), Arc::new(device));
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    pub(crate) async fn create_device(self: &Arc<Self>, device: Device) -> Result<Arc<Device>> {
+        self.change(move |fleet| async move {
+            let config = &fleet.house.config;
+            fleet.registry(|registry| {
+                if registry.devices.contains_key(&device.name) {
+                    return Err(Error::AlreadyExists("device", device.name.clone()));
+                }
+                if registry.devices.len() >= config.devices_max {
+                    return Err(Error::Full("devices", config.devices_max));
+                }
+                Ok(())
+            })?;
+            fleet.put_device(device).await
+        })
+        .await
+    }
+
+    pub(crate) async fn update_device(
+        self: &Arc<Self>,
+        name: String,
+        update: impl FnOnce(&Device) -> Result<Device> + Send + 'static,
+    ) -> Result<Arc<Device>> {
+        self.change(move |fleet| async move {
+            let device = update(&*fleet.device(&name)?)?;
+            fleet.put_device(device).await
+        })
+        .await
+    }
+
+    /// Deletes a device that no rule names. Its readings and alerts stay.
+    pub(crate) async fn delete_device(self: &Arc<Self>, name: String) -> Result<()> {
+        self.change(move |fleet| async move {
+            fleet.device(&name)?;
+            let set = fleet.rules();
+            let user = set.rules.values().find(|r| r.text.device.as_deref() == Some(&*name));
+            if let Some(rule) = user {
+                return Err(Error::InUse(format!(
+                    "the device {name:?} is named by the rule {:?}; delete the rule first",
+                    rule.text.name
+                )));
+            }
+            let (organisation, row) = (fleet.organisation, name.clone());
+            let delete =
+                async move |tx: &mut Tx| store::delete_device(tx, organisation, &row).await;
+            fleet.house.needs.db.write(delete).await?;
+            fleet.registry.write().devices.remove(&name);
+            Ok(())
+        })
+        .await
+    }
+
+    pub(crate) async fn create_rule(self: &Arc<Self>, text: RuleText) -> Result<Arc<Rule>> {
+        let made = self.change(move |fleet| async move {
+            let config = &fleet.house.config;
+            if fleet.rules().rules.len() >= config.rules_max {
+                return Err(Error::Full("rules", config.rules_max));
+            }
+            let now = fleet.house.base.clock.now();
+            let id = RuleId::new(now, &fleet.house.base.entropy);
+            fleet.put_rule(Rule { id, text, created: now, updated: now }).await
+        });
+        let (rule, version) = made.await?;
+        self.adoption(version).await?;
+        Ok(rule)
+    }
+
+    pub(crate) async fn update_rule(
+        self: &Arc<Self>,
+        id: RuleId,
+        update: impl FnOnce(&RuleText) -> Result<RuleText> + Send + 'static,
+    ) -> Result<Arc<Rule>> {
+        let made = self.change(move |fleet| async move {
+            let old = fleet.rule(id)?;
+            let updated = fleet.house.base.clock.now();
+            let text = update(&old.text)?;
+            fleet.put_rule(Rule { id, text, created: old.created, updated }).await
+        });
+        let (rule, version) = made.await?;
+        self.adoption(version).await?;
+        Ok(rule)
+    }
+
+    /// Deletes a rule. Its alerts stay.
+    pub(crate) async fn delete_rule(self: &Arc<Self>, id: RuleId) -> Result<()> {
+        let deleted = self.change(move |fleet| async move {
+            fleet.rule(id)?;
+            let organisation = fleet.organisation;
+            let delete = async move |tx: &mut Tx| store::delete_rule(tx, organisation, id).await;
+            fleet.house.needs.db.write(delete).await?;
+            let mut rules = fleet.rules().rules.clone();
+            rules.remove(&id);
+            Ok(fleet.swap(rules))
+        });
+        self.adoption(deleted.await?).await
+    }
+
+    /// What is wrong with a rule as things stand.
+    pub(crate) fn check_rule(&self, text: &RuleText) -> Result<()> {
+        let mailer = &self.house.needs.mailer;
+        let faults = self.registry(|registry| {
+            let sensor = registry.sensors.get(&text.sensor).map(|sensor| &**sensor);
+            let mut faults =
+                text.faults(sensor, |address| mailer.accepts(address), &self.house.config);
+            if let Some(device) =
+                text.device.as_ref().filter(|d| !registry.devices.contains_key(*d))
+            {
+                faults.push(Fault::new("/device", format!("there is no device {device:?}")));
+            }
+            faults
+        });
+        if faults.is_empty() { Ok(()) } else { Err(Error::Invalid(faults)) }
+    }
+
+    pub(crate) async fn overview(&self) -> Result<Overview> {
+        let (organisation, now) = (self.organisation, self.house.base.clock.now());
+        let midnight = Timestamp::from_micros(now.micros() - now.micros().rem_euclid(DAY_MICROS));
+        let count = async move |read: &mut Read| store::counts(read, organisation, midnight).await;
+        let counts = self.house.needs.db.read(count).await?;
+        let (devices, sensors) = self.registry(|r| (r.devices.len(), r.sensors.len()));
+        let letters = (0..self.dead_letters.partitions()).map(|partition| {
+            let end = *self.dead_letters.end(partition).borrow();
+            end.saturating_sub(self.dead_letters.start(partition))
+        });
+        Ok(Overview {
+            devices,
+            sensors,
+            rules: self.rules().rules.len(),
+            readings_total: counts.readings,
+            readings_per_second: self.rate.per_second(now),
+            alerts_total: counts.alerts,
+            alerts_today: counts.alerts_today,
+            dead_letters: letters.sum(),
+        })
+    }
+
+    async fn put_sensor(&self, sensor: Sensor) -> Result<Arc<Sensor>> {
+        let sensor = Arc::new(sensor);
+        let (organisation, row) = (self.organisation, sensor.clone());
+        let put = async move |tx: &mut Tx| store::put_sensor(tx, organisation, &row).await;
+        self.house.needs.db.write(put).await?;
+        self.registry.write().sensors.insert(sensor.name.clone(), sensor.clone());
+        Ok(sensor)
+    }
+
+    async fn put_device(&self, device: Device) -> Result<Arc<Device>> {
+        let unknown = self.registry(|registry| {
+            device.sensors.iter().position(|sensor| !registry.sensors.contains_key(sensor))
+        });
+        if let Some(index) = unknown {
+            return Err(Error::invalid(&format!("/sensors/{index}"), "there is no such sensor"));
+        }
+        let device = Arc::new(device);
+        let (organisation, row) = (self.organisation, device.clone());
+        let put = async move |tx: &mut Tx| store::put_device(tx, organisation, &row).await;
+        self.house.needs.db.write(put).await?;
+        self.registry.write().devices.insert(device.name.clone(), device.clone());
+        Ok(device)
+    }
+
+    async fn put_rule(&self, rule: Rule) -> Result<(Arc<Rule>, u64)> {
+        self.check_rule(&rule.text)?;
+        let rule = Arc::new(rule);
+        let (organisation, row) = (self.organisation, rule.clone());
+        let put = async move |tx: &mut Tx| store::put_rule(tx, organisation, &row).await;
+        self.house.needs.db.write(put).await?;
+        let mut rules = self.rules().rules.clone();
+        rules.insert(rule.id, rule.clone());
+        Ok((rule, self.swap(rules)))
+    }
+
+    /// Makes these the rules, and gives their version. Pipelines take them before their next batch.
+    fn swap(&self, rules: BTreeMap<RuleId, Arc<Rule>>) -> u64 {
+        let version = self.rules.borrow().version + 1;
+        self.rules.send_replace(Arc::new(RuleSet::new(version, rules)));
+        version
+    }
+
+    /// Waits until no pipeline evaluates older rules.
+    async fn adoption(&self, version: u64) -> Result<()> {
+        let all = async {
+            for adopted in &self.adopted {
+                let mut adopted = adopted.subscribe();
+                let reached = adopted.wait_for(|adopted| *adopted >= version).await;
+                reached.expect("the sender lives as long as this fleet");
+            }
+        };
+        let within = self.house.config.rules_swap_time_max;
+        tokio::time::timeout(within, all).await.map_err(|_| {
+            Error::Unavailable(
+                "the rule is stored, but a pipeline still evaluates the former rules",
+            )
+        })
+    }
+
+    /// Runs one change when no other runs. It is a task of its own: once begun it ends, so memory follows
+    /// the rows even when the caller went away.
+    async fn change<T, F>(
+        self: &Arc<Self>,
+        work: impl FnOnce(Arc<Self>) -> F + Send + 'static,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>> + Send + 'static,
+        T: Send + 'static,
+    {
+        let fleet = self.clone();
+        let task = self.house.base.tasks.spawn("devices-change", async move {
+            let _turn = fleet.turn.acquire().await.expect("the semaphore is never closed");
+            if fleet.is_stale.swap(true, Ordering::AcqRel) {
+                fleet.reload().await?;
+            }
+            let done = work(fleet.clone()).await;
+            let is_open = done.as_ref().is_err_and(|error| {
+                matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Internal)
+            });
+            fleet.is_stale.store(is_open, Ordering::Release);
+            done
+        });
+        match task.await {
+            Ok(Some(done)) => done,
+            // The panic was logged where it was caught.
+            _ => Err(Error::Unavailable("the change was interrupted")),
+        }
+    }
+
+    async fn reload(&self) -> Result<()> {
+        let organisation = self.organisation;
+        let load = async move |read: &mut Read| {
+            Ok::<_, Error>((
+                store::registry(read, organisation).await?,
+                store::rules(read, organisation).await?,
+            ))
+        };
+        let (registry, rules) = self.house.needs.db.read(load).await?;
+        *self.registry.write() = registry;
+        if self.rules.borrow().rules != rules {
+            self.swap(rules);
+        }
+        Ok(())
+    }
+}
+
+/// The table that analysts know: one row per value of a reading.
+pub(crate) fn table() -> TableSpec {
+    TableSpec::new(
+        "readings",
+        &[
+            ("device", ColumnType::Text),
+            ("sensor", ColumnType::Text),
+            ("time", ColumnType::Timestamp),
+            ("name", ColumnType::Text),
+            ("value", ColumnType::Float),
+        ],
+        "time",
+        &["device", "sensor", "time"],
+    )
+}
+
+/// What a first reading names.
+impl From<&Reading<'_>> for Wanted {
+    fn from(reading: &Reading<'_>) -> Self {
+        Self {
+            device: reading.device.to_string(),
+            sensor: reading.sensor.to_string(),
+            values: reading.values.iter().map(|(name, _)| name.to_string()).collect(),
+        }
+    }
+}
+
+const DAY_MICROS: i64 = 86_400_000_000;
+const SECOND_MICROS: i64 = 1_000_000;
+
+/// Counts what was taken in the last seconds.
+#[derive(Default)]
+pub(crate) struct Rate(Mutex<VecDeque<(i64, u64)>>);
+
+impl Rate {
+    const WINDOW: Duration = Duration::from_secs(10);
+
+    pub(crate) fn note(&self, now: Timestamp, count: u64) {
+        let second = now.micros().div_euclid(SECOND_MICROS);
+        let mut seconds = self.0.lock();
+        match seconds.back_mut() {
+            Some((last, so_far)) if *last == second => *so_far += count,
+            _ => seconds.push_back((second, count)),
+        }
+        // One more than the window has seconds, since it begins within one.
+        while seconds.len() > 11 {
+            seconds.pop_front();
+        }
+    }
+
+    pub(crate) fn per_second(&self, now: Timestamp) -> f64 {
+        let from = now.minus(Self::WINDOW).micros().div_euclid(SECOND_MICROS);
+        let seconds = self.0.lock();
+        let count: u64 = seconds.iter().filter(|(at, _)| *at > from).map(|(_, count)| count).sum();
+        count as f64 / Self::WINDOW.as_secs_f64()
+    }
+}

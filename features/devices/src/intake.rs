@@ -1,0 +1,214 @@
+//! The way in: a reading is checked, its device is known or registered, and it is in the log; or it is a dead
+//! letter with the reason. Nothing is answered before one of the two is on disk.
+
+use std::sync::Arc;
+
+use base::Timestamp;
+use base::access::{Principal, Resource};
+use base64::Engine;
+use bytes::Bytes;
+use eventlog::Record;
+use serde::{Deserialize, Serialize};
+
+use crate::fleet::Fleet;
+use crate::reading::{Reading, Refusal};
+use crate::registry::Wanted;
+use crate::{DEVICES_REGISTER, Devices, Error, Result};
+
+/// What became of a message of a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// In the log, on disk.
+    Stored,
+    /// Among the dead letters, on disk.
+    Refused { reason: String },
+    /// Nowhere; it must not be acknowledged.
+    Unavailable,
+}
+
+/// The topics that devices publish to begin so.
+const TOPIC_PREFIX: &str = "data/";
+/// The header with the moment at which a reading was received, in microseconds since 1970.
+pub(crate) const RECEIVED: &str = "received";
+/// How much of a topic a dead letter keeps.
+const LETTER_TOPIC_CHARS_MAX: usize = 256;
+
+impl Devices {
+    /// The device of a broker's topic, such as `roof-1` of `data/roof-1`; none when the topic is not for devices.
+    pub fn device_of(topic: &str) -> Option<&str> {
+        topic.strip_prefix(TOPIC_PREFIX)
+    }
+
+    /// Takes one message of a device. Whoever calls has asked whether the principal may publish.
+    pub async fn accept(&self, principal: &Principal, device: &str, payload: &[u8]) -> Outcome {
+        let taken = async {
+            let fleet = self.fleet(principal.organisation).await?;
+            fleet.take(principal, device, &[payload]).await
+        };
+        match taken.await {
+            Ok(mut refusals) => match refusals.pop().flatten() {
+                None => Outcome::Stored,
+                Some(refusal) => Outcome::Refused { reason: refusal.reason() },
+            },
+            Err(error) => {
+                tracing::warn!(%error, "a reading could not be taken");
+                Outcome::Unavailable
+            }
+        }
+    }
+}
+
+impl Fleet {
+    /// Takes messages of one device and gives for each why it was refused, if it was. After an error nothing
+    /// is certain and all of them can be sent again.
+    pub(crate) async fn take(
+        self: &Arc<Self>,
+        principal: &Principal,
+        device: &str,
+        payloads: &[&[u8]],
+    ) -> Result<Vec<Option<Refusal>>> {
+        let now = self.house.base.clock.now();
+        let mut refusals = Vec::with_capacity(payloads.len());
+        let (mut records, mut letters) = (Vec::new(), Vec::new());
+        for payload in payloads {
+            match self.check(principal, device, payload, now).await? {
+                Ok(record) => {
+                    records.push(record);
+                    refusals.push(None);
+                }
+                Err(refusal) => {
+                    let source = format!("{TOPIC_PREFIX}{device}");
+                    letters.push(self.letter(&source, &refusal, payload, &principal.name));
+                    refusals.push(Some(refusal));
+                }
+            }
+        }
+        self.bury(letters, refusals.iter().flatten()).await?;
+        if !records.is_empty() {
+            let count = records.len() as u64;
+            let partition = self.readings.partition_for(device.as_bytes());
+            self.readings.append(partition, records).await?;
+            self.house.meters.accepted.inc_by(count);
+        }
+        Ok(refusals)
+    }
+
+    /// The record that the log will keep. What is known is checked without waiting, so readings keep the order
+    /// in which they came.
+    async fn check(
+        self: &Arc<Self>,
+        principal: &Principal,
+        device: &str,
+        payload: &[u8],
+        now: Timestamp,
+    ) -> Result<Result<Record, Refusal>> {
+        let reading = match Reading::published(device, payload, &self.house.config, now) {
+            Ok(reading) => reading,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        if let Err(unknown) = self.registry(|registry| registry.knows(&reading)) {
+            let path = crate::device_path(device);
+            let resource = Resource { organisation: self.organisation, path: &path };
+            let authority = &self.house.needs.authority;
+            if authority.authorize(principal, DEVICES_REGISTER, resource).is_err() {
+                return Ok(Err(unknown));
+            }
+            self.register(Wanted::from(&reading)).await?;
+            // What is unknown even now did not fit.
+            if let Err(unknown) = self.registry(|registry| registry.knows(&reading)) {
+                return Ok(Err(self.full(unknown)));
+            }
+        }
+        Ok(Ok(Record {
+            timestamp: now,
+            key: Some(Bytes::copy_from_slice(device.as_bytes())),
+            value: reading.to_json().into(),
+            headers: vec![(RECEIVED.to_owned(), now.micros().to_string().into())],
+        }))
+    }
+
+    fn full(&self, unknown: Refusal) -> Refusal {
+        let config = &self.house.config;
+        match unknown {
+            Refusal::UnknownDevice(_) => Refusal::Full("device", config.devices_max),
+            Refusal::UnknownSensor(_) => Refusal::Full("sensor", config.sensors_max),
+            Refusal::UnknownValue(..) => Refusal::Full("value of a sensor", config.value_count_max),
+            Refusal::UnfittedSensor(_) => {
+                Refusal::Full("sensor of a device", config.device_sensors_max)
+            }
+            other => other,
+        }
+    }
+
+    /// What is kept of something that was refused.
+    pub(crate) fn letter(
+        &self,
+        source: &str,
+        refusal: &Refusal,
+        payload: &[u8],
+        from: &str,
+    ) -> Record {
+        let now = self.house.base.clock.now();
+        let kept = &payload[..payload.len().min(self.house.config.dead_letter_payload_bytes_max)];
+        let text = match std::str::from_utf8(kept) {
+            Ok(text) => Some(text),
+            // The cut may have gone through a character.
+            Err(error) if error.error_len().is_none() && kept.len() < payload.len() => {
+                std::str::from_utf8(&kept[..error.valid_up_to()]).ok()
+            }
+            Err(_) => None,
+        };
+        let letter = Letter {
+            topic: source.chars().take(LETTER_TOPIC_CHARS_MAX).collect(),
+            kind: refusal.kind().to_owned(),
+            reason: refusal.reason(),
+            payload: text.map_or_else(
+                || base64::engine::general_purpose::STANDARD.encode(kept),
+                str::to_owned,
+            ),
+            encoding: if text.is_some() { Encoding::Utf8 } else { Encoding::Base64 },
+            is_truncated: kept.len() < payload.len(),
+            time: now.to_string(),
+            from: from.chars().take(LETTER_TOPIC_CHARS_MAX).collect(),
+        };
+        let value = serde_json::to_vec(&letter).expect("strings always become JSON");
+        Record { timestamp: now, key: None, value: value.into(), headers: Vec::new() }
+    }
+
+    /// Writes dead letters, all to one partition so that they have one order.
+    pub(crate) async fn bury<'r>(
+        &self,
+        letters: Vec<Record>,
+        refusals: impl Iterator<Item = &'r Refusal>,
+    ) -> Result<(), Error> {
+        if letters.is_empty() {
+            return Ok(());
+        }
+        self.dead_letters.append(0, letters).await?;
+        refusals.for_each(|refusal| self.house.meters.refused(refusal.kind()));
+        Ok(())
+    }
+}
+
+/// A dead letter as the log keeps it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Letter {
+    /// Where it came: the broker's topic, or the log's topic with partition and offset.
+    pub topic: String,
+    pub kind: String,
+    pub reason: String,
+    pub payload: String,
+    pub encoding: Encoding,
+    pub is_truncated: bool,
+    pub time: String,
+    /// Who sent it, as people know them.
+    pub from: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Encoding {
+    #[serde(rename = "utf-8")]
+    Utf8,
+    Base64,
+}

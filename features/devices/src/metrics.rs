@@ -1,0 +1,65 @@
+use base::Metrics;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+
+/// What `/metrics` shows of devices, over all organisations.
+pub(crate) struct Meters {
+    pub accepted: Counter,
+    pub refused: Family<RefusalLabels, Counter>,
+    pub repeated: Counter,
+    pub stored: Counter,
+    pub alerts: Counter,
+    pub mails_refused: Counter,
+    pub lag: Gauge,
+    pub seconds: Histogram,
+    pub batch_seconds: Histogram,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct RefusalLabels {
+    pub reason: &'static str,
+}
+
+impl Meters {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
+        let counter = |name, help| metrics.register(name, help, Counter::default());
+        let seconds = |name, help| {
+            metrics.register(name, help, Histogram::new(exponential_buckets(0.001, 2.0, 16)))
+        };
+        Self {
+            accepted: counter("devices_readings_accepted", "Readings put into the log."),
+            refused: metrics.register(
+                "devices_readings_refused",
+                "Messages that became dead letters.",
+                Family::default(),
+            ),
+            repeated: counter("devices_readings_repeated", "Readings that were there before."),
+            stored: counter("devices_readings_stored", "Readings that pipelines took as new."),
+            alerts: counter("devices_alerts", "Alerts raised."),
+            mails_refused: counter(
+                "devices_mails_refused",
+                "Alerts whose mail was not taken; the alert says why.",
+            ),
+            lag: metrics.register(
+                "devices_pipeline_lag_records",
+                "Records in the log that no pipeline has taken yet.",
+                Gauge::default(),
+            ),
+            seconds: seconds(
+                "devices_reading_seconds",
+                "Seconds from receiving a reading until SQL shows it.",
+            ),
+            batch_seconds: seconds(
+                "devices_batch_seconds",
+                "Seconds that a pipeline takes for one batch.",
+            ),
+        }
+    }
+
+    pub(crate) fn refused(&self, reason: &'static str) {
+        self.refused.get_or_create(&RefusalLabels { reason }).inc();
+    }
+}

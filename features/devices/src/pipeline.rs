@@ -1,0 +1,592 @@
+//! From the log to everything else, each reading once. One pipeline runs per partition.
+//!
+//! A batch of records goes through these steps, and can be killed between any two of them:
+//! 1. Records that are no readings become dead letters (again, if killed before 3).
+//! 2. Readings that were there before are put aside. `series` rows tell the last time of each series as of the
+//!    stored position, so a later time is new and the same time is not; for an earlier one the lake is asked.
+//! 3. One commit: alerts with events and mails, last readings, and the position.
+//! 4. The new readings go to the lake, which has its own durable position in the same commit as its rows.
+//!
+//! So after a crash the position says where to go on, and the lake lacks at most what lies between its own
+//! position and that one. These records are read once more for the lake alone: whatever the lake has not by
+//! identity is what step 2 took as new then, since the lake had every new reading before them.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use base::{EventId, Failure, OrganisationId, Timestamp};
+use eventlog::Stored;
+use relational::{Read, Tx};
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+
+use crate::fleet::{Fleet, IDLE};
+use crate::intake::RECEIVED;
+use crate::needs::Mail;
+use crate::reading::{Reading, Refusal};
+use crate::rule::{Deed, Quiet, Rule, RuleId, RuleSet, Verdict};
+use crate::store::{self, Alert, Commit, Series};
+use crate::{Error, READINGS_TOPIC, Result};
+
+/// Identities that the lake is asked for at once.
+const KEYS_AT_ONCE: usize = 10_000;
+
+/// The places where tests kill a pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Step {
+    Fetched,
+    Buried,
+    Committed,
+    Appended,
+}
+
+/// Runs one pipeline until it fails; the caller runs it again.
+pub(crate) async fn run(fleet: Arc<Fleet>, partition: u32) -> Result<(), Failure> {
+    let source = format!("{READINGS_TOPIC}/{partition}");
+    let mut run = Run::start(&fleet, partition, &source).await?;
+    run.catch_up().await?;
+    let mut rules = fleet.watch_rules();
+    let mut end = fleet.readings.end(partition);
+    let adopting = Adopting::begin(fleet.adopted(partition));
+    loop {
+        let set = rules.borrow_and_update().clone();
+        adopting.adopt(set.version);
+        run.lag.reach(end.borrow_and_update().saturating_sub(run.next));
+        let batch = run.fetch(run.next).await?;
+        if batch.is_empty() {
+            tokio::select! {
+                changed = end.changed() => changed?,
+                changed = rules.changed() => changed?,
+            }
+            continue;
+        }
+        let began = fleet.house.base.clock.instant();
+        run.take(&set, &batch).await?;
+        let took = fleet.house.base.clock.instant() - began;
+        fleet.house.meters.batch_seconds.observe(took.as_secs_f64());
+    }
+}
+
+/// Says which rules are evaluated, and that none are when the pipeline ends, however it ends.
+struct Adopting<'f>(&'f watch::Sender<u64>);
+
+impl<'f> Adopting<'f> {
+    /// Comes before the rules are looked at: whoever changes them and sees this waits.
+    fn begin(adopted: &'f watch::Sender<u64>) -> Self {
+        adopted.send_replace(0);
+        Self(adopted)
+    }
+
+    fn adopt(&self, version: u64) {
+        self.0.send_replace(version);
+    }
+}
+
+impl Drop for Adopting<'_> {
+    fn drop(&mut self) {
+        self.0.send_replace(IDLE);
+    }
+}
+
+/// This pipeline's part of the gauge.
+struct Lag<'f> {
+    fleet: &'f Fleet,
+    records: i64,
+}
+
+impl Lag<'_> {
+    fn reach(&mut self, records: u64) {
+        let records = i64::try_from(records).unwrap_or(i64::MAX);
+        self.fleet.house.meters.lag.inc_by(records - self.records);
+        self.records = records;
+    }
+}
+
+impl Drop for Lag<'_> {
+    fn drop(&mut self) {
+        self.reach(0);
+    }
+}
+
+/// A reading with its place in the log.
+struct Item<'b> {
+    offset: u64,
+    received: Option<Timestamp>,
+    reading: Reading<'b>,
+}
+
+/// Something in the log that is no reading.
+struct Poison<'b> {
+    offset: u64,
+    value: &'b [u8],
+    refusal: Refusal,
+}
+
+/// What one run of a pipeline knows; it starts from the rows and is forgotten when anything fails.
+struct Run<'f> {
+    fleet: &'f Fleet,
+    partition: u32,
+    /// The name under which the lake keeps this pipeline's position.
+    source: &'f str,
+    /// The offset that is read next.
+    next: u64,
+    /// What the lake had when this run began; only after rows were restored can it be ahead of them.
+    in_lake: Option<u64>,
+    /// The last time of each series, by device and sensor, as of `next`.
+    last: HashMap<String, HashMap<String, i64>>,
+    /// Alerts by device and rule, as far as they were needed.
+    quiet: HashMap<String, HashMap<RuleId, Quiet>>,
+    quiet_count: usize,
+    lag: Lag<'f>,
+}
+
+/// What the rules made of the new readings of a batch.
+#[derive(Default)]
+struct Evaluated {
+    alerts: Vec<(Alert, Vec<Mail>)>,
+    /// The new readings up to here were evaluated; the rest comes with the next batch.
+    count: usize,
+}
+
+impl<'f> Run<'f> {
+    async fn start(fleet: &'f Fleet, partition: u32, source: &'f str) -> Result<Self> {
+        let organisation = fleet.organisation;
+        let load = async move |read: &mut Read| {
+            Ok::<_, Error>((
+                store::next_offset(read, organisation, partition).await?,
+                store::series_times(read, organisation).await?,
+            ))
+        };
+        let (next, series) = fleet.house.needs.db.read(load).await?;
+        let mut last = HashMap::<String, HashMap<String, i64>>::new();
+        for (device, sensor, time) in series {
+            if fleet.readings.partition_for(device.as_bytes()) == partition {
+                last.entry(device).or_default().insert(sensor, time.micros());
+            }
+        }
+        Ok(Self {
+            fleet,
+            partition,
+            source,
+            next,
+            in_lake: fleet.table.durable(source),
+            last,
+            quiet: HashMap::new(),
+            quiet_count: 0,
+            lag: Lag { fleet, records: 0 },
+        })
+    }
+
+    /// Gives the lake what was committed to the rows and had not reached it.
+    async fn catch_up(&mut self) -> Result<()> {
+        let mut from = self.in_lake.map_or(0, |last| last + 1);
+        from = from.max(self.fleet.readings.start(self.partition));
+        while from < self.next {
+            let batch = self.fetch(from).await?;
+            let until = self.next;
+            let batch: Vec<Stored> = batch.into_iter().filter(|s| s.offset < until).collect();
+            let Some(last) = batch.last().map(|stored| stored.offset) else { break };
+            let (items, _) = self.parse(&batch);
+            let known = self.in_lake(items.iter()).await?;
+            let mut seen = HashSet::with_capacity(items.len());
+            let first: Vec<bool> = items.iter().map(|item| seen.insert(identity(item))).collect();
+            let new = items.iter().zip(known.into_iter().zip(first));
+            let new = new.filter(|(_, (known, first))| *first && !known).map(|(item, _)| item);
+            self.append(last, new).await?;
+            from = last + 1;
+        }
+        Ok(())
+    }
+
+    async fn fetch(&self, from: u64) -> Result<Vec<Stored>> {
+        let Fleet { readings, house, .. } = self.fleet;
+        let mut batch = readings.fetch(self.partition, from, house.config.batch_bytes_max).await?;
+        batch.truncate(house.config.batch_readings_max);
+        self.at(Step::Fetched).await?;
+        Ok(batch)
+    }
+
+    /// Takes a batch through all steps, or its beginning when it raises very many alerts.
+    async fn take(&mut self, set: &RuleSet, batch: &[Stored]) -> Result<()> {
+        let (items, mut poison) = self.parse(batch);
+        let is_new = self.fresh(&items).await?;
+        let (mut new, mut repeated) = (Vec::with_capacity(items.len()), Vec::new());
+        for (item, is_new) in items.into_iter().zip(is_new) {
+            if is_new {
+                new.push(item);
+            } else {
+                repeated.push(item.offset);
+            }
+        }
+        let evaluated = self.evaluate(set, &new).await?;
+        let mut next = batch.last().map_or(self.next, |stored| stored.offset + 1);
+        if evaluated.count < new.len() {
+            next = new[evaluated.count].offset;
+            new.truncate(evaluated.count);
+            poison.retain(|poison| poison.offset < next);
+            repeated.retain(|offset| *offset < next);
+        }
+        self.bury(&poison).await?;
+        let (new_series, moved_series) = self.series(&new);
+        let commit = Commit {
+            organisation: self.fleet.organisation,
+            partition: self.partition,
+            from: self.next,
+            next,
+            readings: new.len() as u64,
+            alerts: evaluated.alerts,
+            new_series,
+            moved_series,
+        };
+        self.commit(commit).await?;
+        self.at(Step::Committed).await?;
+        let in_lake = self.in_lake;
+        let missing = new.iter().filter(|item| in_lake.is_none_or(|last| item.offset > last));
+        self.append(next - 1, missing).await?;
+        self.at(Step::Appended).await?;
+        self.count(&new, repeated.len() as u64);
+        Ok(())
+    }
+
+    /// Tells readings from what is none. Asks neither clock nor registry: it must say the same again after a crash.
+    fn parse<'b>(&self, batch: &'b [Stored]) -> (Vec<Item<'b>>, Vec<Poison<'b>>) {
+        let mut items = Vec::with_capacity(batch.len());
+        let mut poison = Vec::new();
+        for stored in batch {
+            let (offset, value) = (stored.offset, &*stored.record.value);
+            let reading = Reading::recorded(value).and_then(|reading| {
+                // Another pipeline has the series of this device, so it cannot be judged here.
+                let own = self.fleet.readings.partition_for(reading.device.as_bytes());
+                if own == self.partition { Ok(reading) } else { Err(Refusal::Misplaced) }
+            });
+            match reading {
+                Ok(reading) => {
+                    let received = stored.record.header(RECEIVED);
+                    let received = received.and_then(|text| std::str::from_utf8(text).ok());
+                    let received = received.and_then(|text| text.parse().ok());
+                    let received = received.map(Timestamp::from_micros);
+                    items.push(Item { offset, received, reading });
+                }
+                Err(refusal) => poison.push(Poison { offset, value, refusal }),
+            }
+        }
+        (items, poison)
+    }
+
+    /// Says for each reading whether it is there for the first time.
+    async fn fresh(&self, items: &[Item<'_>]) -> Result<Vec<bool>> {
+        let mut seen = HashSet::with_capacity(items.len());
+        let mut is_new = Vec::with_capacity(items.len());
+        let mut late = Vec::new();
+        for (index, item) in items.iter().enumerate() {
+            let last = self.last_of(&item.reading);
+            let time = item.reading.time.micros();
+            let is_first_here = seen.insert(identity(item));
+            if is_first_here && last.is_some_and(|last| time < last) {
+                late.push(index);
+            }
+            is_new.push(is_first_here && last.is_none_or(|last| time > last));
+        }
+        if !late.is_empty() {
+            let known = self.in_lake(late.iter().map(|index| &items[*index])).await?;
+            for (index, known) in late.into_iter().zip(known) {
+                is_new[index] = !known;
+            }
+        }
+        Ok(is_new)
+    }
+
+    fn last_of(&self, reading: &Reading<'_>) -> Option<i64> {
+        self.last.get(&*reading.device)?.get(&*reading.sensor).copied()
+    }
+
+    /// Asks the lake for identities. It holds every new reading before `next`, since each batch waits for it.
+    async fn in_lake<'b>(&self, items: impl Iterator<Item = &'b Item<'b>>) -> Result<Vec<bool>> {
+        let keys = items.map(|Item { reading, .. }| {
+            lake::Key::new(&[
+                lake::Value::Text(&reading.device),
+                lake::Value::Text(&reading.sensor),
+                lake::Value::Time(reading.time),
+            ])
+        });
+        let mut keys: Vec<lake::Key> = keys.collect::<Result<_, _>>()?;
+        let mut known = Vec::with_capacity(keys.len());
+        while !keys.is_empty() {
+            let rest = keys.split_off(keys.len().min(KEYS_AT_ONCE));
+            known.extend(self.fleet.table.existing(keys).await?);
+            keys = rest;
+        }
+        Ok(known)
+    }
+
+    /// Runs the rules over new readings in the order in which they arrived.
+    async fn evaluate(&mut self, set: &RuleSet, new: &[Item<'_>]) -> Result<Evaluated> {
+        let config = &self.fleet.house.config;
+        if self.quiet_count > config.cooldown_pairs_max {
+            self.quiet.clear();
+            self.quiet_count = 0;
+        }
+        let mut evaluated = Evaluated::default();
+        let mut row = Vec::new();
+        let mut matched: Vec<&Arc<Rule>> = Vec::new();
+        for Item { reading, .. } in new {
+            matched.clear();
+            matched.extend(set.matches(reading, &mut row));
+            if !matched.is_empty() {
+                self.load_quiet(&matched, &reading.device).await?;
+                for rule in &matched {
+                    if self.is_due(rule, reading, &evaluated.alerts).await? {
+                        evaluated.alerts.push(self.raise(rule, reading));
+                    }
+                }
+            }
+            evaluated.count += 1;
+            if evaluated.alerts.len() >= config.batch_alerts_max {
+                break;
+            }
+        }
+        Ok(evaluated)
+    }
+
+    /// Reads the alerts of those pairs of rule and device that have not been needed so far.
+    async fn load_quiet(&mut self, matched: &[&Arc<Rule>], device: &str) -> Result<()> {
+        let known = self.quiet.get(device);
+        let missing: Vec<RuleId> = matched
+            .iter()
+            .filter(|rule| !rule.text.cooldown.is_zero())
+            .map(|rule| rule.id)
+            .filter(|id| known.is_none_or(|known| !known.contains_key(id)))
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let limit = self.fleet.house.config.cooldown_times_max;
+        let asked = (self.fleet.organisation, device.to_owned(), missing);
+        let load = async move |read: &mut Read| {
+            let (organisation, device, missing) = &asked;
+            let mut found = Vec::with_capacity(missing.len());
+            for id in missing {
+                let times = store::newest_alerts(read, *organisation, (*id, device), limit).await?;
+                found.push((*id, Quiet::new(times, limit)));
+            }
+            Ok::<_, Error>(found)
+        };
+        let found = self.fleet.house.needs.db.read(load).await?;
+        self.quiet_count += found.len();
+        self.quiet.entry(device.to_owned()).or_default().extend(found);
+        Ok(())
+    }
+
+    /// Whether a match is outside of every cool-down; if so it is noted as an alert.
+    async fn is_due(
+        &mut self,
+        rule: &Rule,
+        reading: &Reading<'_>,
+        raised: &[(Alert, Vec<Mail>)],
+    ) -> Result<bool> {
+        let (time, cooldown) = (reading.time, rule.text.cooldown);
+        let quiet = self.quiet.get_mut(&*reading.device).and_then(|known| known.get_mut(&rule.id));
+        let Some(quiet) = quiet else { return Ok(true) };
+        let verdict = match quiet.verdict(time, cooldown) {
+            Verdict::Unknown => {
+                // Alerts of this batch are in no row yet.
+                let near = raised.iter().any(|(alert, _)| {
+                    alert.rule == rule.id
+                        && alert.device == reading.device
+                        && alert.time > time.minus(cooldown)
+                        && alert.time < time.plus(cooldown)
+                });
+                let asked = (self.fleet.organisation, rule.id, reading.device.to_string());
+                let ask = async move |read: &mut Read| {
+                    let (organisation, rule, device) = &asked;
+                    let pair = (*rule, device.as_str());
+                    store::has_alert_near(read, *organisation, pair, time, cooldown).await
+                };
+                let near = near || self.fleet.house.needs.db.read(ask).await?;
+                if near { Verdict::Quiet } else { Verdict::Alert }
+            }
+            verdict => verdict,
+        };
+        if verdict == Verdict::Alert {
+            quiet.note(time, self.fleet.house.config.cooldown_times_max);
+        }
+        Ok(verdict == Verdict::Alert)
+    }
+
+    fn raise(&self, rule: &Rule, reading: &Reading<'_>) -> (Alert, Vec<Mail>) {
+        let organisation = self.fleet.organisation;
+        let alert = Alert {
+            id: event_id(organisation, rule.id, reading, 0),
+            rule: rule.id,
+            rule_name: rule.text.name.clone(),
+            device: reading.device.to_string(),
+            sensor: reading.sensor.to_string(),
+            time: reading.time,
+            values: reading.values_json(),
+            raised: self.fleet.house.base.clock.now(),
+            mail_error: None,
+        };
+        let body = self.mail_body(rule, reading);
+        let mails = rule.text.actions.iter().enumerate().map(|(index, Deed::Email { to })| Mail {
+            organisation,
+            to: to.clone(),
+            subject: format!("{}: {}", rule.text.name, reading.device),
+            body: body.clone(),
+            key: event_id(organisation, rule.id, reading, 1 + index as u64),
+        });
+        let mails = mails.collect();
+        (alert, mails)
+    }
+
+    fn mail_body(&self, rule: &Rule, reading: &Reading<'_>) -> String {
+        use std::fmt::Write;
+
+        let sensor = self.fleet.sensor(&reading.sensor).ok();
+        let mut body = format!(
+            "The rule \"{}\" matched a reading.\n\nDevice: {}\nSensor: {}\nTime:   {}\n\n",
+            rule.text.name, reading.device, reading.sensor, reading.time
+        );
+        for (name, value) in &reading.values {
+            let known = sensor.as_ref().and_then(|s| s.values.iter().find(|v| v.name == **name));
+            let unit = known.map_or("", |value| &value.unit);
+            let space = if unit.is_empty() { "" } else { " " };
+            writeln!(body, "{name} = {value}{space}{unit}").expect("writing to a string");
+        }
+        if !rule.text.cooldown.is_zero() {
+            let quiet = rule.text.cooldown.as_secs();
+            write!(body, "\nThe rule is quiet for this device for {quiet} s.\n")
+                .expect("writing to a string");
+        }
+        body
+    }
+
+    async fn bury(&self, poison: &[Poison<'_>]) -> Result<()> {
+        let letters = poison.iter().map(|Poison { offset, value, refusal }| {
+            let source = format!("{}/{offset}", self.source);
+            self.fleet.letter(&source, refusal, value, "")
+        });
+        let letters = letters.collect();
+        self.fleet.bury(letters, poison.iter().map(|poison| &poison.refusal)).await?;
+        self.at(Step::Buried).await
+    }
+
+    /// The rows of the last readings that these make: those that are there for the first time, and those that move.
+    fn series(&self, new: &[Item<'_>]) -> (Vec<Series>, Vec<Series>) {
+        let mut latest = HashMap::<(&str, &str), &Reading<'_>>::new();
+        for Item { reading, .. } in new {
+            let series = (&*reading.device, &*reading.sensor);
+            let so_far = latest.entry(series).or_insert(reading);
+            if reading.time > so_far.time {
+                *so_far = reading;
+            }
+        }
+        let (mut fresh, mut moved) = (Vec::new(), Vec::new());
+        for reading in latest.into_values() {
+            let row = || Series {
+                device: reading.device.to_string(),
+                sensor: reading.sensor.to_string(),
+                time: reading.time,
+                values: reading.values_json(),
+            };
+            match self.last_of(reading) {
+                None => fresh.push(row()),
+                Some(last) if reading.time.micros() > last => moved.push(row()),
+                Some(_) => {}
+            }
+        }
+        (fresh, moved)
+    }
+
+    async fn commit(&mut self, commit: Commit) -> Result<()> {
+        let commit = Arc::new(commit);
+        let write = {
+            let (commit, mailer) = (commit.clone(), self.fleet.house.needs.mailer.clone());
+            async move |tx: &mut Tx| store::commit(tx, &commit, &*mailer).await
+        };
+        let raised = self.fleet.house.needs.db.write(write).await?;
+        for series in commit.new_series.iter().chain(&commit.moved_series) {
+            let sensors = self.last.entry(series.device.clone()).or_default();
+            sensors.insert(series.sensor.clone(), series.time.micros());
+        }
+        self.next = commit.next;
+        let meters = &self.fleet.house.meters;
+        meters.alerts.inc_by(raised.len() as u64);
+        for alert in raised.iter().filter(|alert| alert.mail_error.is_some()) {
+            meters.mails_refused.inc();
+            tracing::warn!(alert = %alert.id, error = alert.mail_error, "a mail was not taken");
+        }
+        Ok(())
+    }
+
+    async fn append<'b>(
+        &self,
+        last_offset: u64,
+        new: impl Iterator<Item = &'b Item<'b>>,
+    ) -> Result<()> {
+        let mut rows = self.fleet.table.rows_builder();
+        for Item { reading, .. } in new {
+            for (name, value) in &reading.values {
+                rows.push(&[
+                    lake::Value::Text(&reading.device),
+                    lake::Value::Text(&reading.sensor),
+                    lake::Value::Time(reading.time),
+                    lake::Value::Text(name),
+                    lake::Value::Float(*value),
+                ])?;
+            }
+        }
+        Ok(self.fleet.table.append(self.source, last_offset, rows).await?)
+    }
+
+    fn count(&self, new: &[Item<'_>], repeated: u64) {
+        let (meters, now) = (&self.fleet.house.meters, self.fleet.house.base.clock.now());
+        meters.stored.inc_by(new.len() as u64);
+        meters.repeated.inc_by(repeated);
+        self.fleet.rate.note(now, new.len() as u64);
+        for received in new.iter().filter_map(|item| item.received) {
+            meters.seconds.observe(now.since(received).as_secs_f64());
+        }
+    }
+
+    #[cfg(test)]
+    async fn at(&self, step: Step) -> Result<()> {
+        self.fleet.house.hook.at(step).await
+    }
+
+    #[cfg(not(test))]
+    #[expect(clippy::unused_async, clippy::unused_self, reason = "tests wait here")]
+    async fn at(&self, _: Step) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn identity<'b>(item: &'b Item<'_>) -> (&'b str, &'b str, i64) {
+    let Reading { device, sensor, time, .. } = &item.reading;
+    (device, sensor, time.micros())
+}
+
+/// The id of an alert (part 0) or of one of its mails: a UUID version 7 whose time is the reading's and whose
+/// chance is a hash, so it is the same whenever it is made.
+fn event_id(
+    organisation: OrganisationId,
+    rule: RuleId,
+    reading: &Reading<'_>,
+    part: u64,
+) -> EventId {
+    let mut hash = Sha256::new();
+    hash.update(organisation.bytes());
+    hash.update(rule.bytes());
+    for name in [&reading.device, &reading.sensor] {
+        hash.update((name.len() as u64).to_le_bytes());
+        hash.update(name.as_bytes());
+    }
+    hash.update(reading.time.micros().to_le_bytes());
+    hash.update(part.to_le_bytes());
+    let hash = hash.finalize();
+    let mut bytes = [0; 16];
+    bytes[..6].copy_from_slice(&reading.time.millis().to_be_bytes()[2..]);
+    bytes[6..].copy_from_slice(&hash[..10]);
+    bytes[6] = 0x70 | (bytes[6] & 0x0F);
+    bytes[8] = 0x80 | (bytes[8] & 0x3F);
+    EventId::from_bytes(bytes)
+}
