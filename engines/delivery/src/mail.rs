@@ -67,7 +67,7 @@ fn body_of(text: &str) -> Body {
     let lines = text.replace("\r\n", "\n").replace(['\r', '\n'], "\r\n");
     if text.chars().any(|c| c.is_control() && !matches!(c, '\r' | '\n' | '\t')) {
         let encoding = ContentTransferEncoding::Base64;
-        return Body::new_with_encoding(lines, encoding).unwrap_or_else(|text| Body::new(text));
+        return Body::new_with_encoding(lines, encoding).unwrap_or_else(Body::new);
     }
     Body::new(lines)
 }
@@ -95,12 +95,11 @@ mod tests {
     #[test]
     fn a_mail_has_these_headers_and_no_others() {
         let mail = composed("Hot", "temp is 91");
-        let names: Vec<_> =
-            headers(&mail).iter().map(|line| line.split(':').next().unwrap().to_owned()).collect();
-        let mut sorted = names.clone();
-        sorted.sort();
+        let lines = headers(&mail);
+        let mut names: Vec<_> = lines.iter().filter_map(|line| line.split(':').next()).collect();
+        names.sort_unstable();
         assert_eq!(
-            sorted,
+            names,
             [
                 "Auto-Submitted",
                 "Content-Transfer-Encoding",

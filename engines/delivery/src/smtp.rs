@@ -26,16 +26,9 @@ pub(crate) struct Relay {
     tls: TlsParameters,
     hello: ClientId,
     from: EmailAddress,
-    limits: Limits,
+    limits: Smtp,
     clock: Clock,
     idle: Mutex<VecDeque<Open>>,
-}
-
-struct Limits {
-    send_time_max: Duration,
-    connection_idle_max: Duration,
-    messages_per_connection_max: u32,
-    connections_max: usize,
 }
 
 /// A connection that greeted and was greeted.
@@ -71,12 +64,7 @@ impl Relay {
             url,
             egress,
             from,
-            limits: Limits {
-                send_time_max: smtp.send_time_max,
-                connection_idle_max: smtp.connection_idle_max,
-                messages_per_connection_max: smtp.messages_per_connection_max,
-                connections_max: smtp.in_flight_max,
-            },
+            limits: smtp.clone(),
             clock,
             idle: Mutex::new(VecDeque::new()),
         })
@@ -191,7 +179,7 @@ impl Relay {
         open.since = self.clock.instant();
         let mut idle = self.idle.lock();
         idle.push_back(open);
-        if idle.len() > self.limits.connections_max {
+        if idle.len() > self.limits.in_flight_max {
             idle.pop_front();
         }
     }

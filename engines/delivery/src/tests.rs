@@ -49,9 +49,19 @@ impl House {
                 self.base.clock.sleep(Duration::from_millis(2)).await;
             }
         };
-        if tokio::time::timeout(Duration::from_secs(20), wait).await.is_err() {
-            panic!("not {state}: {:?}", delivery.message(OURS, id).await.unwrap());
-        }
+        let came = tokio::time::timeout(Duration::from_secs(20), wait).await.is_ok();
+        assert!(came, "not {state}: {:?}", delivery.message(OURS, id).await.unwrap());
+    }
+
+    /// Metrics move after the commit that a test sees first.
+    async fn wait_for_metric(&self, line: &str) {
+        let wait = async {
+            while !self.base.metrics.text().lines().any(|shown| shown == line) {
+                self.base.clock.sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let came = tokio::time::timeout(Duration::from_secs(20), wait).await.is_ok();
+        assert!(came, "no {line} in {}", self.base.metrics.text());
     }
 }
 
@@ -196,10 +206,9 @@ async fn a_mail_that_is_refused_for_now_is_sent_again_with_the_same_bytes() {
     let message = delivery.message(OURS, id).await.unwrap();
     assert_eq!(message.attempts, 7);
     assert_eq!(sink.connections(), 3, "only 421 and the drop cost a connection");
-    let metrics = house.base.metrics.text();
-    assert!(metrics.contains("madang_delivery_retried_total 6"), "{metrics}");
-    assert!(metrics.contains("madang_delivery_sent_total 1"));
-    assert!(metrics.contains("madang_delivery_seconds_count 1"));
+    house.wait_for_metric("madang_delivery_retried_total 6").await;
+    house.wait_for_metric("madang_delivery_sent_total 1").await;
+    house.wait_for_metric("madang_delivery_seconds_count 1").await;
 }
 
 #[tokio::test]
@@ -213,7 +222,7 @@ async fn a_mail_that_is_refused_for_good_fails_with_the_reason_until_it_is_retri
     let message = delivery.message(OURS, id).await.unwrap();
     assert_eq!(message.last_error.as_deref(), Some("RCPT TO: 550 5.1.1 no such user"));
     assert_eq!((message.attempts, message.next_attempt), (1, None));
-    assert!(house.base.metrics.text().contains("madang_delivery_failed_total 1"));
+    house.wait_for_metric("madang_delivery_failed_total 1").await;
 
     let wrong = delivery.release(OURS, id).await.unwrap_err();
     assert!(matches!(wrong, Error::WrongState { .. }), "{wrong}");
@@ -552,10 +561,10 @@ async fn limits_refuse_and_old_messages_are_forgotten() {
     house.base.clock.advance(Duration::from_hours(47));
     worker::keep_house(&delivery.0).await.unwrap();
     assert_eq!(delivery.counts(OURS).await.unwrap().held, 3);
-    assert!(house.base.metrics.text().contains("madang_delivery_held 4"));
+    house.wait_for_metric("madang_delivery_held 4").await;
     house.base.clock.advance(Duration::from_hours(1) + Duration::from_millis(1));
     worker::keep_house(&delivery.0).await.unwrap();
     assert_eq!(delivery.counts(OURS).await.unwrap(), Counts::default());
-    assert!(house.base.metrics.text().contains("madang_delivery_held 0"));
+    house.wait_for_metric("madang_delivery_held 0").await;
     enqueued(&house, &delivery, "d").await;
 }

@@ -118,14 +118,18 @@ fn composed(inner: &Inner, claimed: &Claimed) -> Result<(EmailAddress, Vec<u8>),
     Ok((to, mail))
 }
 
-/// Doubles with each attempt since the message began to wait; half of it is chance, so that messages spread.
 fn pause(inner: &Inner, claimed: &Claimed) -> Duration {
     let attempts_left = claimed.attempts_max.saturating_sub(claimed.attempt);
-    let tries = inner.config.attempts_max.saturating_sub(attempts_left).max(1);
-    let (min, max) = (inner.config.back_off_min, inner.config.back_off_max);
-    let whole = min.saturating_mul(1 << (tries - 1).min(30)).min(max);
-    let half = u64::try_from(whole.as_micros() / 2).unwrap_or(u64::MAX);
-    whole - Duration::from_micros(half - inner.entropy.number() % half.saturating_add(1))
+    let tries = inner.config.attempts_max.saturating_sub(attempts_left);
+    back_off((inner.config.back_off_min, inner.config.back_off_max), tries, inner.entropy.number())
+}
+
+/// Doubles with each of the `tries` since the message began to wait; up to half of it is taken off by chance, so that
+/// messages spread.
+fn back_off((min, max): (Duration, Duration), tries: u32, chance: u64) -> Duration {
+    let whole = min.saturating_mul(1 << tries.saturating_sub(1).min(30)).min(max);
+    let half = u64::try_from(whole.as_micros() / 2).unwrap_or(u64::MAX - 1);
+    whole.saturating_sub(Duration::from_micros(chance % (half + 1)))
 }
 
 /// Writes how an attempt ended, again and again until its lease ends: a lost `sent` would be a second mail.
@@ -208,4 +212,35 @@ fn first_id_at(moment: Timestamp) -> MessageId {
     let mut bytes = [0; 16];
     bytes[..6].copy_from_slice(&millis[2..]);
     MessageId::from_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_longest_and_lose_at_most_half() {
+        let bounds = (Duration::from_secs(5), Duration::from_hours(1));
+        for (tries, whole) in
+            [(1, 5), (2, 10), (3, 20), (10, 2_560), (11, 3_600), (u32::MAX, 3_600)]
+        {
+            let whole = Duration::from_secs(whole);
+            assert_eq!(back_off(bounds, tries, 0), whole);
+            for chance in [1, 12_345_678_901, u64::MAX] {
+                let pause = back_off(bounds, tries, chance);
+                assert!(whole / 2 <= pause && pause <= whole, "{tries}: {pause:?}");
+            }
+        }
+        let longest = (Duration::MAX, Duration::MAX);
+        assert!(back_off(longest, 2, u64::MAX) > Duration::from_hours(1));
+    }
+
+    #[test]
+    fn ids_of_a_moment_are_not_before_its_first() {
+        let moment = Timestamp::from_millis(1_700_000_000_123);
+        let id = MessageId::new(moment, &base::Entropy::seeded(3));
+        let earlier =
+            MessageId::new(moment.minus(Duration::from_millis(1)), &base::Entropy::seeded(3));
+        assert!(first_id_at(moment) < id && earlier < first_id_at(moment));
+    }
 }
