@@ -32,9 +32,9 @@ async fn main() -> Result<(), Failure> {
     }
     let seconds = (base.clock.instant() - began).as_secs_f64();
     took.sort();
-    let at = |share: f64| took[(took.len() as f64 * share) as usize];
+    let at = |thousandths: usize| took[(took.len() - 1) * thousandths / 1_000];
     println!("{:.0} transactions/s", took.len() as f64 / seconds);
-    println!("p50 {:?}, p99 {:?}, longest {:?}", at(0.5), at(0.99), at(0.999_999));
+    println!("p50 {:?}, p99 {:?}, longest {:?}", at(500), at(990), at(1_000));
     let text = base.metrics.text();
     for line in text.lines().filter(|line| line.contains("relational_commits_total ")) {
         println!("{line}");

@@ -4,7 +4,7 @@ use std::time::Duration;
 use crate::Error;
 
 /// Where the rows are and how much they may take.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The embedded database's file; its folder is made when missing.
@@ -119,7 +119,7 @@ impl Config {
             }
         }
         if self.path.file_name().is_none() {
-            return Err(Error::Config(format!("path {:?} names no file", self.path)));
+            return Err(Error::Config(format!("path {} names no file", self.path.display())));
         }
         if self.wal_bytes_max < 1 << 20 {
             return Err(Error::Config("wal_bytes_max must be at least 1 MiB".into()));

@@ -120,6 +120,7 @@ impl Db {
     }
 }
 
+#[derive(Clone, Copy)]
 struct Asked {
     place: Place,
     limit: Duration,

@@ -49,11 +49,12 @@ impl Db {
         let limit = page.limit.clamp(1, PageRequest::LIMIT_MAX);
         let letters = self
             .read(async move |read| {
+                let one_more = i64::try_from(limit + 1).unwrap_or(i64::MAX);
                 let latest = "SELECT sequence, organisation, handler, topic, partition_number,
                         record_offset, event, kind, key, payload, reason, time
                     FROM dead_letter WHERE organisation = ? AND sequence < ?
                     ORDER BY sequence DESC LIMIT ?";
-                let params = params![organisation, before, limit as i64 + 1];
+                let params = params![organisation, before, one_more];
                 let rows = read.query(latest, params).await?;
                 rows.iter().map(dead_letter).collect::<Result<Vec<_>, Error>>()
             })

@@ -5,6 +5,7 @@ use base::EventId;
 use crate::migration::Migration;
 use crate::{Error, NewEvent, Read, Tx};
 
+// A sequence may come again once its row is gone, so the relay deletes by sequence and event.
 pub(crate) static MIGRATIONS: &[Migration] = &[Migration {
     id: "0001-outbox",
     sql: "
@@ -55,7 +56,7 @@ pub(crate) async fn length(read: &mut Read) -> Result<i64, Error> {
     read.query_one("SELECT COUNT(*) AS length FROM outbox", &[]).await?.get("length")
 }
 
-pub(crate) async fn emit(tx: &mut Tx, event: NewEvent) -> Result<EventId, Error> {
+pub(crate) fn emit(tx: &mut Tx, event: NewEvent) -> Result<EventId, Error> {
     let shared = tx.session.shared().clone();
     let bytes = event.payload.len();
     let bytes_max = shared.config.event_bytes_max;

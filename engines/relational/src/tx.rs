@@ -78,7 +78,7 @@ impl Tx {
 
     /// Puts an event into the outbox: it is told if, and only if, this transaction commits.
     pub async fn emit(&mut self, event: NewEvent) -> Result<EventId, Error> {
-        outbox::emit(self, event).await
+        outbox::emit(self, event)
     }
 
     /// Notes that `handler` handles `event` in this transaction. False when it did so in an earlier one.

@@ -48,7 +48,7 @@ impl Fixture {
             let rows = read.query("SELECT key, number FROM effects ORDER BY sequence", &[]).await?;
             rows.iter().map(|row| Ok((row.get("key")?, row.get("number")?))).collect()
         });
-        effects.await.unwrap_or_else(broken)
+        fine(effects.await)
     }
 
     async fn effects_when(&self, count: usize) -> Vec<(String, i64)> {
@@ -62,8 +62,9 @@ impl Fixture {
     }
 }
 
-fn broken<T>(error: Error) -> T {
-    panic!("{error:?}")
+/// Unwraps, and says which error the closure has.
+fn fine<T>(said: Result<T, Error>) -> T {
+    said.unwrap()
 }
 
 fn handler() -> Handler {
@@ -192,7 +193,7 @@ async fn relay_and_handler_killed_at_random_lose_nothing_and_double_nothing() {
             let sum = fixture
                 .db
                 .read(async |read| read.query_one(sum, &[]).await?.get::<Option<u64>>("n"));
-            if sum.await.unwrap_or_else(broken) == Some(total) {
+            if fine(sum.await) == Some(total) {
                 return;
             }
         }
@@ -286,7 +287,7 @@ async fn an_event_that_the_log_refuses_does_not_block_the_others() {
         payload: b"0".to_vec(),
     };
     let emitted = fixture.db.write(async move |tx| tx.emit(wrong.clone()).await).await;
-    emitted.unwrap_or_else(broken);
+    fine(emitted);
     emit(&fixture.db, "key 0".into(), 1).await.unwrap();
     fixture.relay();
     let topic = fixture.log.topic(ORGANISATION, "deeds").await.unwrap();
@@ -306,14 +307,14 @@ async fn an_event_is_forgotten_after_its_time_and_no_sooner() {
     let event = base::EventId::fixed(9);
     let first = async || {
         let first = fixture.db.write(async move |tx| tx.first_time("effects", event).await);
-        first.await.unwrap_or_else(broken)
+        fine(first.await)
     };
     assert!(first().await);
     assert!(!first().await);
     let handled = fixture.base.clock.now();
     let forgotten = async |time: Timestamp| {
         let forgotten = fixture.db.write(async move |tx| forget(tx, "effects", time).await);
-        forgotten.await.unwrap_or_else(broken)
+        fine(forgotten.await)
     };
     assert_eq!(forgotten(handled).await, 0);
     assert!(!first().await);

@@ -52,11 +52,12 @@ impl Writer {
         self.checkpoint_at = self.checkpoint_step();
         while let Some(group) = self.queue.take(self.shared.config.group_max) {
             let mut groups = VecDeque::from([group]);
-            while let Some(group) = groups.pop_front() {
-                self.group(group, &mut groups);
+            loop {
                 if self.tx.session.is_suspect() {
                     self.recover(&mut groups);
                 }
+                let Some(group) = groups.pop_front() else { break };
+                self.group(group, &mut groups);
             }
             self.tidy();
         }
