@@ -8,6 +8,7 @@ use crate::answer::Answer;
 use crate::engine::Engine;
 use crate::metrics::Counters;
 use crate::query::Session;
+use crate::stop::Stop;
 use crate::table::Table;
 use crate::{Config, Error};
 
@@ -27,10 +28,11 @@ struct Started {
 }
 
 /// Stops its query when the asker goes away.
-struct AbortOnDrop(tokio::task::AbortHandle);
+struct AbortOnDrop(tokio::task::AbortHandle, Stop);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
+        self.1.now();
         self.0.abort();
     }
 }
@@ -74,12 +76,14 @@ impl Analysis {
         self.counters.queries.inc();
         let (handle, session) = self.start()?;
         let sql = sql.to_owned();
+        let stop = Stop::default();
+        let watched = stop.clone();
         let work = handle.spawn(async move {
             // Held by the work itself: a query that is slow to stop still counts.
             let _permit = permit;
-            finish(session.run(&sql, &tables).await?)
+            finish(session.run(&sql, &tables, &watched).await?)
         });
-        let _abort = AbortOnDrop(work.abort_handle());
+        let _abort = AbortOnDrop(work.abort_handle(), stop);
         match tokio::time::timeout(self.config.query_time_max, work).await {
             Err(_) => Err(Error::TooMany("lake.query_time_max")),
             Ok(Ok(result)) => result,
@@ -88,6 +92,16 @@ impl Analysis {
                 Err(Error::internal("run a query", error))
             }
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn running(&self) -> usize {
+        self.config.queries_max - self.running.available_permits()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn has_started(&self) -> bool {
+        self.started.lock().is_some()
     }
 
     fn start(&self) -> Result<(Handle, Arc<Session>), Error> {

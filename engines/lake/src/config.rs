@@ -4,7 +4,7 @@ use std::time::Duration;
 use crate::Error;
 
 /// Where the lake lives and how much it may use.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The folder that holds one folder per organisation, and the spill files of running queries.

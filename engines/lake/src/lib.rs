@@ -23,6 +23,7 @@ mod owner;
 mod query;
 mod rows;
 mod scan;
+mod stop;
 mod store;
 mod table;
 mod tail;
@@ -211,3 +212,6 @@ impl Lake {
         self.0.config.dir.join(organisation.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests;

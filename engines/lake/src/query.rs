@@ -5,13 +5,9 @@ use datafusion::catalog::{
     CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList,
     MemorySchemaProvider, SchemaProvider,
 };
-use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::{DataFusionError, Result as PlanResult};
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
-use datafusion::physical_optimizer::PhysicalOptimizerRule;
-use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::{DFParserBuilder, Statement};
@@ -21,6 +17,7 @@ use futures::StreamExt;
 use crate::answer::Answer;
 use crate::engine::Engine;
 use crate::functions;
+use crate::stop::Stop;
 use crate::table::Table;
 use crate::{Config, Error};
 
@@ -47,7 +44,6 @@ impl Session {
             .with_config(session)
             .with_runtime_env(engine.runtime.clone())
             .with_default_features()
-            .with_physical_optimizer_rule(Arc::new(YieldOften))
             .build();
         functions::bound(&mut state, config.function_values_max)
             .map_err(|error| Error::internal("set up the functions of SQL", error))?;
@@ -55,7 +51,12 @@ impl Session {
         Ok(Self { state, rows_max: config.rows_max, bytes_max })
     }
 
-    pub(crate) async fn run(&self, sql: &str, tables: &[Table]) -> Result<Answer, Error> {
+    pub(crate) async fn run(
+        &self,
+        sql: &str,
+        tables: &[Table],
+        stop: &Stop,
+    ) -> Result<Answer, Error> {
         let statement = parse(sql)?;
         let catalogs = catalogs(tables).map_err(explain)?;
         let state = SessionStateBuilder::new_from_existing(self.state.clone())
@@ -70,6 +71,7 @@ impl Session {
             .with_allow_statements(false);
         read_only.verify_plan(&plan).map_err(explain)?;
         let plan = state.create_physical_plan(&plan).await.map_err(explain)?;
+        let plan = stop.watch(plan).map_err(explain)?;
         self.collect(plan, &state).await
     }
 
@@ -158,34 +160,5 @@ fn explain(error: DataFusionError) -> Error {
         | DataFusionError::ArrowError(_, _)
         | DataFusionError::Diagnostic(_, _) => Error::Invalid(error.strip_backtrace()),
         _ => Error::internal("run a query", error),
-    }
-}
-
-/// Lets every operator hand its thread back often, so that a query which its time limit or its asker
-/// has given up really stops. The stock rule covers sources only, and joins make much of little.
-#[derive(Debug)]
-struct YieldOften;
-
-impl PhysicalOptimizerRule for YieldOften {
-    fn name(&self) -> &'static str {
-        "yield_often"
-    }
-
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        _: &ConfigOptions,
-    ) -> PlanResult<Arc<dyn ExecutionPlan>> {
-        let wrapped = plan.transform_up(|plan| {
-            if plan.name() == "CooperativeExec" || plan.children().is_empty() {
-                return Ok(Transformed::no(plan));
-            }
-            Ok(Transformed::yes(Arc::new(CooperativeExec::new(plan)) as Arc<dyn ExecutionPlan>))
-        });
-        wrapped.map(|wrapped| wrapped.data)
-    }
-
-    fn schema_check(&self) -> bool {
-        true
     }
 }

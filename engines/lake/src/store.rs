@@ -75,6 +75,12 @@ impl Sync {
         self.broken.lock().clone()
     }
 
+    /// As if an fsync had failed.
+    #[cfg(test)]
+    pub(crate) fn fail(&self, text: &str) {
+        *self.broken.lock() = Some(text.to_owned());
+    }
+
     /// Writes beside the target, syncs, and only then gives the name: a name never stands for half a file.
     fn put(&self, path: &FsPath, payload: &PutPayload, mode: &PutMode) -> Result<()> {
         self.create_folder(path)?;

@@ -198,6 +198,11 @@ impl Table {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn begin_flush(&self) -> Arc<Tail> {
+        self.shared.begin_flush().expect("rows wait")
+    }
+
     pub(crate) fn view(&self) -> View {
         let state = self.shared.state.lock();
         let flushing = state.flushing.iter().flat_map(|tail| &tail.batches);
