@@ -4,8 +4,9 @@ use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, AsArray, Date32Array, RecordBatch};
+use datafusion::arrow::compute::{concat_batches, sort_to_indices, take_record_batch};
 use datafusion::arrow::datatypes::{
-    DataType as ArrowType, Field, Int64Type, Schema, TimestampMicrosecondType,
+    DataType as ArrowType, Date32Type, Field, Int64Type, Schema, TimestampMicrosecondType,
 };
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::parquet::arrow::ProjectionMask;
@@ -45,6 +46,8 @@ const DAY_OF: &str = "madang.dayOf";
 const IDENTITY: &str = "madang.identity";
 /// Commits between two checkpoints and clean-ups of the log.
 const CHECKPOINT_COMMITS: usize = 64;
+/// Days that are written at a time.
+const OPEN_FILES_MAX: usize = 32;
 
 impl Delta {
     /// Opens the table of `folder`; `None` when there is none.
@@ -95,8 +98,9 @@ impl Delta {
     }
 
     fn with(folder: &FsPath, table: DeltaTable, spec: TableSpec) -> Result<Self, Error> {
-        let root = Path::from_absolute_path(folder)
-            .map_err(|error| Error::internal(format!("name {}", folder.display()), error))?;
+        // The lake's folder is the root for reading, so that plans do not tell where it lies.
+        let names: Vec<_> = folder.iter().rev().take(2).filter_map(|name| name.to_str()).collect();
+        let root = Path::from_iter(names.into_iter().rev());
         let folder = folder.to_path_buf();
         Ok(Self { spec: Arc::new(spec), table, folder, root, log_cleanup_due: 0 })
     }
@@ -128,12 +132,13 @@ impl Delta {
 
     /// Commits the tail's rows and the offsets that they reach, both or neither.
     pub(crate) async fn append(&mut self, tail: &Tail, files: &Files) -> Result<Files, Error> {
-        let mut writer = self.writer()?;
-        for batch in &tail.batches {
-            let batch = self.with_days(batch)?;
+        let mut adds = Vec::new();
+        for batch in self.few_days_each(tail)? {
+            let mut writer = self.writer()?;
             writer.write(batch).await.map_err(|error| self.failed("write rows of", error))?;
+            let files = writer.flush().await;
+            adds.extend(files.map_err(|error| self.failed("write rows of", error))?);
         }
-        let adds = writer.flush().await.map_err(|error| self.failed("write rows of", error))?;
         let transactions = tail.offsets.iter().map(|(source, offset)| {
             // An offset beyond 2^63 cannot be reached.
             Transaction::new(source, i64::try_from(*offset).unwrap_or(i64::MAX))
@@ -239,6 +244,29 @@ impl Delta {
             return Err(self.failed_with("compact", "a file is not in the log"));
         }
         Ok(removes)
+    }
+
+    /// The tail's rows by time, which lets look-ups skip most pages, in batches of few days, since every
+    /// day has a file of its own open while it is written.
+    fn few_days_each(&self, tail: &Tail) -> Result<Vec<RecordBatch>, Error> {
+        let failed = |error| self.failed_with("sort rows of", error);
+        let Some(first) = tail.batches.first() else { return Ok(Vec::new()) };
+        let rows = concat_batches(&first.schema(), &tail.batches).map_err(failed)?;
+        let times = rows.column(self.spec.index(&self.spec.day_of));
+        let order = sort_to_indices(times, None, None).map_err(failed)?;
+        let rows = self.with_days(&take_record_batch(&rows, &order).map_err(failed)?)?;
+        let days = rows.column(rows.num_columns() - 1).as_primitive::<Date32Type>().values();
+        let mut batches = Vec::new();
+        let (mut from, mut seen) = (0, 1);
+        for row in 1..days.len() {
+            seen += usize::from(days[row] != days[row - 1]);
+            if seen > OPEN_FILES_MAX {
+                batches.push(rows.slice(from, row - from));
+                (from, seen) = (row, 1);
+            }
+        }
+        batches.push(rows.slice(from, rows.num_rows() - from));
+        Ok(batches)
     }
 
     /// The batch with the day of each row beside it.

@@ -12,6 +12,7 @@ use datafusion::logical_expr::Operator;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{BinaryExpr, Column, lit};
 use datafusion::physical_plan::execute_stream;
+use object_store::local::LocalFileSystem;
 use url::Url;
 
 use crate::files::DataFile;
@@ -44,7 +45,9 @@ impl Engine {
             .map_err(failed)?;
         // Without this a query that found a way to name a file could read it.
         let _ = runtime.deregister_object_store(&parse("file:///"));
-        runtime.register_object_store(&parse(STORE), Arc::new(files.clone()));
+        let reading = LocalFileSystem::new_with_prefix(&config.dir)
+            .map_err(|error| Error::internal("set up the query engine", error))?;
+        runtime.register_object_store(&parse(STORE), Arc::new(reading));
         let sync = files.sync();
         Ok(Self { files, sync, runtime })
     }

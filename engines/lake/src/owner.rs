@@ -8,7 +8,7 @@ use crate::delta::Delta;
 use crate::engine::blocking;
 use crate::files::{DataFile, Files};
 use crate::metrics::Counters;
-use crate::table::Shared;
+use crate::table::{Shared, cause};
 use crate::tail::Tail;
 use crate::{Config, Error};
 
@@ -104,7 +104,7 @@ impl Owner {
             }
             Err(error) => {
                 self.counters.failures.inc();
-                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                let cause = cause(&error);
                 tracing::error!(table = self.shared.spec.name, %error, cause, "rows wait in memory");
                 self.retry_at = Some(self.base.clock.instant() + RETRY_AFTER);
                 self.shared.failed(&error);
@@ -134,7 +134,7 @@ impl Owner {
             }
             Err(error) => {
                 self.counters.failures.inc();
-                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                let cause = cause(&error);
                 tracing::warn!(table = self.shared.spec.name, %error, cause, "small files stay");
                 self.compacting = false;
                 self.commits = 0;
@@ -157,10 +157,17 @@ impl Owner {
                 tracing::debug!(table = self.shared.spec.name, deleted, "old files deleted");
             }
             Err(error) => {
-                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                let cause = cause(&error);
                 tracing::warn!(table = self.shared.spec.name, %error, cause, "old files stay");
             }
         }
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        // Whoever waits for a commit must not wait for ever.
+        self.shared.ended();
     }
 }
 

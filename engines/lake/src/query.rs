@@ -89,11 +89,14 @@ impl Session {
                 batch = batch.slice(0, self.rows_max - rows);
                 answer.truncated = true;
             }
-            bytes += size(&batch);
-            if bytes > self.bytes_max {
+            let room = self.bytes_max - bytes;
+            let wanted = size(&batch);
+            if wanted > room {
+                // As if all rows were of the same size: the answer as sent is cut exactly.
+                batch = batch.slice(0, batch.num_rows() * room / wanted);
                 answer.truncated = true;
-                break;
             }
+            bytes += wanted.min(room);
             rows += batch.num_rows();
             if batch.num_rows() > 0 {
                 answer.batches.push(batch);

@@ -57,6 +57,20 @@ struct Progress {
     committed: u64,
     failures: u64,
     error: Arc<str>,
+    /// The owner is gone: at shutdown, or by a panic.
+    ended: bool,
+}
+
+impl Progress {
+    fn check(&self, failures: u64) -> Result<(), Error> {
+        if self.ended {
+            return Err(Error::Unavailable("the lake is closed".into()));
+        }
+        if self.failures > failures {
+            return Err(Error::Unavailable(format!("rows cannot be written: {}", self.error)));
+        }
+        Ok(())
+    }
 }
 
 /// What the owner finds to do.
@@ -133,18 +147,15 @@ impl Table {
             shared.check_disk()?;
             let mut progress = shared.progress.subscribe();
             let failures = progress.borrow_and_update().failures;
+            progress.borrow().check(failures)?;
             if shared.accept(source, last_offset, &mut rows)? {
                 shared.wake.notify_one();
                 return Ok(());
             }
             shared.wake.notify_one();
-            if progress.changed().await.is_err() {
-                return Err(Error::Unavailable("the table is closed".into()));
-            }
-            let now = progress.borrow();
-            if now.failures > failures {
-                return Err(Error::Unavailable(format!("rows cannot be written: {}", now.error)));
-            }
+            // The sender lives as long as this handle.
+            let _ = progress.changed().await;
+            progress.borrow().check(failures)?;
         }
     }
 
@@ -174,27 +185,20 @@ impl Table {
         let shared = &self.shared;
         shared.check_disk()?;
         let mut progress = shared.progress.subscribe();
-        let failures = progress.borrow_and_update().failures;
-        let target = {
-            let mut state = shared.state.lock();
-            state.flush_asked = true;
-            state.sequence
-        };
-        shared.wake.notify_one();
+        let failures = progress.borrow().failures;
+        let target = shared.state.lock().sequence;
         loop {
             {
                 let now = progress.borrow_and_update();
                 if now.committed >= target {
                     return Ok(());
                 }
-                if now.failures > failures {
-                    let text = format!("rows cannot be written: {}", now.error);
-                    return Err(Error::Unavailable(text));
-                }
+                now.check(failures)?;
             }
-            if progress.changed().await.is_err() {
-                return Err(Error::Unavailable("the table is closed".into()));
-            }
+            shared.state.lock().flush_asked = true;
+            shared.wake.notify_one();
+            // The sender lives as long as this handle.
+            let _ = progress.changed().await;
         }
     }
 
@@ -285,8 +289,12 @@ impl Shared {
     pub(crate) fn failed(&self, error: &Error) {
         self.progress.send_modify(|progress| {
             progress.failures += 1;
-            progress.error = error.to_string().into();
+            progress.error = cause(error).into();
         });
+    }
+
+    pub(crate) fn ended(&self) {
+        self.progress.send_modify(|progress| progress.ended = true);
     }
 
     pub(crate) fn files(&self) -> Arc<Files> {
@@ -329,6 +337,15 @@ impl Shared {
         }
         Ok(seen)
     }
+}
+
+/// The first thing that went wrong, for people.
+pub(crate) fn cause(error: &Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
 }
 
 /// The part of one day that has to be read to look for some keys.
