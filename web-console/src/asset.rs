@@ -107,10 +107,7 @@ fn packed(name: &str, hash: &Hash, plain: &[u8]) -> Bytes {
 
 pub(crate) fn gzip(plain: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-    encoder
-        .write_all(plain)
-        .and_then(|()| encoder.finish())
-        .expect("writing to memory cannot fail")
+    encoder.write_all(plain).and_then(|()| encoder.finish()).expect("writing to memory cannot fail")
 }
 
 fn body(file: EmbeddedFile) -> Bytes {
@@ -176,7 +173,9 @@ mod tests {
         for path in ["", "/", "/map", "/rules/new"] {
             assert_eq!(plain(path).etag, index.etag, "{path}");
         }
-        for path in ["/gone.js", "/favicon.ico", "/../Cargo.toml", "/vendor/VERSIONS.txt", "/a/../main.js"] {
+        for path in
+            ["/gone.js", "/favicon.ico", "/../Cargo.toml", "/vendor/VERSIONS.txt", "/a/../main.js"]
+        {
             assert!(asset(path, Encoding::Identity).is_none(), "{path}");
         }
     }

@@ -60,7 +60,9 @@ mod tests {
     #[test]
     fn the_page_needs_no_inline_style_and_no_inline_handler() {
         let index = index();
-        for word in [" style=", " onload=", " onclick=", "<style", "javascript:", "http://", "https://"] {
+        for word in
+            [" style=", " onload=", " onclick=", "<style", "javascript:", "http://", "https://"]
+        {
             assert!(!index.contains(word), "{word}");
         }
         assert!(!content_security_policy().contains("unsafe"));

@@ -1,16 +1,18 @@
 // Makes ui/map/*.json, the base map, from the packages named in vendor.json.
-// usage: node map.mjs NODE_MODULES CENSUS_FOLDER OUTPUT_FOLDER
+// usage: node map.mjs NODE_MODULES CENSUS_FOLDER BOROUGHS_FOLDER OUTPUT_FOLDER
 import { createRequire } from 'node:module';
 import { writeFileSync } from 'node:fs';
 import { gzipSync } from 'node:zlib';
 import path from 'node:path';
 
-const [, , modules, census, out] = process.argv;
+const [, , modules, census, boroughs, out] = process.argv;
 const require = createRequire(path.resolve(modules, 'any.js'));
 const { mesh, merge, feature, quantize } = require('topojson-client');
 const { topology } = require('topojson-server');
 const { presimplify, simplify, sphericalTriangleArea, filter, filterWeight } = require('topojson-simplify');
 const shapefile = require('shapefile');
+const proj4 = require('proj4');
+const clipping = require('polygon-clipping');
 
 // The Census layer covers the sample's three airports; the rest of the world is Natural Earth 1:50m.
 const BOX = { west: -76, south: 39.4, east: -71.6, north: 42 };
@@ -105,34 +107,128 @@ function withoutEdges(lines) {
   return { type: 'MultiLineString', coordinates: parts };
 }
 
+// The five boroughs follow the city's own shoreline; the Census draws its counties through the rivers.
+const BOROUGHS = { Manhattan: 'New York', Bronx: 'Bronx', Brooklyn: 'Kings', Queens: 'Queens', 'Staten Island': 'Richmond' };
+const CITY_FIPS = new Set(['36061', '36005', '36047', '36081', '36085']);
+const STATE_PLANE =
+  '+proj=lcc +lat_1=41.03333333333333 +lat_2=40.66666666666666 +lat_0=40.16666666666666 +lon_0=-74 +x_0=300000.0000000001 +y_0=0 +ellps=GRS80 +units=us-ft +no_defs';
+
+const polygonsOf = (geometry) => (geometry.type === 'Polygon' ? [geometry.coordinates] : geometry.coordinates);
+
+async function city() {
+  const source = await shapefile.read(path.join(boroughs, 'nybb.shp'));
+  return source.features.map((borough) => ({
+    type: 'Feature',
+    properties: { name: BOROUGHS[borough.properties.BoroName] },
+    geometry: {
+      type: 'MultiPolygon',
+      coordinates: polygonsOf(borough.geometry).map((rings) => rings.map((ring) => ring.map((p) => proj4(STATE_PLANE, 'WGS84', [p[0], p[1]])))),
+    },
+  }));
+}
+
+/** Natural Earth 1:10m knows the Hudson, Newark Bay and the bays of Long Island as water. */
+function roughLand() {
+  const atlas = require('world-atlas/land-10m.json');
+  const land = feature(atlas, atlas.objects.land);
+  return (land.features ?? [land]).flatMap((one) => clip(one.geometry)?.coordinates ?? []);
+}
+
+/** Two surveys of one border on land leave slivers; a strip of 250 m along it closes them. */
+function strips(lines) {
+  const half = 0.0022;
+  const quads = [];
+  for (const line of lines.coordinates) {
+    for (let i = 1; i < line.length; i += 1) {
+      const [a, b] = [line[i - 1], line[i]];
+      const length = Math.hypot((b[0] - a[0]) * 0.76, b[1] - a[1]) || 1;
+      const [x, y] = [(-(b[1] - a[1]) / length / 0.76) * half, (((b[0] - a[0]) * 0.76) / length) * half];
+      quads.push([[[a[0] + x, a[1] + y], [b[0] + x, b[1] + y], [b[0] - x, b[1] - y], [a[0] - x, a[1] - y], [a[0] + x, a[1] + y]]]);
+    }
+  }
+  return quads;
+}
+
+const landHas = (land, at) => land.some((rings) => inRing(at, rings[0]) && !rings.slice(1).some((hole) => inRing(at, hole)));
+
+// A border in the middle of a river is true, but between two shores it is noise.
+function onLand(lines, land) {
+  const parts = [];
+  for (const line of lines.coordinates) {
+    let part = [];
+    for (let i = 1; i < line.length; i += 1) {
+      const [a, b] = [line[i - 1], line[i]];
+      if (landHas(land, [(a[0] + b[0]) / 2, (a[1] + b[1]) / 2])) {
+        if (part.length === 0) part.push(a);
+        part.push(b);
+      } else if (part.length > 0) {
+        parts.push(part);
+        part = [];
+      }
+    }
+    if (part.length > 0) parts.push(part);
+  }
+  return { type: 'MultiLineString', coordinates: parts };
+}
+
+const simplified = (objects, km2) => {
+  let t = simplify(presimplify(topology(objects), sphericalTriangleArea), km2 / EARTH_KM2);
+  t = filter(t, filterWeight(t, 0.01 / EARTH_KM2, sphericalRing));
+  return t;
+};
+
 async function region() {
   const source = await shapefile.read(path.join(census, 'cb_2016_us_county_500k.shp'));
   const features = [];
   for (const county of source.features) {
     const geometry = clip(county.geometry);
-    if (geometry) features.push({ type: 'Feature', properties: { name: county.properties.NAME, state: county.properties.STATEFP }, geometry });
+    if (geometry) features.push({ type: 'Feature', properties: { id: county.properties.GEOID, name: county.properties.NAME, state: county.properties.STATEFP }, geometry });
   }
-  const collection = { type: 'FeatureCollection', features };
-  // Triangles under 0.0004 km² and rocks under 0.02 km² are below a pixel at zoom 13.
-  let t = presimplify(topology({ counties: collection }), sphericalTriangleArea);
-  t = simplify(t, 0.0004 / EARTH_KM2);
-  t = filter(t, filterWeight(t, 0.02 / EARTH_KM2, (ring) => sphericalRing(ring)));
+  const t = topology({ counties: { type: 'FeatureCollection', features } });
   const counties = t.objects.counties;
-  const lines = {
-    land: merge(t, counties.geometries),
-    shore: withoutEdges(mesh(t, counties, (a, b) => a === b)),
-    counties: mesh(t, counties, (a, b) => a !== b && a.properties.state === b.properties.state),
-    states: mesh(t, counties, (a, b) => a !== b && a.properties.state !== b.properties.state),
-  };
+  const isCity = (county) => CITY_FIPS.has(county.properties.id);
+  const around = merge(t, counties.geometries.filter((county) => !isCity(county))).coordinates;
+  const rough = roughLand();
+  const seam = mesh(t, counties, (a, b) => a !== b && isCity(a) !== isCity(b) && a.properties.state === b.properties.state);
+  const seamOnLand = onLand(seam, rough);
+  const five = await city();
+  const joined = clipping.union(
+    clipping.intersection(around, rough),
+    ...five.map((borough) => simplifiedPolygons(borough.geometry)),
+    clipping.intersection(strips(seamOnLand).reduce((all, quad) => clipping.union(all, quad), []), rough),
+  );
+
+  // Triangles under 0.0004 km² and rocks under 0.01 km² are below a pixel at zoom 13.
+  const shoreline = simplified({ land: { type: 'MultiPolygon', coordinates: joined } }, 0.0004);
+  const land = feature(shoreline, shoreline.objects.land).geometry;
+  const borders = simplified({ counties: { type: 'FeatureCollection', features } }, 0.0012);
+  const lines = (test) => mesh(borders, borders.objects.counties, (a, b) => a !== b && test(a.properties.state === b.properties.state));
   const names = {
     type: 'FeatureCollection',
-    features: features
-      .filter((f) => f.geometry.coordinates.length > 0)
-      .map((f) => ({ type: 'Feature', properties: { name: f.properties.name }, geometry: { type: 'Point', coordinates: labelPoint(f.geometry) } })),
+    features: [...features.filter((one) => !CITY_FIPS.has(one.properties.id)), ...five].map((one) => ({
+      type: 'Feature',
+      properties: { name: one.properties.name },
+      geometry: { type: 'Point', coordinates: labelPoint(one.geometry) },
+    })),
   };
-  const result = topology({ ...lines, names }, 6e4);
+  const result = topology(
+    {
+      land,
+      shore: withoutEdges(mesh(shoreline, shoreline.objects.land, (a, b) => a === b)),
+      counties: onLand(lines((same) => same), land.coordinates),
+      states: lines((same) => !same),
+      names,
+    },
+    6e4,
+  );
   result.box = [BOX.west, BOX.south, BOX.east, BOX.north];
   return result;
+}
+
+/** The city's survey is finer than any screen. */
+function simplifiedPolygons(geometry) {
+  const t = simplified({ land: geometry }, 0.0002);
+  return feature(t, t.objects.land).geometry.coordinates;
 }
 
 function sphericalRing(ring) {

@@ -126,7 +126,7 @@ export default {
   'live.connecting': 'Connecting',
   'live.live': 'Live',
   'live.reconnecting': 'Reconnecting',
-  'map.attribution': 'Natural Earth · U.S. Census Bureau',
+  'map.attribution': 'Natural Earth · U.S. Census Bureau · NYC Planning',
   'map.everywhere': 'Show everywhere',
   'map.filter': 'Find a device',
   'map.fit': 'Show all devices',

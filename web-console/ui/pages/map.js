@@ -182,7 +182,9 @@ function Atlas({ devices, ready, value, chosen, choose, within, setWithin, add }
     const pin = chosen ? markers.current.get(chosen) : undefined;
     if (atlas && pin) {
       const { lat, lng } = pin.marker.getLatLng();
-      atlas.map.panInside([lat, lng], { padding: [90, 60], animate: false });
+      // The panel has just taken its share of the width.
+      atlas.map.invalidateSize();
+      atlas.map.panInside([lat, lng], { paddingTopLeft: [60, 80], paddingBottomRight: [150, 60], animate: false });
     }
   }, [atlas, chosen, devices]);
 

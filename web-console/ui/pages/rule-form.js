@@ -202,11 +202,11 @@ function ConditionRow({ draft, change, place, condition }) {
       ${!only && html`<button type="button" class="icon" aria-label=${t('rule.remove-condition')} onClick=${() => change({ conditions: draft.conditions.filter((_, i) => i !== place) })}><${Icon} name="trash" /></button>`}
     </div>
     ${condition.ranges.map((range, i) => {
-      const test = (/** @type {string} */ name) => (only && i === 0 ? `rule-${name}` : `rule-${name}-${place}-${i}`);
+      const main = only && i === 0;
       return html`<div class="line range" key=${i}>
         <span class="word">${i === 0 ? t('rule.is') : t('rule.or-is')}</span>
-        <label><span>${t('rule.min')}</span><input inputmode="decimal" type="number" step="any" data-test=${test('min')} value=${range.min} onInput=${(/** @type {Event} */ event) => putRange(i, { min: textOf(event) })} /></label>
-        <label><span>${t('rule.max')}</span><input inputmode="decimal" type="number" step="any" data-test=${test('max')} value=${range.max} onInput=${(/** @type {Event} */ event) => putRange(i, { max: textOf(event) })} /></label>
+        <label><span>${t('rule.min')}</span><input inputmode="decimal" type="number" step="any" data-test=${main ? 'rule-min' : `rule-min-${place}-${i}`} value=${range.min} onInput=${(/** @type {Event} */ event) => putRange(i, { min: textOf(event) })} /></label>
+        <label><span>${t('rule.max')}</span><input inputmode="decimal" type="number" step="any" data-test=${main ? 'rule-max' : `rule-max-${place}-${i}`} value=${range.max} onInput=${(/** @type {Event} */ event) => putRange(i, { max: textOf(event) })} /></label>
         <span class="faint unit">${unit}</span>
         ${condition.ranges.length > 1 && html`<button type="button" class="icon" aria-label=${t('rule.remove-range')} onClick=${() => put({ ...condition, ranges: condition.ranges.filter((_, at) => at !== i) })}><${Icon} name="close" /></button>`}
       </div>`;

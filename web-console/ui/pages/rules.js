@@ -53,7 +53,7 @@ function RuleList() {
   };
   return html`<ul class="cards" data-test="rules-list">
     ${data.map(
-      (rule) => html`<li key=${rule.id} class=${rule.enabled ? '' : 'off'} data-test=${`rule-${rule.name}`}>
+      (rule) => html`<li key=${rule.id} class=${rule.enabled ? '' : 'off'} data-test=${`rule-item-${rule.name}`}>
         <button type="button" role="switch" class="switch" aria-checked=${rule.enabled} aria-label=${t('rules.enabled', { name: rule.name })} onClick=${() => enable(rule)}></button>
         <div class="text">
           <h2><a href=${`#/rules/${encodeURIComponent(rule.id)}`}>${rule.name}</a></h2>

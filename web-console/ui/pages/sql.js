@@ -138,6 +138,9 @@ const isNumber = (type) => /int|float|double|decimal|real/i.test(type);
 /** @param {string} type */
 const isTime = (type) => /timestamp|date/i.test(type);
 
+/** Arrow's full name of a timestamp is longer than the timestamp. @param {string} type */
+const typeText = (type) => (/^timestamp\(/i.test(type) ? (/utc|\+00:00/i.test(type) ? 'Timestamp, UTC' : 'Timestamp') : type);
+
 /** @param {{ answer: Answer, ms: number, of: string }} props */
 function Result({ answer, ms, of }) {
   const [view, setView] = useState(/** @type {'table' | 'chart'} */ ('table'));
@@ -173,7 +176,7 @@ function Result({ answer, ms, of }) {
       ? html`<div class="pad"><${Chart} points=${points.points} label=${points.name} /></div>`
       : html`<div class="scroll tall" tabindex="0" role="region" aria-label=${t('sql.result')}>
           <table class="dense grid" data-test="sql-table">
-            <thead><tr>${columns.map((column) => html`<th class=${isNumber(column.type) ? 'num' : ''}>${column.name}<small>${column.type}</small></th>`)}</tr></thead>
+            <thead><tr>${columns.map((column) => html`<th class=${isNumber(column.type) ? 'num' : ''}>${column.name}<small title=${column.type}>${typeText(column.type)}</small></th>`)}</tr></thead>
             <tbody>${rows.slice(0, SHOWN_ROWS_MAX).map((row) => html`<tr>${row.map((cell, i) => html`<${Cell} value=${cell} type=${columns[i].type} />`)}</tr>`)}</tbody>
           </table>
         </div>
@@ -184,7 +187,7 @@ function Result({ answer, ms, of }) {
 
 /** @param {{ value: unknown, type: string }} props */
 function Cell({ value, type }) {
-  if (value === null || value === undefined) return html`<td class="faint">null</td>`;
+  if (value === null || value === undefined) return html`<td class=${isNumber(type) ? 'num faint' : 'faint'}>null</td>`;
   if (typeof value === 'number' && isNumber(type)) return html`<td class="num">${number(value, 6)}</td>`;
   if (isTime(type)) {
     const ms = moment(value);

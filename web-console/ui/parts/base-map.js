@@ -7,7 +7,8 @@ import { colour } from '../theme.js';
 
 /** The detailed layer has no meaning below a pixel. */
 const REGION_ZOOM_MIN = 7;
-const NAMES_ZOOM_MIN = 9;
+const COUNTIES_ZOOM_MIN = 8;
+const NAMES_ZOOM_MIN = 9.5;
 
 /** @param {string} path @returns {Promise<Topology>} */
 async function topology(path) {
@@ -79,14 +80,14 @@ function layers(map, world, region) {
   });
 
   Object.values(far).forEach((layer) => layer.addTo(map));
+  const toggle = (/** @type {import('leaflet').Layer} */ layer, /** @type {boolean} */ on) => {
+    if (on && !map.hasLayer(layer)) layer.addTo(map);
+    if (!on && map.hasLayer(layer)) layer.remove();
+  };
   const follow = () => {
     const zoom = map.getZoom();
-    for (const layer of Object.values(near)) {
-      if (zoom >= REGION_ZOOM_MIN && !map.hasLayer(layer)) layer.addTo(map);
-      if (zoom < REGION_ZOOM_MIN && map.hasLayer(layer)) layer.remove();
-    }
-    if (zoom >= NAMES_ZOOM_MIN && !map.hasLayer(names)) names.addTo(map);
-    if (zoom < NAMES_ZOOM_MIN && map.hasLayer(names)) names.remove();
+    for (const layer of Object.values(near)) toggle(layer, zoom >= (layer === near.counties ? COUNTIES_ZOOM_MIN : REGION_ZOOM_MIN));
+    toggle(names, zoom >= NAMES_ZOOM_MIN);
   };
   map.on('zoomend', follow);
   follow();

@@ -57,7 +57,7 @@ function options(into, unit, onCursor) {
       {
         ...axis,
         size: 52,
-        values: (/** @type {unknown} */ _plot, /** @type {number[]} */ marks) => marks.map((mark) => measured(mark, unit()?.length ?? 9 ? short(unit()) : null)),
+        values: (/** @type {unknown} */ _plot, /** @type {number[]} */ marks) => marks.map((mark) => measured(mark, short(unit()))),
       },
     ],
     series: [
@@ -141,7 +141,8 @@ export function Bars({ times, from, to, label }) {
     counts[Math.max(0, Math.min(BARS - 1, place))] += 1;
   }
   const most = Math.max(1, ...counts);
-  const text = (/** @type {number} */ ms) => dateText(new Date(ms), { month: 'short', day: 'numeric', hour: '2-digit', minute: '2-digit' });
+  const text = (/** @type {number} */ ms) =>
+    dateText(new Date(ms), to - from > 60 * DAY * 1000 ? { year: 'numeric', month: 'short', day: 'numeric' } : { month: 'short', day: 'numeric', hour: '2-digit', minute: '2-digit' });
   return html`<figure class="bars">
     <svg viewBox="0 0 600 72" preserveAspectRatio="none" role="img" aria-label=${label}>
       <line x1="0" y1="71.5" x2="600" y2="71.5" class="base" />

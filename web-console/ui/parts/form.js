@@ -19,9 +19,9 @@ export function Field({ label, hint, error, input }) {
 
 /**
  * A form that sends once, says that it is busy, and shows what the server refused.
- * @param {{ send: () => Promise<void>, children: unknown, action: string, onCancel?: () => void, cancel?: string, test?: string, errorTest?: string }} props
+ * @param {{ send: () => Promise<void>, children: unknown, action: string, onCancel?: () => void, cancel?: string, cancelTest?: string, test?: string, errorTest?: string }} props
  */
-export function Form({ send, children, action, onCancel, cancel, test, errorTest }) {
+export function Form({ send, children, action, onCancel, cancel, cancelTest, test, errorTest }) {
   const [busy, setBusy] = useState(false);
   const [error, setError] = useState(/** @type {unknown} */ (null));
   const submit = async (/** @type {Event} */ event) => {
@@ -40,7 +40,7 @@ export function Form({ send, children, action, onCancel, cancel, test, errorTest
     ${children}
     ${error !== null && html`<div class="notice bad" role="alert" data-test=${errorTest}><p>${reason(error)}</p></div>`}
     <footer>
-      ${onCancel && html`<button type="button" data-test=${test && `${test}-cancel`} onClick=${onCancel}>${cancel ?? t('action.cancel')}</button>`}
+      ${onCancel && html`<button type="button" data-test=${cancelTest} onClick=${onCancel}>${cancel ?? t('action.cancel')}</button>`}
       <button type="submit" class="primary" disabled=${busy} data-test=${test}>${busy ? t('state.working') : action}</button>
     </footer>
   </form>`;

@@ -119,7 +119,7 @@ export function Choices() {
   ]);
   return html`<div class="choices">
     <div class="segments" role="group" aria-label=${t('shell.language')}>
-      ${languages.map(([name, text]) => html`<button type="button" lang=${name} aria-pressed=${language.value === name} data-test=${`language-${name}`} onClick=${() => setLanguage(name)}>${text}</button>`)}
+      ${languages.map(([name, text]) => html`<button type="button" lang=${name} aria-pressed=${language.value === name} data-test=${`language-${name}`} onClick=${() => setLanguage(name).catch(complain)}>${text}</button>`)}
     </div>
     <div class="segments" role="group" aria-label=${t('theme.title')}>
       ${themes.map(([name, text]) => html`<button type="button" aria-pressed=${theme.value === name} data-test=${`theme-${name}`} onClick=${() => setTheme(name)}>${text}</button>`)}
@@ -169,6 +169,7 @@ export function PasswordForm({ onDone, onCancel, cancel }) {
     action: t('account.set-password'),
     onCancel,
     cancel,
+    cancelTest: 'set-password-skip',
     test: 'set-password-submit',
     errorTest: 'set-password-error',
     children: [

@@ -1,3 +1,4 @@
+/* leaflet 1.9.4 (BSD-2-Clause); see NOTICE. */
 var qo=Object.create;var mn=Object.defineProperty;var jo=Object.getOwnPropertyDescriptor;var Ko=Object.getOwnPropertyNames;var Yo=Object.getPrototypeOf,Xo=Object.prototype.hasOwnProperty;var Jo=(l,O)=>()=>{try{return O||l((O={exports:{}}).exports,O),O.exports}catch(y){throw O=0,y}};var $o=(l,O,y,dt)=>{if(O&&typeof O=="object"||typeof O=="function")for(let b of Ko(O))!Xo.call(l,b)&&b!==y&&mn(l,b,{get:()=>O[b],enumerable:!(dt=jo(O,b))||dt.enumerable});return l};var Qo=(l,O,y)=>(y=l!=null?qo(Yo(l)):{},$o(O||!l||!l.__esModule?mn(y,"default",{value:l,enumerable:!0}):y,l));var vn=Jo((ce,pn)=>{/* @preserve
  * Leaflet 1.9.4, a JS library for interactive maps. https://leafletjs.com
  * (c) 2010-2023 Vladimir Agafonkin, (c) 2010-2011 CloudMade
