@@ -38,6 +38,8 @@ pub(crate) struct Broker {
     organisations: RwLock<HashMap<OrganisationId, Arc<Organisation>>>,
     /// The last number of a session or a message.
     last_number: AtomicU64,
+    /// What it was at the start.
+    first_number: u64,
     /// Sessions by the moment when something is due; a moment may be out of date.
     due: Mutex<BTreeMap<(Timestamp, u64), Weak<Session>>>,
 }
@@ -104,6 +106,7 @@ impl Broker {
             return Err(Error::Config(limit));
         }
         let (authority, intake) = doors;
+        let first_number = store.last_number().await?;
         let broker = Self {
             config,
             base: base.clone(),
@@ -114,7 +117,8 @@ impl Broker {
             is_served: AtomicBool::new(false),
             budget: Arc::default(),
             organisations: RwLock::default(),
-            last_number: AtomicU64::new(store.last_number().await?),
+            last_number: AtomicU64::new(first_number),
+            first_number,
             due: Mutex::default(),
             store,
         };
@@ -323,9 +327,11 @@ impl Broker {
         {
             let mut state = session.state.lock();
             forbidden = state.outbox.forbid(|message| is_allowed(&message.topic));
-            for row in &rows {
+            for row in &mut rows {
                 state.committing.remove(&row.sequence);
-                if !is_allowed(&row.message.topic) {
+                // Nobody knows whether a former server sent it.
+                row.dup = row.sequence <= self.first_number;
+                if !is_allowed(&row.message.topic) && !forbidden.contains(&row.sequence) {
                     state.outbox.release(row.message.cost());
                     forbidden.push(row.sequence);
                 }

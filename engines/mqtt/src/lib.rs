@@ -9,6 +9,7 @@
 //! `trie` the subscriptions, `route` the way of a message, and `connection` moves the bytes.
 
 mod broker;
+mod client;
 mod config;
 mod connection;
 mod decode;
@@ -41,6 +42,7 @@ use bytes::Bytes;
 use relational::Db;
 use tokio::net::{TcpListener, TcpStream};
 
+pub use client::{Client, ClientError};
 pub use config::Config;
 pub use error::Error;
 pub use intake::{Accepted, Intake};

@@ -1,0 +1,215 @@
+//! A broker with its surroundings.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::access::{Action, Authority, Door, Principal, Refused, Resource, Subject};
+use base::{Base, KeyId, OrganisationId, Timestamp};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use relational::Db;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+
+use super::client::{Client, Version};
+use crate::{Accepted, Config, Intake, Message, Mqtt};
+
+pub(super) const OTHER: OrganisationId = OrganisationId::fixed(2);
+
+/// Knows the keys `roof`, `cellar` and `attic` of one organisation and `foreign` of another; each one's secret is
+/// its name with `-secret`.
+pub(super) struct Doorman {
+    epoch: watch::Sender<u64>,
+    revoked: Mutex<HashSet<String>>,
+    /// Parts of resources that nobody may touch.
+    forbidden: Mutex<HashSet<String>>,
+}
+
+impl Doorman {
+    fn new() -> Self {
+        Self {
+            epoch: watch::Sender::new(1),
+            revoked: Mutex::default(),
+            forbidden: Mutex::new(HashSet::from(["forbidden".to_owned()])),
+        }
+    }
+
+    pub(super) fn revoke(&self, key: &str) {
+        self.revoked.lock().insert(key.to_owned());
+        self.epoch.send_modify(|epoch| *epoch += 1);
+    }
+
+    pub(super) fn forbid(&self, part: &str) {
+        self.forbidden.lock().insert(part.to_owned());
+        self.epoch.send_modify(|epoch| *epoch += 1);
+    }
+}
+
+impl Authority for Doorman {
+    fn authenticate<'a>(
+        &'a self,
+        door: Door,
+        key: &'a str,
+        secret: &'a str,
+    ) -> Pin<Box<dyn Future<Output = Result<Principal, Refused>> + Send + 'a>> {
+        assert_eq!(door, Door::Mqtt);
+        let known = ["roof", "cellar", "attic", "foreign"].iter().position(|it| *it == key);
+        let is_right = secret == format!("{key}-secret") && !self.revoked.lock().contains(key);
+        let found = known.filter(|_| is_right).map(|number| Principal {
+            organisation: if key == "foreign" { OTHER } else { OrganisationId::DEFAULT },
+            subject: Subject::Key(KeyId::fixed(number as u128 + 1)),
+            name: key.into(),
+        });
+        Box::pin(async move { found.ok_or(Refused::Unauthenticated) })
+    }
+
+    fn authorize(&self, _: &Principal, _: Action, on: Resource<'_>) -> Result<(), Refused> {
+        let is_forbidden = self.forbidden.lock().iter().any(|part| on.path.contains(part.as_str()));
+        if is_forbidden { Err(Refused::Forbidden) } else { Ok(()) }
+    }
+
+    fn epoch(&self) -> watch::Receiver<u64> {
+        self.epoch.subscribe()
+    }
+
+    fn is_current(&self, principal: &Principal) -> bool {
+        !self.revoked.lock().contains(&*principal.name)
+    }
+}
+
+/// Takes messages over as their topic says.
+#[derive(Default)]
+pub(super) struct Desk {
+    seen: Mutex<Vec<Arc<str>>>,
+    gates: Mutex<HashMap<String, Arc<Semaphore>>>,
+}
+
+impl Desk {
+    pub(super) fn seen(&self) -> Vec<Arc<str>> {
+        self.seen.lock().clone()
+    }
+
+    /// What waits until it is let through: `gate/<name>`.
+    pub(super) fn open(&self, gate: &str) {
+        self.gate(gate).add_permits(1);
+    }
+
+    fn gate(&self, gate: &str) -> Arc<Semaphore> {
+        let closed = || Arc::new(Semaphore::new(0));
+        self.gates.lock().entry(gate.to_owned()).or_insert_with(closed).clone()
+    }
+}
+
+impl Intake for Desk {
+    fn accept<'a>(&'a self, _: &'a Principal, message: &'a Message) -> BoxFuture<'a, Accepted> {
+        self.seen.lock().push(message.topic.clone());
+        let (kind, rest) = message.topic.split_once('/').unwrap_or((&message.topic, ""));
+        match kind {
+            "data" => async { Accepted::Stored }.boxed(),
+            "bad" => async { Accepted::Refused { reason: "not a reading".to_owned() } }.boxed(),
+            "denied" => async { Accepted::Denied }.boxed(),
+            "down" => async { Accepted::Unavailable }.boxed(),
+            "panic" => async { panic!("the intake broke") }.boxed(),
+            "gate" => {
+                let gate = self.gate(rest);
+                async move {
+                    gate.acquire().await.unwrap().forget();
+                    Accepted::Stored
+                }
+                .boxed()
+            }
+            _ => async { Accepted::NotMine }.boxed(),
+        }
+    }
+}
+
+pub(super) struct House {
+    pub(super) base: Base,
+    pub(super) mqtt: Mqtt,
+    pub(super) db: Db,
+    pub(super) doorman: Arc<Doorman>,
+    pub(super) desk: Arc<Desk>,
+    pub(super) address: SocketAddr,
+    pub(super) served: tokio::task::JoinHandle<Option<Result<(), crate::Error>>>,
+    config: Config,
+    folder: TempDir,
+}
+
+impl House {
+    pub(super) async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    pub(super) async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::at(Base::system(), change).await
+    }
+
+    /// Time stands still until it is moved.
+    pub(super) async fn simulated(change: impl FnOnce(&mut Config)) -> Self {
+        Self::at(Base::simulated(Timestamp::from_millis(1_000_000), 7), change).await
+    }
+
+    async fn at(base: Base, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::default();
+        change(&mut config);
+        let folder = tempfile::tempdir().unwrap();
+        let doorman = Arc::new(Doorman::new());
+        let desk = Arc::new(Desk::default());
+        Self::start(base, folder, config, (doorman, desk)).await
+    }
+
+    async fn start(
+        base: Base,
+        folder: TempDir,
+        config: Config,
+        (doorman, desk): (Arc<Doorman>, Arc<Desk>),
+    ) -> Self {
+        let rows = relational::Config { path: folder.path().join("rows.db"), ..Default::default() };
+        let db = Db::open(rows, &base).await.unwrap();
+        let opened =
+            Mqtt::open(config.clone(), &base, db.clone(), doorman.clone(), desk.clone()).await;
+        let mqtt = opened.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = mqtt.clone();
+        let served = base.tasks.spawn("serve", async move { server.serve(listener).await });
+        Self { base, mqtt, db, doorman, desk, address, served, config, folder }
+    }
+
+    /// Stops the broker and starts it again on the same rows, at the same time of day.
+    pub(super) async fn restarted(self) -> Self {
+        assert!(self.base.tasks.stop(Duration::from_secs(5)).await, "everything ends");
+        self.db.close().await;
+        let base = Base::simulated(self.base.clock.now(), 8);
+        Self::start(base, self.folder, self.config, (self.doorman, self.desk)).await
+    }
+
+    /// A clean client of the key `roof`.
+    pub(super) async fn client(&self, version: Version, name: &str) -> Client {
+        let (client, present) = Client::dial(self.address, version).name(name).enter().await;
+        assert!(!present);
+        client
+    }
+
+    pub(super) fn metric(&self, name: &str) -> u64 {
+        let text = self.base.metrics.text();
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.map_or(0, |value| value.trim().parse().unwrap())
+    }
+
+    /// Waits until the condition holds; what it waits for is a test's only clock.
+    pub(super) async fn until(&self, what: &str, holds: impl Fn() -> bool) {
+        for _ in 0..1_000 {
+            if holds() {
+                return;
+            }
+            self.base.clock.sleep(Duration::from_millis(10)).await;
+        }
+        panic!("it never came true that {what}");
+    }
+}
