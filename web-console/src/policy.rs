@@ -10,10 +10,11 @@ use crate::asset::{Encoding, asset};
 pub fn content_security_policy() -> String {
     let index = asset("index.html", Encoding::Identity).expect("index.html is embedded");
     let index = std::str::from_utf8(&index.body).expect("index.html is UTF-8; a test reads it");
-    let hashes: String = inline_scripts(index)
+    let hashes: Vec<String> = inline_scripts(index)
         .iter()
         .map(|script| format!(" 'sha256-{}'", STANDARD.encode(Sha256::digest(script.as_bytes()))))
         .collect();
+    let hashes = hashes.concat();
     format!(
         "default-src 'none'; script-src 'self'{hashes}; style-src 'self'; img-src 'self' data:; \
          connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; \

@@ -29,11 +29,15 @@ fn served(path: &str) -> Vec<u8> {
     asset(path, Encoding::Identity).unwrap().body.to_vec()
 }
 
+fn is(path: &str, kind: &str) -> bool {
+    Path::new(path).extension().is_some_and(|extension| extension == kind)
+}
+
 /// Our scripts, by path.
 fn scripts() -> BTreeMap<String, String> {
     paths()
         .into_iter()
-        .filter(|path| path.ends_with(".js") && !path.starts_with("vendor/"))
+        .filter(|path| is(path, "js") && !path.starts_with("vendor/"))
         .map(|path| (path.to_string(), String::from_utf8(served(&path)).unwrap()))
         .collect()
 }
@@ -171,7 +175,7 @@ fn vendored_files_are_the_ones_in_the_list() {
     for file in list["files"].as_array().unwrap() {
         let path = file["file"].as_str().unwrap();
         let hash = Sha256::digest(fs::read(root().join(path)).unwrap());
-        let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = hash.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
         assert_eq!(file["sha256"], hash.as_str(), "{path}");
         assert!(versions.contains(&hash), "VERSIONS lacks {path}");
         listed.insert(path.strip_prefix("ui/").unwrap().to_owned());
@@ -236,15 +240,14 @@ fn the_console_stays_small() {
         paths().iter().filter(|path| keep(path)).map(|path| gzip(&served(path)).len()).sum()
     };
     let is_vendored = |path: &str| path.starts_with("vendor/");
-    let is_code =
-        |path: &str| path.ends_with(".js") || path.ends_with(".css") || path.ends_with(".html");
+    let is_code = |path: &str| is(path, "js") || is(path, "css") || is(path, "html");
     let ours: Vec<u8> = paths()
         .iter()
         .filter(|path| is_code(path) && !is_vendored(path))
         .flat_map(|path| served(path))
         .collect();
     let app = gzip(&ours).len();
-    let vendor = packed(&|path| is_vendored(path) && path.ends_with(".js"));
+    let vendor = packed(&|path| is_vendored(path) && is(path, "js"));
     let map = packed(&|path| path.starts_with("map/"));
     println!(
         "gzip: app {app}, first page {first}, vendored scripts {vendor}, base map {map} bytes"

@@ -266,12 +266,11 @@ class Pin {
       title: device.label ?? '',
       riseOnHover: true,
     }).addTo(map);
-    // Leaflet clicks for Enter; Space is ours.
     this.marker.on('click', () => choose(device.name));
     const element = this.element();
     element?.setAttribute('data-test', `marker-${device.name}`);
     element?.addEventListener('keydown', (event) => {
-      if (event.key !== ' ') return;
+      if (event.key !== 'Enter' && event.key !== ' ') return;
       event.preventDefault();
       choose(device.name);
     });
