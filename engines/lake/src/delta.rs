@@ -62,7 +62,7 @@ impl Delta {
         }
         table.load().await.map_err(|error| failed("open", folder, error))?;
         let spec = read_spec(&table, folder)?;
-        Self::with(folder, table, spec).map(Some)
+        Ok(Some(Self::with(folder, table, spec)))
     }
 
     pub(crate) async fn create(
@@ -94,15 +94,15 @@ impl Delta {
             .with_raise_if_key_not_exists(false)
             .await
             .map_err(|error| failed("create", folder, error))?;
-        Self::with(folder, table, spec.clone())
+        Ok(Self::with(folder, table, spec.clone()))
     }
 
-    fn with(folder: &FsPath, table: DeltaTable, spec: TableSpec) -> Result<Self, Error> {
+    fn with(folder: &FsPath, table: DeltaTable, spec: TableSpec) -> Self {
         // The lake's folder is the root for reading, so that plans do not tell where it lies.
         let names: Vec<_> = folder.iter().rev().take(2).filter_map(|name| name.to_str()).collect();
-        let root = Path::from_iter(names.into_iter().rev());
+        let root = names.into_iter().rev().collect();
         let folder = folder.to_path_buf();
-        Ok(Self { spec: Arc::new(spec), table, folder, root, log_cleanup_due: 0 })
+        Self { spec: Arc::new(spec), table, folder, root, log_cleanup_due: 0 }
     }
 
     /// Everything that the log says now, read anew.

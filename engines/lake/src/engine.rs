@@ -52,10 +52,6 @@ impl Engine {
         Ok(Self { files, sync, runtime })
     }
 
-    pub(crate) fn scan(&self, schema: &SchemaRef, projection: Option<Vec<usize>>) -> Scan {
-        Scan { schema: schema.clone(), projection, predicate: None, limit: None, partitions: 1 }
-    }
-
     pub(crate) fn read(
         &self,
         scan: Scan,
@@ -67,6 +63,11 @@ impl Engine {
 }
 
 impl Scan {
+    /// Every row, in one thread.
+    pub(crate) fn whole(schema: SchemaRef, projection: Option<Vec<usize>>) -> Self {
+        Self { schema, projection, predicate: None, limit: None, partitions: 1 }
+    }
+
     /// Leaves out what lies wholly outside the times; rows outside may still come.
     pub(crate) fn between(mut self, column: usize, first: i64, last: i64) -> Self {
         let name = self.schema.field(column).name().clone();

@@ -58,10 +58,13 @@ struct Inner {
     engine: Arc<Engine>,
     analysis: Analysis,
     counters: Counters,
-    tables: Mutex<HashMap<(OrganisationId, String), Arc<OnceCell<Table>>>>,
+    tables: Mutex<HashMap<(OrganisationId, String), Opening>>,
     /// Organisations whose tables on disk were looked for.
     listed: Mutex<HashSet<OrganisationId>>,
 }
+
+/// A table that somebody opens, or has opened.
+type Opening = Arc<OnceCell<Table>>;
 
 impl Lake {
     /// Reads no table yet: each is opened when it is first asked for.

@@ -8,6 +8,7 @@ use crate::delta::Delta;
 use crate::engine::blocking;
 use crate::files::{DataFile, Files};
 use crate::metrics::Counters;
+use crate::scan::Scan;
 use crate::table::{Shared, cause};
 use crate::tail::Tail;
 use crate::{Config, Error};
@@ -207,7 +208,7 @@ async fn compact(
     files: Arc<Files>,
     shared: Arc<Shared>,
 ) -> Result<(Delta, Files), Error> {
-    let scan = shared.engine.scan(&shared.spec.schema(), None);
+    let scan = Scan::whole(shared.spec.schema(), None);
     let rows = shared.engine.read(scan, &old);
     let rows = rows.map_err(|error| Error::internal("read small files", error))?;
     let files = delta.compact(&old, rows, &files).await?;

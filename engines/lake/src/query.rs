@@ -112,7 +112,7 @@ impl Session {
 fn size(batch: &RecordBatch) -> usize {
     let size = |column: &Arc<dyn Array>| {
         // Types that cannot tell are rare; their buffers count whole.
-        column.to_data().get_slice_memory_size().unwrap_or(column.get_array_memory_size())
+        column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size())
     };
     batch.columns().iter().map(size).sum()
 }

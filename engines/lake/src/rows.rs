@@ -112,9 +112,12 @@ pub struct Rows {
     day_of: usize,
     identity: Vec<usize>,
     columns: Vec<Column>,
-    keys: HashSet<Box<[u8]>>,
+    keys: Identities,
     length: usize,
 }
+
+/// Encoded identities.
+pub(crate) type Identities = HashSet<Box<[u8]>>;
 
 #[derive(Debug)]
 enum Column {
@@ -208,7 +211,7 @@ impl Rows {
         &self.spec
     }
 
-    pub(crate) fn finish(mut self) -> Result<(RecordBatch, HashSet<Box<[u8]>>), Error> {
+    pub(crate) fn finish(mut self) -> Result<(RecordBatch, Identities), Error> {
         let columns: Vec<ArrayRef> = self.columns.iter_mut().map(Column::finish).collect();
         let batch = RecordBatch::try_new(self.schema, columns)
             .map_err(|error| Error::internal("build a batch of rows", error))?;

@@ -88,7 +88,7 @@ impl Sync {
         let named = payload
             .iter()
             .try_for_each(|part| file.write_all(part))
-            .map_err(|error| failed(path, error))
+            .map_err(|error| failed(path, &error))
             .and_then(|()| self.synced(path, file.sync_all()))
             .and_then(|()| match mode {
                 PutMode::Create => std::fs::hard_link(&staged, path).map_err(|error| {
@@ -96,9 +96,9 @@ impl Sync {
                         let path = path.display().to_string();
                         return Error::AlreadyExists { path, source: error.into() };
                     }
-                    failed(path, error)
+                    failed(path, &error)
                 }),
-                _ => std::fs::rename(&staged, path).map_err(|error| failed(path, error)),
+                _ => std::fs::rename(&staged, path).map_err(|error| failed(path, &error)),
             });
         if *mode == PutMode::Create || named.is_err() {
             // The stock store ignores names of this form, so one left behind does no harm.
@@ -118,7 +118,7 @@ impl Sync {
             match OpenOptions::new().write(true).create_new(true).open(&staged) {
                 Ok(file) => return Ok((file, staged)),
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(failed(path, error)),
+                Err(error) => return Err(failed(path, &error)),
             }
         }
     }
@@ -128,11 +128,11 @@ impl Sync {
         if self.known.lock().contains(folder) {
             return Ok(());
         }
-        std::fs::create_dir_all(folder).map_err(|error| failed(folder, error))
+        std::fs::create_dir_all(folder).map_err(|error| failed(folder, &error))
     }
 
     fn file(&self, path: &FsPath) -> Result<()> {
-        let file = File::open(path).map_err(|error| failed(path, error))?;
+        let file = File::open(path).map_err(|error| failed(path, &error))?;
         self.synced(path, file.sync_all())?;
         self.files.fetch_add(1, Ordering::Relaxed);
         self.folders(path)
@@ -145,7 +145,7 @@ impl Sync {
             if !folder.starts_with(&self.root) {
                 break;
             }
-            let handle = File::open(folder).map_err(|error| failed(folder, error))?;
+            let handle = File::open(folder).map_err(|error| failed(folder, &error))?;
             self.synced(folder, handle.sync_all())?;
             self.folders.fetch_add(1, Ordering::Relaxed);
             if self.known.lock().contains(folder) {
@@ -165,12 +165,12 @@ impl Sync {
         result.map_err(|error| {
             let text = format!("fsync of {} failed: {error}", path.display());
             self.broken.lock().get_or_insert(text);
-            failed(path, error)
+            failed(path, &error)
         })
     }
 }
 
-fn failed(path: &FsPath, error: std::io::Error) -> Error {
+fn failed(path: &FsPath, error: &std::io::Error) -> Error {
     let context = std::io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     Error::Generic { store: "lake", source: Box::new(context) }
 }

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::delta::Version;
 use crate::engine::{Engine, blocking};
 use crate::files::{DataFile, Files};
-use crate::rows::{Key, Rows, TableSpec, key_at};
-use crate::scan::View;
+use crate::rows::{Identities, Key, Rows, TableSpec, key_at};
+use crate::scan::{Scan, View};
 use crate::tail::Tail;
 use crate::{Config, Error};
 
@@ -171,7 +171,7 @@ impl Table {
         if days.is_empty() {
             return Ok(found);
         }
-        let wanted: HashSet<Box<[u8]>> = missing().map(|key| key.bytes.clone()).collect();
+        let wanted: Identities = missing().map(|key| key.bytes.clone()).collect();
         let work = shared.clone();
         let seen = blocking(move || async move { work.in_files(days, wanted).await }).await?;
         for (key, found) in keys.iter().zip(&mut found) {
@@ -310,18 +310,14 @@ impl Shared {
         (keys.iter().map(has).collect(), state.files.clone())
     }
 
-    async fn in_files(
-        &self,
-        days: Vec<Day>,
-        wanted: HashSet<Box<[u8]>>,
-    ) -> Result<HashSet<Box<[u8]>>, Error> {
+    async fn in_files(&self, days: Vec<Day>, wanted: Identities) -> Result<Identities, Error> {
         let failed = |error| Error::internal(format!("look up rows of {}", self.spec.name), error);
         let columns: Vec<usize> =
             self.spec.identity.iter().map(|name| self.spec.index(name)).collect();
-        let mut seen = HashSet::new();
+        let mut seen = Identities::new();
         let mut key = Vec::new();
         for day in days {
-            let scan = self.engine.scan(&self.schema, Some(columns.clone()));
+            let scan = Scan::whole(self.schema.clone(), Some(columns.clone()));
             let time = self.spec.index(&self.spec.day_of);
             let scan = scan.between(time, day.first, day.last);
             let mut rows = self.engine.read(scan, &day.files).map_err(failed)?;

@@ -1,10 +1,10 @@
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::compute::concat_batches;
 
 use crate::Error;
-use crate::rows::Rows;
+use crate::rows::{Identities, Rows};
 
 /// Rows that were accepted and are not yet in Delta, with the offsets that they reach.
 #[derive(Debug, Default)]
@@ -12,7 +12,7 @@ pub(crate) struct Tail {
     pub(crate) batches: Vec<RecordBatch>,
     pub(crate) rows: usize,
     pub(crate) offsets: BTreeMap<String, u64>,
-    keys: HashSet<Box<[u8]>>,
+    keys: Identities,
 }
 
 /// As many small batches at the end become one: appends of a single row must not cost a batch each.
