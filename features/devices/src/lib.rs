@@ -100,7 +100,7 @@ pub(crate) fn device_path(name: &str) -> String {
 }
 
 /// Limits of the devices of each organisation.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Organisations whose devices are in memory at once.
