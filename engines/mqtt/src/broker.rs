@@ -145,17 +145,16 @@ impl Broker {
             let Some(last) = page.last() else { return Ok(()) };
             after = last.number;
             for kept in page {
-                let number = kept.number;
                 if let Some(forgotten) = self.load_session(kept, now) {
-                    self.store.end(forgotten.unwrap_or(number)).await?;
+                    self.store.end(forgotten).await?;
                 }
             }
         }
     }
 
-    /// Puts a kept session back. What must be forgotten instead: itself as `None`, or an older one of its client.
-    fn load_session(&self, kept: Kept, now: Timestamp) -> Option<Option<u64>> {
-        let Some(principal) = kept.principal else { return Some(None) };
+    /// Puts a kept session back. Gives the number of one that must be forgotten: this one, or an older one of its client.
+    fn load_session(&self, kept: Kept, now: Timestamp) -> Option<u64> {
+        let Some(principal) = kept.principal else { return Some(kept.number) };
         let organisation = self.organisation(principal.organisation);
         let session =
             Session::new(kept.number, kept.client.clone(), principal, self.budget.clone());
@@ -177,7 +176,7 @@ impl Broker {
         }
         organisation.link(&session, &kept.subscriptions);
         self.schedule(&session);
-        older.map(|older| Some(older.number))
+        older.map(|older| older.number)
     }
 
     pub(crate) fn organisation(&self, id: OrganisationId) -> Arc<Organisation> {
@@ -444,25 +443,11 @@ impl Broker {
         if let Some(will) = will {
             self.publish_will(&organisation, session, principal, will);
         }
-        if is_over && self.is_still_over(&organisation, session, now) {
+        if is_over && organisation.ends_now(session, now) {
             self.end(&organisation, session).await;
             return;
         }
         self.schedule(session);
-    }
-
-    /// Decides under the lock that claims take, so that a client that comes back now is not thrown out.
-    fn is_still_over(
-        &self,
-        organisation: &Organisation,
-        session: &Session,
-        now: Timestamp,
-    ) -> bool {
-        let _sessions = organisation.sessions.lock();
-        let mut state = session.state.lock();
-        let is_over = state.expires_at.is_some_and(|expires_at| expires_at <= now);
-        state.has_ended |= is_over && !state.is_connected;
-        state.has_ended
     }
 
     /// Ends kept sessions of keys and accounts that are gone, and takes subscriptions away that are not granted any
@@ -532,6 +517,15 @@ impl Broker {
 }
 
 impl Organisation {
+    /// Decides under the lock that claims take, so that a client that comes back now is not thrown out.
+    fn ends_now(&self, session: &Session, now: Timestamp) -> bool {
+        let _sessions = self.sessions.lock();
+        let mut state = session.state.lock();
+        let is_over = state.expires_at.is_some_and(|expires_at| expires_at <= now);
+        state.has_ended |= is_over && !state.is_connected;
+        state.has_ended
+    }
+
     fn link(&self, session: &Arc<Session>, subscriptions: &[(Arc<str>, Options)]) {
         let mut subscribers = self.subscribers.write();
         for (filter, options) in subscriptions {

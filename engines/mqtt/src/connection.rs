@@ -226,8 +226,9 @@ struct Ending {
 }
 
 enum Event {
-    Read(std::io::Result<usize>),
-    Wrote(std::io::Result<usize>),
+    /// How many bytes; none when the peer is gone.
+    Read(usize),
+    Wrote(usize),
     Judged(Option<(Ticket, Judged)>),
     Routed(Vec<(Ticket, Outcome)>),
     Control(Result<Control, crate::Error>),
@@ -284,8 +285,8 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Live<R, W> {
                 timer = self.closing_timer();
             }
             match self.event(&mut interrupts, &mut timer).await {
-                Event::Read(result) => self.read(result),
-                Event::Wrote(result) => self.wrote(result),
+                Event::Read(count) => self.is_eof |= count == 0,
+                Event::Wrote(count) => self.wrote(count),
                 Event::Judged(judged) => self.judged.extend(judged),
                 Event::Routed(answers) => self.answer(answers),
                 Event::Control(result) => self.controlled(result),
@@ -318,9 +319,9 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Live<R, W> {
             wire.input.reserve(READ_BYTES);
         }
         tokio::select! {
-            result = wire.read.read_buf(&mut wire.input), if can_read => Event::Read(result),
+            result = wire.read.read_buf(&mut wire.input), if can_read => Event::Read(result.unwrap_or(0)),
             result = wire.write.write_buf(&mut wire.protocol.out),
-                if !wire.protocol.out.is_empty() => Event::Wrote(result),
+                if !wire.protocol.out.is_empty() => Event::Wrote(result.unwrap_or(0)),
             judged = accepting.next(), if !accepting.is_empty() => Event::Judged(judged),
             answers = present(routing) => { *routing = None; Event::Routed(answers) }
             result = present(control) => { *control = None; Event::Control(result) }
@@ -401,8 +402,10 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Live<R, W> {
         let session = &self.attached.session;
         let acknowledged = session.state.lock().outbox.acknowledge(id);
         // One that is not in flight: MQTT 5 has no answer to it, and nothing is lost.
-        if let Some(row) = acknowledged {
-            self.finished.extend(row);
+        if let Some(acknowledged) = acknowledged {
+            if acknowledged.is_durable {
+                self.finished.push(acknowledged.sequence);
+            }
             session.space.notify_waiters();
         }
     }
@@ -547,14 +550,8 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Live<R, W> {
         }));
     }
 
-    fn read(&mut self, result: std::io::Result<usize>) {
-        if !matches!(result, Ok(1..)) {
-            self.is_eof = true;
-        }
-    }
-
-    fn wrote(&mut self, result: std::io::Result<usize>) {
-        if !matches!(result, Ok(1..)) {
+    fn wrote(&mut self, count: usize) {
+        if count == 0 {
             self.is_eof = true;
             self.wire.protocol.out.clear();
         }

@@ -259,7 +259,7 @@ fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
 
 fn put_length(out: &mut BytesMut, mut length: usize) {
     loop {
-        let low = (length & 0x7F) as u8;
+        let low = u8::try_from(length & 0x7F).expect("seven bits fit");
         length >>= 7;
         if length == 0 {
             out.put_u8(low);

@@ -217,17 +217,16 @@ impl Outbox {
         true
     }
 
-    /// The client has it; gives the row's sequence, if there is a row. None when it was not in flight.
-    pub(crate) fn acknowledge(&mut self, id: u16) -> Option<Option<u64>> {
+    /// The client has it. None when it was not in flight.
+    pub(crate) fn acknowledge(&mut self, id: u16) -> Option<Delivery> {
         let position = self.inflight.iter().position(|(inflight, _)| *inflight == id)?;
         if position >= self.sent {
             return None;
         }
         let (_, delivery) = self.inflight.remove(position)?;
         self.sent -= 1;
-        let mut finished = Vec::new();
-        self.finish(&delivery, &mut finished);
-        Some(finished.pop())
+        self.finish(&delivery, &mut Vec::new());
+        Some(delivery)
     }
 
     /// The connection is gone and the session stays: what is in flight is sent again later, what rows hold is
@@ -367,18 +366,18 @@ mod tests {
             push(&mut outbox, delivery(sequence, Qos::AtLeastOnce));
         }
         assert_eq!(flush(&mut outbox, 3), "1/1 2/2 3/3");
-        assert_eq!(outbox.acknowledge(2), Some(Some(2)));
-        assert_eq!(outbox.acknowledge(2), None, "twice is not in flight");
+        assert_eq!(outbox.acknowledge(2).unwrap().sequence, 2);
+        assert!(outbox.acknowledge(2).is_none(), "twice is not in flight");
         assert_eq!(flush(&mut outbox, 3), "4/4");
         outbox.disconnect();
-        assert_eq!(outbox.acknowledge(1), None, "not sent on this connection yet");
+        assert!(outbox.acknowledge(1).is_none(), "not sent on this connection yet");
         outbox.restore(vec![
             delivery(3, Qos::AtLeastOnce),
             delivery(5, Qos::AtLeastOnce),
             delivery(5, Qos::AtLeastOnce),
         ]);
         assert_eq!(flush(&mut outbox, 2), "1/1! 3/3!", "the new client takes fewer at once");
-        assert_eq!(outbox.acknowledge(1), Some(Some(1)));
+        assert_eq!(outbox.acknowledge(1).unwrap().sequence, 1);
         assert_eq!(flush(&mut outbox, 2), "4/4!");
         for id in [3, 4] {
             outbox.acknowledge(id);

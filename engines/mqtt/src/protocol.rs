@@ -66,7 +66,7 @@ pub(crate) enum Outcome {
 pub(crate) struct Refusal(pub(crate) Reason, pub(crate) &'static str);
 
 pub(crate) struct Protocol {
-    limits: Limits,
+    config: Config,
     version: Version,
     phase: Phase,
     keep_alive: Option<Duration>,
@@ -87,14 +87,6 @@ pub(crate) struct Protocol {
     pub(crate) out: BytesMut,
 }
 
-struct Limits {
-    connect_time_max: Duration,
-    packet_bytes_before_auth_max: u32,
-    packet_bytes_max: u32,
-    inflight_max: usize,
-    topic_alias_max: u16,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// Nothing was heard yet.
@@ -107,13 +99,7 @@ enum Phase {
 impl Protocol {
     pub(crate) fn new(config: &Config, now: Instant) -> Self {
         Self {
-            limits: Limits {
-                connect_time_max: config.connect_time_max,
-                packet_bytes_before_auth_max: config.packet_bytes_before_auth_max,
-                packet_bytes_max: config.packet_bytes_max,
-                inflight_max: config.inflight_max.into(),
-                topic_alias_max: config.topic_alias_max,
-            },
+            config: config.clone(),
             version: Version::V3,
             phase: Phase::Silent,
             keep_alive: None,
@@ -161,13 +147,13 @@ impl Protocol {
             if self.phase == Phase::Checking {
                 return Ok(Step::Full);
             }
-            if self.phase == Phase::Open && self.pending >= self.limits.inflight_max {
+            if self.phase == Phase::Open && self.pending >= self.inflight_max() {
                 self.check_receive_max(input)?;
                 return Ok(Step::Full);
             }
             let bytes_max = match self.phase {
-                Phase::Silent => self.limits.packet_bytes_before_auth_max,
-                Phase::Checking | Phase::Open => self.limits.packet_bytes_max,
+                Phase::Silent => self.config.packet_bytes_before_auth_max,
+                Phase::Checking | Phase::Open => self.config.packet_bytes_max,
             };
             let Some(frame) = decode::take_frame(input, bytes_max)? else { return Ok(Step::More) };
             self.heard = now;
@@ -260,7 +246,7 @@ impl Protocol {
                 None => {}
             }
         }
-        let is_over = self.unreleased() >= self.limits.inflight_max;
+        let is_over = self.unreleased() >= self.inflight_max();
         if self.version == Version::V5 && publish.qos != Qos::AtMostOnce && is_over {
             // Only QoS 2 gets here, by publishing on without ever releasing.
             return Err(Close::of(Reason::RECEIVE_MAX, "more publishes than the receive maximum"));
@@ -293,7 +279,7 @@ impl Protocol {
             }
             return Ok(topic);
         };
-        if alias > self.limits.topic_alias_max {
+        if alias > self.config.topic_alias_max {
             return Err(Close::of(Reason::ALIAS, "a topic alias over the maximum"));
         }
         if topic.is_empty() {
@@ -304,6 +290,10 @@ impl Protocol {
         Ok(topic)
     }
 
+    fn inflight_max(&self) -> usize {
+        self.config.inflight_max.into()
+    }
+
     /// What the client's share of the receive maximum is used for: MQTT 5, section 4.9.
     fn unreleased(&self) -> usize {
         self.pending_once + self.received.len()
@@ -311,7 +301,7 @@ impl Protocol {
 
     fn check_receive_max(&self, input: &[u8]) -> Result<(), Close> {
         let exceeds = self.version == Version::V5
-            && self.unreleased() >= self.limits.inflight_max
+            && self.unreleased() >= self.inflight_max()
             && decode::is_acknowledged_publish(input);
         if exceeds {
             return Err(Close::of(Reason::RECEIVE_MAX, "more publishes than the receive maximum"));
@@ -413,7 +403,7 @@ impl Protocol {
     /// When [`Protocol::overdue`] should be asked.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Silent | Phase::Checking => Some(self.heard + self.limits.connect_time_max),
+            Phase::Silent | Phase::Checking => Some(self.heard + self.config.connect_time_max),
             Phase::Open => self.keep_alive.map(|keep_alive| self.heard + keep_alive),
         }
     }
@@ -451,5 +441,4 @@ fn shortened(text: &str) -> &str {
 }
 
 #[cfg(test)]
-#[path = "protocol_tests.rs"]
 mod tests;

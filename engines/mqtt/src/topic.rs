@@ -8,7 +8,7 @@ pub(crate) fn is_topic(topic: &str, levels_max: usize) -> bool {
 /// Whether the server itself may publish to it.
 pub(crate) fn is_server_topic(topic: &str, levels_max: usize) -> bool {
     !topic.is_empty()
-        && topic.len() <= usize::from(u16::MAX)
+        && u16::try_from(topic.len()).is_ok()
         && !topic.contains(['+', '#', '\0'])
         && topic.split('/').count() <= levels_max
 }

@@ -34,16 +34,12 @@ impl<T> Trie<T> {
             Some(below) => below,
             None => &mut node.here,
         };
-        match holders.iter_mut().find(|(number, _)| *number == holder) {
-            Some(held) => {
-                held.1 = value;
-                true
-            }
-            None => {
-                holders.push((holder, value));
-                false
-            }
+        if let Some(held) = holders.iter_mut().find(|(number, _)| *number == holder) {
+            held.1 = value;
+            return true;
         }
+        holders.push((holder, value));
+        false
     }
 
     /// Says whether the holder had the filter.

@@ -185,7 +185,7 @@ async fn hostile_bytes_end_only_their_own_connection() {
         chance.fill(&mut bytes);
         if let Some(first) = bytes.first_mut() {
             // Every packet type in turn.
-            *first = (round % 16 << 4) as u8 | (*first & 0x0F);
+            *first = u8::try_from(round % 16).unwrap() << 4 | (*first & 0x0F);
         }
         client.send_bytes(&bytes).await;
         client.hang_up().await;
