@@ -1,6 +1,6 @@
 import { divIcon, latLngBounds, marker } from 'leaflet';
 import { h, html, useEffect, useMemo, useRef, useState } from 'preact';
-import { all, devices as listDevices } from '../api.js';
+import { all, createDeviceKey, devices as listDevices } from '../api.js';
 import { catalog, fetchCatalog, labelOf, numbersOf, unitOf } from '../catalog.js';
 import { useHistory } from '../history.js';
 import { t } from '../i18n.js';
@@ -17,6 +17,7 @@ import { style } from '../parts/styles.js';
 import { replace, route } from '../router.js';
 import { palette } from '../theme.js';
 import { DeviceForm } from './device-form.js';
+import { KeyOnce } from './keys.js';
 
 /** @typedef {import('../api.js').Device} Device */
 /** @typedef {import('leaflet').Position} Position */
@@ -60,7 +61,7 @@ export default function MapPage() {
     </section>
     <${Atlas} devices=${list} ready=${found.data !== undefined} value=${value} chosen=${chosen?.name ?? null} choose=${choose} within=${within} setWithin=${setWithin} add=${setAdding} />
     ${chosen && html`<${Panel} key=${chosen.name} device=${chosen} close=${() => choose(null)} />`}
-    ${adding && h(DeviceForm, { at: adding, onClose: () => setAdding(null), onDone: async (name) => { setAdding(null); await found.again(); choose(name); } })}
+    ${adding && h(DeviceForm, { at: adding, onClose: () => setAdding(null), onDone: async (name) => { setAdding(null); setWithin(null); await found.again(); choose(name); } })}
   </div>`;
 }
 
@@ -341,6 +342,8 @@ function Panel({ device, close }) {
   const first = readings[0] && numbersOf(readings[0].sensor, readings[0].values)[0];
   const current = picked ?? (first ? { sensor: readings[0].sensor, value: first[0] } : null);
   const heading = useRef(/** @type {HTMLElement | null} */ (null));
+  const [made, setMade] = useState(/** @type {import('../api.js').NewKey | null} */ (null));
+  const makeKey = () => createDeviceKey(device.name).then(setMade, complain);
   useEffect(() => heading.current?.focus({ preventScroll: true }), []);
   const onKey = (/** @type {KeyboardEvent} */ event) => event.key === 'Escape' && close();
   return html`<aside class="panel" aria-label=${device.name} data-test="panel" onKeyDown=${onKey}>
@@ -348,7 +351,7 @@ function Panel({ device, close }) {
       <div><h2 tabindex="-1" ref=${heading}>${device.name}</h2>${device.label && html`<p class="faint small">${device.label}</p>`}</div>
       <button type="button" class="icon" aria-label=${t('action.close')} data-test="panel-close" onClick=${close}><${Icon} name="close" /></button>
     </header>
-    ${readings.length === 0 && html`<${Empty} title=${t('devices.silent')} text=${t('devices.silent-text')}><a class="button" href=${`#/devices?key=${encodeURIComponent(device.name)}`}>${t('keys.make')}</a><//>`}
+    ${readings.length === 0 && html`<${Empty} title=${t('devices.silent')} text=${t('devices.silent-text')}><button type="button" data-test="device-key" onClick=${makeKey}><${Icon} name="key" />${t('keys.make')}</button><//>`}
     ${readings.map(
       (reading) => html`<section key=${reading.sensor}>
         <h3 class="small"><span>${reading.sensor}</span><span class="faint"><${Time} at=${reading.time} /></span></h3>
@@ -362,9 +365,10 @@ function Panel({ device, close }) {
       </section>`,
     )}
     ${current && html`<${Past} device=${device.name} sensor=${current.sensor} value=${current.value} span=${span} setSpan=${setSpan} />`}
-    <footer>
-      <a class="button" href=${`#/rules/new?sensor=${encodeURIComponent(current?.sensor ?? '')}&value=${encodeURIComponent(current?.value ?? '')}&device=${encodeURIComponent(device.name)}`}><${Icon} name="rules" />${t('map.make-rule')}</a>
-    </footer>
+    ${made && html`<${KeyOnce} made=${made} device=${device.name} onClose=${() => setMade(null)} />`}
+    ${current && html`<footer>
+      <a class="button" href=${`#/rules/new?sensor=${encodeURIComponent(current.sensor)}&value=${encodeURIComponent(current.value)}&device=${encodeURIComponent(device.name)}`}><${Icon} name="rules" />${t('map.make-rule')}</a>
+    </footer>`}
   </aside>`;
 }
 
