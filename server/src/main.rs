@@ -1,1 +1,82 @@
-fn main() {}
+//! `madang`: the whole backend in one process. `serve` starts it; see `wiring` for what starts in which order.
+
+mod adapters;
+mod config;
+mod doors;
+mod listen;
+mod sample;
+mod serve;
+mod wiring;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::config::Settings;
+
+/// The backend of a product company in one binary.
+#[derive(Parser)]
+#[command(name = "madang", version, arg_required_else_help = true)]
+struct Arguments {
+    /// The configuration file [default: madang.toml, when it is there]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start everything on one disk, on loopback
+    Serve(serve::Options),
+    /// Print the configuration in force, secrets masked
+    Config,
+    /// Print the `OpenAPI` document of the HTTP API
+    Openapi {
+        /// Write it to a file instead
+        #[arg(long, value_name = "FILE")]
+        write: Option<PathBuf>,
+    },
+    /// Print the version
+    Version,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("madang: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "commands print their answer")]
+fn run(arguments: Arguments) -> Result<()> {
+    match arguments.command {
+        Command::Serve(options) => {
+            serve::serve(Settings::read(arguments.config.as_deref())?, options)
+        }
+        Command::Config => {
+            print!("{}", Settings::read(arguments.config.as_deref())?.config()?.masked()?);
+            Ok(())
+        }
+        Command::Openapi { write } => {
+            let document = doors::openapi_document()?;
+            match write {
+                Some(file) => Ok(std::fs::write(file, document)?),
+                None => {
+                    print!("{document}");
+                    Ok(())
+                }
+            }
+        }
+        Command::Version => {
+            println!("madang {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+    }
+}

@@ -180,11 +180,9 @@ pub enum SmtpUrlError {
 
 impl SmtpUrl {
     fn default_sender(&self) -> Result<EmailAddress, Error> {
-        let domain = match self.host.parse::<std::net::IpAddr>() {
-            Ok(std::net::IpAddr::V4(address)) => format!("[{address}]"),
-            Ok(std::net::IpAddr::V6(address)) => format!("[IPv6:{address}]"),
-            Err(_) => self.host.clone(),
-        };
+        // An address is no domain of mail; what listens there is on this machine or in this network.
+        let is_address = self.host.parse::<std::net::IpAddr>().is_ok();
+        let domain = if is_address { "localhost" } else { &self.host };
         format!("madang@{domain}").parse().map_err(|_| {
             Error::Config(
                 "delivery.smtp.from is needed: the host of the url is no mail domain".into(),
@@ -351,7 +349,7 @@ mod tests {
         let sender = |text: &str| toml::from_str::<Config>(text).unwrap().sender();
         assert_eq!(sender("").unwrap().to_string(), "madang@madang.invalid");
         assert_eq!(sender("smtp.url='smtps://a.kr'").unwrap().to_string(), "madang@a.kr");
-        assert_eq!(sender("smtp.url='smtp://[::1]'").unwrap().to_string(), "madang@[IPv6:::1]");
+        assert_eq!(sender("smtp.url='smtp://[::1]'").unwrap().to_string(), "madang@localhost");
         let text = "smtp.url='smtps://a.kr'\nsmtp.from='alerts@b.kr'";
         assert_eq!(sender(text).unwrap().to_string(), "alerts@b.kr");
         assert!(sender("smtp.url='smtps://a_b.kr'").is_err());

@@ -18,7 +18,11 @@ pub fn kill(ground: &Ground) -> Result<Report> {
     let mut report = Report::default();
     let mailbox = Mailbox::open()?;
     let folder = tempfile::tempdir()?;
-    let launch = Launch::new(&ground.binary, folder.path()).mail_to(mailbox.port);
+    // A mail that was being sent when its server was killed is tried again after its lease.
+    let launch = Launch::new(&ground.binary, folder.path())
+        .mail_to(mailbox.port)
+        .environment("MADANG__DELIVERY__SMTP__SEND_TIME_MAX", "2s")
+        .environment("MADANG__DELIVERY__LEASE_MARGIN", "1s");
     let publishers = ground.count(50, 50);
     let rounds = ground.count(5, 20);
     let mut ledger = Ledger::default();

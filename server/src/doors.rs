@@ -1,0 +1,101 @@
+//! The HTTP operations over engines, and all operations together. Those of a feature stand in the feature.
+
+mod console;
+mod health;
+mod keys;
+mod messages;
+mod overview;
+mod session;
+mod sql;
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use base::Base;
+use base::access::Authority;
+use delivery::Delivery;
+use devices::Devices;
+use edge::{Gate, Info, Router, Routes, Sessions};
+use identity::Identity;
+use lake::Lake;
+use relational::Db;
+
+/// What the operations reach.
+#[derive(Clone)]
+pub(crate) struct Doors {
+    pub(crate) base: Base,
+    pub(crate) started: base::Timestamp,
+    pub(crate) db: Db,
+    pub(crate) identity: Identity,
+    pub(crate) lake: Lake,
+    pub(crate) delivery: Delivery,
+    pub(crate) devices: Devices,
+}
+
+const INFO: Info = Info {
+    title: "Madang",
+    version: env!("CARGO_PKG_VERSION"),
+    description: "The backend of a product company in one binary. Errors are RFC 9457 problems; lists are pages by cursor.",
+};
+
+impl Doors {
+    fn routes(&self) -> Routes<Doors> {
+        Routes::new(self.clone())
+            .join(session::routes(self))
+            .join(keys::routes(self))
+            .join(self.devices.routes())
+            .join(overview::routes(self))
+            .join(sql::routes(self))
+            .join(messages::routes(self))
+            .join(health::routes(self))
+    }
+
+    /// Everything that the HTTP port answers.
+    pub(crate) fn router(
+        &self,
+        authority: Arc<dyn Authority>,
+        sessions: Arc<dyn Sessions>,
+        config: edge::Config,
+    ) -> Router {
+        let gate = Gate { authority, sessions, config, base: self.base.clone() };
+        self.routes().describe(INFO).pages(console::pages()).build(gate)
+    }
+
+    /// The OpenAPI document as it is kept in docs/.
+    pub(crate) fn document(&self) -> Result<String> {
+        let document = self.routes().describe(INFO).document(INFO);
+        Ok(serde_json::to_string_pretty(&document)? + "\n")
+    }
+}
+
+/// Makes the document without serving anything: on an empty stack in a temporary folder.
+pub(crate) fn openapi_document() -> Result<String> {
+    let folder = tempfile::tempdir()?;
+    let mut settings = crate::config::Settings::default();
+    let place = folder.path().display().to_string();
+    settings.set(&["data_dir"], toml::Value::String(place))?;
+    let config = settings.config()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let base = Base::system();
+        let rooms = crate::wiring::open(&config, &base).await?;
+        let document = rooms.doors.document();
+        base.tasks.stop(std::time::Duration::from_secs(5)).await;
+        document
+    })
+}
+
+fn failed_rows(error: relational::Error) -> edge::Error {
+    edge::Error::of(error.kind(), error)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_kept_openapi_document_is_the_one_of_the_code() {
+        let kept = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/openapi.json");
+        let kept = std::fs::read_to_string(kept).unwrap();
+        let made = super::openapi_document().unwrap();
+        assert!(kept == made, "docs/openapi.json is old: run `cargo xtask openapi`");
+    }
+}

@@ -1,0 +1,139 @@
+//! `madang serve`: from settings to a running process, and from SIGTERM to its end.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use base::Base;
+use clap::Args;
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+use toml::Value;
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Config, Settings};
+use crate::listen::Port;
+use crate::wiring::{self, Running};
+
+#[derive(Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
+pub(crate) struct Options {
+    /// Load real sample data: a year of three weather stations, then live readings
+    #[arg(long)]
+    sample: bool,
+    /// Where everything is kept
+    #[arg(long, value_name = "FOLDER", conflicts_with = "ephemeral")]
+    data_dir: Option<PathBuf>,
+    /// Listen on any free ports
+    #[arg(long)]
+    free_ports: bool,
+    /// Let strangers make accounts, each with an organisation of its own
+    #[arg(long)]
+    open_sign_up: bool,
+    /// An empty stack for tests: a temporary folder that goes when it ends, free ports, open sign-up
+    #[arg(long)]
+    ephemeral: bool,
+    /// When ready, write the doors and their credentials to this file as JSON
+    #[arg(long, value_name = "FILE")]
+    announce: Option<PathBuf>,
+}
+
+/// A stopping process drains for this long.
+const DRAIN_MAX: Duration = Duration::from_secs(8);
+
+pub(crate) fn serve(mut settings: Settings, mut options: Options) -> Result<()> {
+    let temporary = if options.ephemeral {
+        options.free_ports = true;
+        options.open_sign_up = true;
+        let folder = tempfile::Builder::new().prefix("madang-ephemeral-").tempdir()?;
+        options.data_dir = Some(folder.path().to_owned());
+        Some(folder)
+    } else {
+        None
+    };
+    if let Some(folder) = &options.data_dir {
+        settings.set(&["data_dir"], Value::String(folder.display().to_string()))?;
+    }
+    if options.open_sign_up {
+        settings.set(&["identity", "open_sign_up"], Value::Boolean(true))?;
+    }
+    let config = settings.config()?;
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_new(&config.log.filter).context("[log] filter")?)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_writer(std::io::stderr)
+        .init();
+    let port = |section: &str| match (options.free_ports, settings.is_set(section, "listen")) {
+        (true, _) => Port::Free,
+        (_, true) => Port::Configured,
+        _ => Port::Usual,
+    };
+    let ports = wiring::Ports { http: port("http"), mqtt: port("mqtt") };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let ended = runtime.block_on(run(config, ports, &options));
+    // What still runs after draining is dropped with the runtime; its writes were never acknowledged.
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    drop(temporary);
+    ended
+}
+
+async fn run(config: Config, ports: wiring::Ports, options: &Options) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let base = Base::system();
+    let stop = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    tokio::pin!(stop);
+    let running = tokio::select! {
+        running = wiring::start(config, ports, &base) => running?,
+        () = &mut stop => return Ok(()),
+    };
+    if options.sample {
+        running.start_sample().await?;
+    }
+    if let Some(file) = &options.announce {
+        announce(file, &running).await?;
+    }
+    greet(&running).await?;
+    stop.await;
+    tracing::info!("stopping");
+    running.stop(&base, DRAIN_MAX).await;
+    Ok(())
+}
+
+/// Says on standard error where everything is.
+async fn greet(running: &Running) -> Result<()> {
+    let console = running.console_url();
+    tracing::info!("the console is at {console}");
+    tracing::info!("MQTT listens on {}", running.mqtt_address);
+    if let Some(token) = running.administrator_link().await? {
+        tracing::info!("sign in once with this link: {console}#/link?token={token}");
+    }
+    Ok(())
+}
+
+/// Writes the file whole or not at all: it is seen only when everything is ready.
+async fn announce(file: &Path, running: &Running) -> Result<()> {
+    let credentials = running.announced_keys().await?;
+    let text = json!({
+        "http": running.http_address.to_string(),
+        "mqtt": running.mqtt_address.to_string(),
+        "admin_token": credentials.admin_token,
+        "mqtt_user": credentials.mqtt_user,
+        "mqtt_password": credentials.mqtt_password,
+    });
+    let folder = match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    // A temporary file is readable by its owner only, and so is what it becomes.
+    let mut unfinished = tempfile::NamedTempFile::new_in(folder)
+        .with_context(|| format!("write {}", file.display()))?;
+    std::io::Write::write_all(&mut unfinished, text.to_string().as_bytes())?;
+    unfinished.persist(file).with_context(|| format!("write {}", file.display()))?;
+    Ok(())
+}

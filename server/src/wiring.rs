@@ -1,0 +1,180 @@
+//! Names every part once, in the order they start. Nothing else knows them all.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use base::access::Authority;
+use base::{Base, OrganisationId};
+use delivery::Delivery;
+use devices::{Devices, Needs};
+use edge::Router;
+use eventlog::EventLog;
+use identity::{Grant, Identity, NewKey};
+use lake::Lake;
+use mqtt::Mqtt;
+use relational::Db;
+
+use crate::adapters::{AlertMails, BrowserSessions, DeviceKeys, Readings};
+use crate::config::Config;
+use crate::doors::Doors;
+use crate::listen::{Port, listen};
+use crate::sample;
+
+/// How sure the doors are about their ports.
+pub(crate) struct Ports {
+    pub(crate) http: Port,
+    pub(crate) mqtt: Port,
+}
+
+/// Everything but the doors' sockets.
+pub(crate) struct Rooms {
+    pub(crate) doors: Doors,
+    log: EventLog,
+    mqtt: Mqtt,
+    authority: Arc<dyn Authority>,
+}
+
+/// A process that answers.
+pub(crate) struct Running {
+    rooms: Rooms,
+    router: Router,
+    public_url: Option<String>,
+    pub(crate) http_address: SocketAddr,
+    pub(crate) mqtt_address: SocketAddr,
+}
+
+/// The keys of an announcement, made anew at each start.
+pub(crate) struct AnnouncedKeys {
+    pub(crate) admin_token: String,
+    pub(crate) mqtt_user: String,
+    pub(crate) mqtt_password: String,
+}
+
+/// Opens every part, from the ground up.
+pub(crate) async fn open(config: &Config, base: &Base) -> Result<Rooms> {
+    std::fs::create_dir_all(&config.data_dir)
+        .with_context(|| format!("make the folder {}", config.data_dir.display()))?;
+
+    // Engines.
+    let log = EventLog::open(config.eventlog.clone(), base).await.context("open the event log")?;
+    let db = Db::open(config.relational.clone(), base).await.context("open the rows")?;
+    base.tasks.supervise("outbox_relay", {
+        let (db, log) = (db.clone(), log.clone());
+        move || relational::relay(db.clone(), log.clone())
+    });
+    let lake = Lake::open(config.lake.clone(), base).await.context("open the lake")?;
+    let identity = Identity::open(config.identity.clone(), base, db.clone()).await?;
+    let authority: Arc<dyn Authority> = Arc::new(identity.clone());
+    let egress = config.egress.clone();
+    let delivery = Delivery::open(config.delivery.clone(), egress, base, db.clone()).await?;
+
+    // Features.
+    let needs = Needs {
+        db: db.clone(),
+        log: log.clone(),
+        lake: lake.clone(),
+        authority: authority.clone(),
+        mailer: Arc::new(AlertMails(delivery.clone())),
+        keys: Arc::new(DeviceKeys(identity.clone())),
+    };
+    let devices = Devices::open(config.devices.clone(), base, needs).await?;
+
+    // The broker hands readings to devices, so it comes after them.
+    let intake = Arc::new(Readings(devices.clone()));
+    let mqtt = config.mqtt.part.clone();
+    let mqtt = Mqtt::open(mqtt, base, db.clone(), authority.clone(), intake).await?;
+
+    let started = base.clock.now();
+    let base = base.clone();
+    let doors = Doors { base, started, db, identity, lake, delivery, devices };
+    Ok(Rooms { doors, log, mqtt, authority })
+}
+
+/// Opens every part and every door.
+pub(crate) async fn start(config: Config, ports: Ports, base: &Base) -> Result<Running> {
+    // Ports first: a busy one is told before anything is opened.
+    let address = config.http.listen.as_deref().unwrap_or("127.0.0.1:8080");
+    let http = listen("http", address, ports.http).await?;
+    let address = config.mqtt.listen.as_deref().unwrap_or("127.0.0.1:1883");
+    let mqtt = listen("mqtt", address, ports.mqtt).await?;
+    let (http_address, mqtt_address) = (http.local_addr()?, mqtt.local_addr()?);
+
+    let rooms = open(&config, base).await?;
+    let sessions = Arc::new(BrowserSessions(rooms.doors.identity.clone()));
+    let edge_config = config.http.part.clone();
+    let router = rooms.doors.router(rooms.authority.clone(), sessions, edge_config.clone());
+
+    // Doors.
+    base.tasks.spawn("http", edge::serve(http, router.clone(), edge_config, base.clone()));
+    let broker = rooms.mqtt.clone();
+    base.tasks.spawn("mqtt", async move { broker.serve(mqtt).await });
+    Ok(Running { rooms, router, public_url: config.http.public_url, http_address, mqtt_address })
+}
+
+impl Running {
+    /// Where people open the console, with a slash at the end.
+    pub(crate) fn console_url(&self) -> String {
+        let url =
+            self.public_url.clone().unwrap_or_else(|| format!("http://{}", self.http_address));
+        format!("{}/", url.trim_end_matches('/'))
+    }
+
+    pub(crate) async fn administrator_link(&self) -> Result<Option<String>> {
+        Ok(self.rooms.doors.identity.administrator_link().await?)
+    }
+
+    pub(crate) async fn announced_keys(&self) -> Result<AnnouncedKeys> {
+        let admin = self.server_key("announced administrator", vec![Grant::new("*", "*")]).await?;
+        let device = self.server_key("announced device", device_grants()).await?;
+        Ok(AnnouncedKeys {
+            admin_token: admin.token,
+            mqtt_user: device.mqtt_user,
+            mqtt_password: device.mqtt_password,
+        })
+    }
+
+    /// Starts the replay of the sample, as a device that came from outside.
+    pub(crate) async fn start_sample(&self) -> Result<()> {
+        let mut grants = device_grants();
+        grants.push(Grant::new("devices.write", "*"));
+        let key = self.server_key("sample", grants).await?;
+        let doors = &self.rooms.doors;
+        let target = sample::Target {
+            base: doors.base.clone(),
+            db: doors.db.clone(),
+            router: self.router.clone(),
+            mqtt: self.mqtt_address,
+            key,
+        };
+        sample::start(target).await
+    }
+
+    async fn server_key(
+        &self,
+        label: &str,
+        grants: Vec<Grant>,
+    ) -> Result<identity::KeyCredentials> {
+        let new = NewKey { label: label.to_owned(), grants };
+        Ok(self.rooms.doors.identity.ensure_key(OrganisationId::DEFAULT, new).await?)
+    }
+
+    /// Lets the doors and tasks end, then closes what holds files.
+    pub(crate) async fn stop(self, base: &Base, within: Duration) {
+        if !base.tasks.stop(within).await {
+            tracing::warn!("some tasks did not end in time");
+        }
+        self.rooms.log.close().await;
+        self.rooms.doors.db.close().await;
+    }
+}
+
+/// What a device may do that registers itself by its first reading.
+fn device_grants() -> Vec<Grant> {
+    vec![
+        Grant::new("mqtt.*", "mqtt/*"),
+        Grant::new("devices.register", "device/*"),
+        Grant::new("readings.*", "*"),
+    ]
+}

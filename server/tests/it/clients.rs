@@ -1,0 +1,113 @@
+//! Clients that people already use.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use testkit::{Stack, within};
+
+use crate::launch;
+
+fn mosquitto(program: &str, stack: &Stack, arguments: &[&str]) -> Command {
+    let (host, port) = stack.mqtt_address().split_once(':').unwrap();
+    let mut command = Command::new(program);
+    command.args(["-h", host, "-p", port, "-u", stack.mqtt_user(), "-P", stack.mqtt_password()]);
+    command.args(arguments);
+    command
+}
+
+#[test]
+fn mosquitto_publishes_a_reading_in_both_versions() {
+    let folder = tempfile::tempdir().unwrap();
+    let stack = launch(&folder).start().unwrap();
+    for (version, hour) in [("311", 6), ("5", 7)] {
+        let reading = format!(
+            r#"{{"sensor":"weather","time":"2013-01-01T{hour:02}:00:00-05:00","values":{{"temp":39.0,"humid":59.4}}}}"#
+        );
+        let arguments = ["-V", version, "-q", "1", "-t", "data/roof-1", "-m", &reading];
+        let output = mosquitto("mosquitto_pub", &stack, &arguments).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+    within(Duration::from_secs(10), "both readings in SQL", || {
+        let count = stack.api().sql_number("SELECT count(DISTINCT time) FROM readings")?;
+        Ok((count == 2).then_some(()))
+    })
+    .unwrap();
+}
+
+#[test]
+fn mosquitto_subscribes_to_readings_retained_messages_and_last_wills() {
+    let folder = tempfile::tempdir().unwrap();
+    let stack = launch(&folder).start().unwrap();
+    let retain = ["-V", "5", "-q", "1", "-r", "-t", "state/roof-1", "-m", "online"];
+    assert!(mosquitto("mosquitto_pub", &stack, &retain).status().unwrap().success());
+
+    let arguments =
+        ["-V", "5", "-q", "1", "-v", "-t", "state/#", "-t", "data/+", "-C", "3", "-W", "30"];
+    let mut subscriber =
+        mosquitto("mosquitto_sub", &stack, &arguments).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(subscriber.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "state/roof-1 online");
+
+    let reading = r#"{"sensor":"weather","time":"2013-01-01T06:00:00Z","values":{"temp":39.0}}"#;
+    let publish = ["-q", "1", "-t", "data/roof-1", "-m", reading];
+    assert!(mosquitto("mosquitto_pub", &stack, &publish).status().unwrap().success());
+    assert_eq!(lines.next().unwrap().unwrap(), format!("data/roof-1 {reading}"));
+
+    // A device that is lost: its process is killed, so that it says no goodbye.
+    let will = [
+        "-t",
+        "elsewhere",
+        "--will-topic",
+        "state/roof-1",
+        "--will-payload",
+        "offline",
+        "--will-qos",
+        "1",
+    ];
+    let mut lost = mosquitto("mosquitto_sub", &stack, &will).spawn().unwrap();
+    within(Duration::from_secs(10), "three connections", || {
+        let metrics = String::from_utf8(stack.api().get("/metrics")?.body)?;
+        let line = metrics
+            .lines()
+            .find(|line| line.starts_with("madang_mqtt_connections "))
+            .map(str::to_owned);
+        Ok(line.filter(|line| line.ends_with(" 2")))
+    })
+    .unwrap();
+    lost.kill().unwrap();
+    lost.wait().unwrap();
+    assert_eq!(lines.next().unwrap().unwrap(), "state/roof-1 offline");
+    assert!(subscriber.wait().unwrap().success());
+}
+
+#[test]
+fn a_wrong_password_is_refused_in_mqtts_own_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let stack = launch(&folder).start().unwrap();
+    let (host, port) = stack.mqtt_address().split_once(':').unwrap();
+    for version in ["311", "5"] {
+        let output = Command::new("mosquitto_pub")
+            .args([
+                "-h",
+                host,
+                "-p",
+                port,
+                "-V",
+                version,
+                "-u",
+                stack.mqtt_user(),
+                "-P",
+                "wrong",
+                "-t",
+                "a",
+                "-m",
+                "b",
+            ])
+            .output()
+            .unwrap();
+        assert!(!output.status.success(), "let in with a wrong password");
+        let said = String::from_utf8_lossy(&output.stderr).to_lowercase();
+        assert!(said.contains("authori") || said.contains("password"), "{said}");
+    }
+}

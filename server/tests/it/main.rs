@@ -1,0 +1,19 @@
+//! The real binary, over real sockets, with real clients. One test binary for all.
+
+mod clients;
+mod command_line;
+mod contract;
+mod proofs;
+
+use std::path::Path;
+
+use testkit::Launch;
+
+fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_madang"))
+}
+
+/// A stack on a folder of its own, which goes with the folder.
+fn launch(folder: &tempfile::TempDir) -> Launch {
+    Launch::new(binary(), folder.path())
+}

@@ -1,0 +1,40 @@
+//! The acceptance lines with small counts; `cargo xtask prove` runs the same at full count.
+
+use testkit::proofs::{Ground, Proof, Size, first};
+
+use crate::binary;
+
+fn holds(proof: Proof) {
+    let ground = Ground::test(binary());
+    assert_eq!(ground.size, Size::Test);
+    let report = proof(&ground).unwrap();
+    for figure in &report.figures {
+        println!("{figure}");
+    }
+    assert!(report.short.is_empty(), "{:#?}", report.short);
+}
+
+#[test]
+fn every_acknowledged_reading_survives_kill_9() {
+    holds(first::kill);
+}
+
+#[test]
+fn one_reading_goes_all_the_way_in_time() {
+    holds(first::one_reading);
+}
+
+#[test]
+fn an_idle_stack_is_small_and_ends_politely() {
+    holds(first::idle);
+}
+
+#[test]
+fn strangers_are_refused_at_every_operation() {
+    holds(first::strangers);
+}
+
+#[test]
+fn a_newcomer_does_everything_in_the_browser() {
+    holds(first::first_hour);
+}
