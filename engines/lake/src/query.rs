@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, RecordBatch};
+use datafusion::arrow::error::ArrowError;
 use datafusion::catalog::{
     CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList,
     MemorySchemaProvider, SchemaProvider,
@@ -146,14 +147,17 @@ fn catalogs(tables: &[Table]) -> PlanResult<Arc<dyn CatalogProviderList>> {
 
 /// In whose words an error is told: those of the limit, of the asker, or of this machine.
 fn explain(error: DataFusionError) -> Error {
+    if error.find_root().to_string().contains(SPILL_FULL) {
+        return Error::TooMany("lake.query_spill_bytes_max");
+    }
     match error.find_root() {
-        DataFusionError::ResourcesExhausted(text) if text.contains("disk space") => {
-            Error::TooMany("lake.query_spill_bytes_max")
-        }
         DataFusionError::ResourcesExhausted(text) if text.contains(functions::TOO_MANY) => {
             Error::TooMany("lake.function_values_max")
         }
         DataFusionError::ResourcesExhausted(_) => Error::TooMany("lake.query_memory_bytes_max"),
+        DataFusionError::ArrowError(cause, _) if of_the_machine(cause) => {
+            Error::internal("run a query", error)
+        }
         DataFusionError::SQL(_, _)
         | DataFusionError::Plan(_)
         | DataFusionError::SchemaError(_, _)
@@ -164,4 +168,19 @@ fn explain(error: DataFusionError) -> Error {
         | DataFusionError::Diagnostic(_, _) => Error::Invalid(error.strip_backtrace()),
         _ => Error::internal("run a query", error),
     }
+}
+
+/// What DataFusion says, in errors of several kinds, when the spill space is used up.
+const SPILL_FULL: &str = "The used disk space during the spilling process";
+
+fn of_the_machine(cause: &ArrowError) -> bool {
+    matches!(
+        cause,
+        ArrowError::IoError(_, _)
+            | ArrowError::IpcError(_)
+            | ArrowError::ExternalError(_)
+            | ArrowError::ParquetError(_)
+            | ArrowError::MemoryError(_)
+            | ArrowError::CDataInterface(_)
+    )
 }
