@@ -1,10 +1,10 @@
 use std::time::Duration;
 
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as text;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Limits of the HTTP door. Durations are written as `30s`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Largest body of a request, unless its operation says otherwise.

@@ -25,6 +25,8 @@ use relational::Db;
 pub(crate) struct Doors {
     pub(crate) base: Base,
     pub(crate) started: base::Timestamp,
+    /// Nothing while no door is open, as when only the document is made.
+    pub(crate) mqtt_address: Option<std::net::SocketAddr>,
     pub(crate) db: Db,
     pub(crate) identity: Identity,
     pub(crate) lake: Lake,
@@ -78,7 +80,7 @@ pub(crate) fn openapi_document() -> Result<String> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let base = Base::system();
-        let rooms = crate::wiring::open(&config, &base).await?;
+        let rooms = crate::wiring::open(&config, None, &base).await?;
         let document = rooms.doors.document();
         base.tasks.stop(std::time::Duration::from_secs(5)).await;
         document

@@ -53,7 +53,11 @@ pub(crate) struct AnnouncedKeys {
 }
 
 /// Opens every part, from the ground up.
-pub(crate) async fn open(config: &Config, base: &Base) -> Result<Rooms> {
+pub(crate) async fn open(
+    config: &Config,
+    mqtt_address: Option<SocketAddr>,
+    base: &Base,
+) -> Result<Rooms> {
     std::fs::create_dir_all(&config.data_dir)
         .with_context(|| format!("make the folder {}", config.data_dir.display()))?;
 
@@ -88,7 +92,7 @@ pub(crate) async fn open(config: &Config, base: &Base) -> Result<Rooms> {
 
     let started = base.clock.now();
     let base = base.clone();
-    let doors = Doors { base, started, db, identity, lake, delivery, devices };
+    let doors = Doors { base, started, mqtt_address, db, identity, lake, delivery, devices };
     Ok(Rooms { doors, log, mqtt, authority })
 }
 
@@ -101,7 +105,7 @@ pub(crate) async fn start(config: Config, ports: Ports, base: &Base) -> Result<R
     let mqtt = listen("mqtt", address, ports.mqtt).await?;
     let (http_address, mqtt_address) = (http.local_addr()?, mqtt.local_addr()?);
 
-    let rooms = open(&config, base).await?;
+    let rooms = open(&config, Some(mqtt_address), base).await?;
     let sessions = Arc::new(BrowserSessions(rooms.doors.identity.clone()));
     let edge_config = config.http.part.clone();
     let router = rooms.doors.router(rooms.authority.clone(), sessions, edge_config.clone());

@@ -4,7 +4,7 @@ use std::time::Duration;
 use crate::Error;
 
 /// Limits and places; the defaults serve a small machine.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The folder of the log; one process at a time.

@@ -1,12 +1,12 @@
 use std::time::Duration;
 
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as text;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{Error, Grant};
 
 /// Limits and choices of identity. Durations are written as `30d`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Whether strangers may make an account, each with an organisation of its own.

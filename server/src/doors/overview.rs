@@ -23,6 +23,8 @@ struct OverviewBody {
     messages_waiting: u64,
     messages_failed: u64,
     dead_letters: u64,
+    /// Where devices connect: address and port of the MQTT door.
+    mqtt: Option<String>,
     version: &'static str,
     uptime_seconds: u64,
 }
@@ -55,6 +57,7 @@ async fn overview(State(doors): State<Doors>, caller: Caller) -> edge::Result<Js
         messages_waiting: messages.waiting + messages.sending,
         messages_failed: messages.failed,
         dead_letters: devices.dead_letters,
+        mqtt: doors.mqtt_address.map(|address| address.to_string()),
         version: env!("CARGO_PKG_VERSION"),
         uptime_seconds: doors.base.clock.now().since(doors.started).as_secs(),
     }))

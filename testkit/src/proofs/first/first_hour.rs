@@ -41,7 +41,7 @@ pub fn first_hour(ground: &Ground) -> Result<Report> {
         Ok((count >= 26_115).then_some(count))
     })?;
     report.figure(format!("{readings} readings of the sample in SQL"));
-    browser.go(&format!("http://{}/#/overview", stack.http_address()))?;
+    browser.click("nav-overview")?;
     browser.find("live-state")?;
     look("2-overview")?;
 
@@ -53,7 +53,7 @@ pub fn first_hour(ground: &Ground) -> Result<Report> {
     browser.click("station-JFK")?;
     browser.find("chart")?;
     let points = || -> Result<u64> {
-        let points = browser.attribute("chart", "data-points")?.context("data-points")?;
+        let points = browser.attribute("chart-points", "data-count")?.context("data-count")?;
         Ok(points.parse()?)
     };
     let first = within(Duration::from_secs(30), "a drawn chart", || {
@@ -69,6 +69,7 @@ pub fn first_hour(ground: &Ground) -> Result<Report> {
 
     // SQL.
     browser.click("nav-sql")?;
+    browser.find("sql-editor")?;
     browser.script(
         "const e = document.querySelector('[data-test=\"sql-editor\"]'); e.focus(); e.value = \
          \"SELECT device, count(*) AS readings, avg(value) AS temp FROM readings WHERE name = 'temp' GROUP BY device ORDER BY device\"; \
@@ -77,7 +78,7 @@ pub fn first_hour(ground: &Ground) -> Result<Report> {
     browser.click("sql-run")?;
     browser.until(
         "three rows of SQL",
-        "return document.querySelector('[data-test=\"sql-row-count\"]')?.dataset.rows === '3'",
+        "return document.querySelector('[data-test=\"sql-row-count\"]')?.dataset.count === '3'",
     )?;
     look("4-sql")?;
     report.figure("SQL: one row for each of three stations");
@@ -88,7 +89,7 @@ pub fn first_hour(ground: &Ground) -> Result<Report> {
     report.figure(format!("the mail arrived: {}", mail.header("subject").unwrap_or_default()));
 
     // The same in Korean and dark.
-    browser.script("localStorage.setItem('language', 'ko'); localStorage.setItem('theme', 'dark'); location.reload();")?;
+    browser.script("localStorage.setItem('madang.language', 'ko'); localStorage.setItem('madang.theme', 'dark'); location.reload();")?;
     browser.find("nav-overview")?;
     browser.click("nav-overview")?;
     browser.find("live-state")?;
@@ -115,7 +116,7 @@ fn make_rule(
     browser.fill("rule-email", "ops@example.com")?;
     browser.click("rule-dry-run")?;
     browser.find("dry-run-alerts")?;
-    let alerts = browser.attribute("dry-run-alerts", "data-alerts")?.context("data-alerts")?;
+    let alerts = browser.attribute("dry-run-alerts", "data-count")?.context("data-count")?;
     let alerts: u64 = alerts.parse()?;
     report.bound(alerts > 100, format!("the dry run on past data shows {alerts} alerts"));
     look("5-rule-dry-run")?;
