@@ -36,10 +36,10 @@ const MQTT_PUBLISH: &str = "mqtt.publish";
 
 pub(crate) fn routes(devices: Devices) -> Routes<Devices> {
     let routes = Routes::new(devices);
-    readings(rules(registry(routes)))
+    reading_routes(rule_routes(device_routes(sensor_routes(routes))))
 }
 
-fn registry(routes: Routes<Devices>) -> Routes<Devices> {
+fn sensor_routes(routes: Routes<Devices>) -> Routes<Devices> {
     let of = |place: Undeclared| place.tag("devices");
     routes
         .add(
@@ -86,6 +86,11 @@ fn registry(routes: Routes<Devices>) -> Routes<Devices> {
                 .kinds(&[ErrorKind::NotFound, ErrorKind::Conflict]),
             delete_sensor,
         )
+}
+
+fn device_routes(routes: Routes<Devices>) -> Routes<Devices> {
+    let of = |place: Undeclared| place.tag("devices");
+    routes
         .add(
             of(Operation::get("/v1/devices"))
                 .id("listDevices")
@@ -141,7 +146,7 @@ fn registry(routes: Routes<Devices>) -> Routes<Devices> {
         )
 }
 
-fn rules(routes: Routes<Devices>) -> Routes<Devices> {
+fn rule_routes(routes: Routes<Devices>) -> Routes<Devices> {
     let of = |place: Undeclared| place.tag("rules");
     routes
         .add(
@@ -205,7 +210,7 @@ fn rules(routes: Routes<Devices>) -> Routes<Devices> {
         )
 }
 
-fn readings(routes: Routes<Devices>) -> Routes<Devices> {
+fn reading_routes(routes: Routes<Devices>) -> Routes<Devices> {
     let of = |place: Undeclared| place.tag("readings");
     routes
         .add(

@@ -10,7 +10,8 @@
 //!
 //! What is accepted and what is not:
 //! - A reading's identity is (organisation, device, sensor, time). The first one counts; again, even with
-//!   other values, it changes nothing. The event stream shows records as they come, repeated ones too.
+//!   other values, it changes nothing. Times are kept to the microsecond. The event stream shows records as
+//!   they come, repeated ones too.
 //! - Rules look at new readings in the order in which they arrive, late ones too. Cool-downs count in the time
 //!   of the readings, see `rule.rs`.
 //! - A dead letter is written before its message is acknowledged; a crash can write it twice.
@@ -315,8 +316,11 @@ pub struct Needs {
 #[derive(Clone)]
 pub struct Devices {
     house: Arc<House>,
-    fleets: Arc<Mutex<HashMap<OrganisationId, Arc<OnceCell<Arc<Fleet>>>>>>,
+    fleets: Arc<Mutex<Fleets>>,
 }
+
+/// By organisation; a cell is filled by whoever asks first, while others wait.
+type Fleets = HashMap<OrganisationId, Arc<OnceCell<Arc<Fleet>>>>;
 
 /// What the fleets of all organisations share.
 pub(crate) struct House {

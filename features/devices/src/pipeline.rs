@@ -52,7 +52,13 @@ pub(crate) async fn run(fleet: Arc<Fleet>, partition: u32) -> Result<(), Failure
         let set = rules.borrow_and_update().clone();
         adopting.adopt(set.version);
         run.lag.reach(end.borrow_and_update().saturating_sub(run.next));
-        let batch = run.fetch(run.next).await?;
+        let batch = match run.fetch(run.next).await {
+            Err(Error::Log(eventlog::Error::OutOfRange { start, .. })) if run.next < start => {
+                run.skip(start).await?;
+                continue;
+            }
+            batch => batch?,
+        };
         if batch.is_empty() {
             tokio::select! {
                 changed = end.changed() => changed?,
@@ -204,6 +210,23 @@ impl<'f> Run<'f> {
         batch.truncate(house.config.batch_readings_max);
         self.at(Step::Fetched).await?;
         Ok(batch)
+    }
+
+    /// Goes on where the log begins, when records were deleted before they were taken.
+    async fn skip(&mut self, start: u64) -> Result<()> {
+        let (organisation, partition, from) = (self.fleet.organisation, self.partition, self.next);
+        tracing::error!(%organisation, partition, from, start, "records were deleted before they were taken");
+        self.commit(Commit {
+            organisation,
+            partition,
+            from,
+            next: start,
+            readings: 0,
+            alerts: Vec::new(),
+            new_series: Vec::new(),
+            moved_series: Vec::new(),
+        })
+        .await
     }
 
     /// Takes a batch through all steps, or its beginning when it raises very many alerts.
@@ -554,7 +577,7 @@ impl<'f> Run<'f> {
     }
 
     #[cfg(not(test))]
-    #[expect(clippy::unused_async, clippy::unused_self, reason = "tests wait here")]
+    #[expect(clippy::unused_async, reason = "tests wait here")]
     async fn at(&self, _: Step) -> Result<()> {
         Ok(())
     }

@@ -245,7 +245,7 @@ mod tests {
         Arc::new(Wanted { device: device.into(), sensor: sensor.into(), values })
     }
 
-    fn reading<'a>(want: &'a Wanted) -> Reading<'a> {
+    fn reading(want: &Wanted) -> Reading<'_> {
         Reading {
             device: Cow::Borrowed(&want.device),
             sensor: Cow::Borrowed(&want.sensor),
@@ -312,9 +312,8 @@ mod tests {
 
     #[test]
     fn pages_go_on_after_the_name_even_when_it_is_gone() {
-        let mut registry = Registry::default();
-        registry.devices =
-            ["a", "b", "c", "d"].map(|name| device(name, Some((1.0, 1.0)))).into_iter().collect();
+        let devices = ["a", "b", "c", "d"].map(|name| device(name, Some((1.0, 1.0))));
+        let mut registry = Registry { devices: devices.into(), ..Registry::default() };
         let request = |after: Option<&str>| PageRequest { after: after.map(Into::into), limit: 2 };
         let first = registry.devices_page(&request(None), None);
         assert_eq!(first.next.as_deref(), Some("b"));

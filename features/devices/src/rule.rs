@@ -498,7 +498,7 @@ mod tests {
             text(vec![at_least("temp", 90.0)], Some(window("22:00", "06:00", "Asia/Seoul")));
         assert!(pointers(&sound, Some(&sensor)).is_empty());
         assert_eq!(pointers(&sound, None), ["/sensor"]);
-        let mut wrong = sound.clone();
+        let mut wrong = sound;
         wrong.name = " ".into();
         wrong.device = Some("a/b".into());
         wrong.conditions = vec![at_least("humid", 1.0), at_least("temp", 1.0)];
@@ -590,7 +590,7 @@ mod tests {
     /// Walks the window minute by minute.
     fn naive_window(window: &Window, time: i64) -> bool {
         let wall = time + offset_hours(&window.zone, time) * 3_600;
-        let minute = (wall.rem_euclid(86_400) / 60) as u16;
+        let minute = u16::try_from(wall.rem_euclid(86_400) / 60).unwrap();
         let mut at = window.from.0;
         while at != window.to.0 {
             if at == minute {

@@ -298,3 +298,36 @@ impl Stack {
         assert_eq!(status, StatusCode::OK, "the other's sensor is another one");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_position_that_was_set_back_takes_nothing_twice() {
+    let stack = Stack::start().await;
+    stack.stored("EWR", &[reading(0, 50.0)]).await;
+    stack.settled().await;
+    let back = async |tx: &mut Tx| {
+        tx.execute("UPDATE pipelines SET next_offset = 0", params![]).await?;
+        Ok::<_, Error>(())
+    };
+    stack.db.write(back).await.unwrap();
+    stack.stored("EWR", &[reading(1, 51.0)]).await;
+    stack.settled().await;
+    assert_eq!(stack.rows().await.as_array().unwrap().len(), 2, "what is read again is known");
+    assert!(stack.base.metrics.text().contains("task_restarts_total{task=\"devices-pipeline\"} 1"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_that_were_deleted_before_they_were_taken_do_not_stop_those_after_them() {
+    let stack = Stack::start().await;
+    stack.devices.house.hook.arm(Step::Fetched);
+    let padded = |second: i64| json!({"sensor": "weather", "time": at(second), "values": {"x".repeat(100): second}});
+    for second in 0..300 {
+        stack.stored("EWR", &[padded(second)]).await;
+    }
+    let fleet = stack.devices.fleet(OrganisationId::DEFAULT).await.unwrap();
+    let start = fleet.readings.trim(0, 300).await.unwrap();
+    assert!(start > 0, "a segment was deleted");
+    drop(fleet);
+    let stack = stack.restart().await;
+    stack.settled().await;
+    assert_eq!(stack.rows().await.as_array().unwrap().len() as u64, 300 - start);
+}

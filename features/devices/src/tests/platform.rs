@@ -63,8 +63,8 @@ async fn a_value_index_out_of_range_cannot_happen() {
         json!({"a": 1, "b": 2, "c": 3, "d": 4}),
         json!({"temp": 95, "humid": 5, "z": 1}),
     ];
-    for (second, values) in values.into_iter().enumerate() {
-        let payload = json!({"sensor": "weather", "time": at(second as i64), "values": values});
+    for (second, values) in (0..).zip(values) {
+        let payload = json!({"sensor": "weather", "time": at(second), "values": values});
         stack.stored("EWR", &[payload]).await;
     }
     stack.settled().await;
