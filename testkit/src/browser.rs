@@ -17,7 +17,7 @@ pub struct Browser {
     driver: Child,
     api: Http,
     session: String,
-    _profile: TempDir,
+    profile: TempDir,
 }
 
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
@@ -37,7 +37,7 @@ impl Browser {
             driver,
             api: Http::new(&format!("127.0.0.1:{port}")),
             session: String::new(),
-            _profile: profile,
+            profile,
         };
         within(PATIENCE, "chromedriver", || Ok(browser.api.get("/status")?.ok().ok()))?;
         let arguments = [
@@ -53,7 +53,7 @@ impl Browser {
             "--hide-scrollbars".to_owned(),
             format!("--lang={language}"),
             format!("--window-size={width},{height}"),
-            format!("--user-data-dir={}", browser._profile.path().display()),
+            format!("--user-data-dir={}", browser.profile.path().display()),
         ];
         let wanted = json!({"capabilities": {"alwaysMatch": {
             "browserName": "chrome",

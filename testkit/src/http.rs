@@ -26,7 +26,7 @@ impl Http {
     pub fn new(address: &str) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
-            .timeout_global(Some(Duration::from_secs(60)))
+            .timeout_global(Some(Duration::from_mins(1)))
             .max_redirects(0)
             .build();
         Self { agent: config.into(), origin: format!("http://{address}"), headers: vec![] }

@@ -1,9 +1,10 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use parking_lot::Mutex;
 
 use crate::stack::free_port;
 use crate::wait::within;
@@ -12,7 +13,6 @@ use crate::wait::within;
 pub struct Mailbox {
     child: Child,
     pub port: u16,
-    #[allow(clippy::disallowed_types, reason = "a development tool without parking_lot")]
     mails: Arc<Mutex<Vec<Mail>>>,
 }
 
@@ -41,7 +41,6 @@ const FOLLOWS: &str = "---------- MESSAGE FOLLOWS ----------";
 const END: &str = "------------ END MESSAGE ------------";
 
 impl Mailbox {
-    #[allow(clippy::disallowed_types, reason = "a development tool without parking_lot")]
     pub fn open() -> Result<Self> {
         let port = free_port()?;
         let mut child = Command::new("/usr/bin/aiosmtpd")
@@ -63,7 +62,7 @@ impl Mailbox {
     }
 
     pub fn mails(&self) -> Vec<Mail> {
-        self.mails.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.mails.lock().clone()
     }
 
     /// Waits for a mail that fits.
@@ -78,8 +77,6 @@ impl Drop for Mailbox {
         self.child.wait().ok();
     }
 }
-
-#[allow(clippy::disallowed_types, reason = "a development tool without parking_lot")]
 #[allow(clippy::disallowed_methods, reason = "a development tool measures real time")]
 fn collect(output: impl BufRead, mails: &Mutex<Vec<Mail>>) {
     let mut lines = None;
@@ -90,7 +87,7 @@ fn collect(output: impl BufRead, mails: &Mutex<Vec<Mail>>) {
             (END, _) => {
                 if let Some(lines) = lines.take() {
                     let mail = Mail { lines, arrived: Instant::now() };
-                    mails.lock().unwrap_or_else(PoisonError::into_inner).push(mail);
+                    mails.lock().push(mail);
                 }
             }
             (_, Some(lines)) => lines.push(line),

@@ -96,7 +96,7 @@ impl Launch {
             .with_context(|| format!("start {}", self.binary.display()))?;
         let announced = within_every(
             Duration::from_millis(2),
-            Duration::from_secs(60),
+            Duration::from_mins(1),
             "the announcement",
             || {
                 if let Some(status) = child.try_wait()? {

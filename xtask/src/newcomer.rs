@@ -16,6 +16,7 @@ const REBUILD_MAX: Duration = Duration::from_mins(1);
 
 /// Debian by debootstrap in a folder, the toolchain copied in, the committed tree cloned; then `cargo run --release -- serve
 /// --sample` until the console answers, a rebuild after a change of one line, and `cargo xtask test`.
+#[allow(clippy::disallowed_methods, reason = "a development tool measures real time")]
 pub(crate) fn newcomer() -> Result<Report> {
     let mut report = Report::default();
     shell::install(&[("debootstrap", "/usr/sbin/debootstrap")])?;
@@ -37,7 +38,7 @@ pub(crate) fn newcomer() -> Result<Report> {
     )?;
     let cold = started.elapsed();
     report.bound(cold < BUILD_MAX, format!("clone to console, cold release build: {cold:.0?}"));
-    clean.stop(&mut served)?;
+    CleanRoot::stop(&mut served)?;
 
     let size = fs::metadata(clean.path("/home/newcomer/madang/target/release/madang"))?.len();
     report.figure(format!("binary: {size} bytes"));
@@ -170,7 +171,7 @@ impl CleanRoot {
     }
 
     /// Ends what was started by SIGTERM; `exec` made it the same process, cargo passes the signal's group on.
-    fn stop(&self, child: &mut Child) -> Result<()> {
+    fn stop(child: &mut Child) -> Result<()> {
         let children = shell::output("pgrep", &["-P", &child.id().to_string()]).unwrap_or_default();
         for pid in children.split_whitespace().chain([child.id().to_string().as_str()]) {
             shell::run("kill", &["-TERM", pid]).ok();

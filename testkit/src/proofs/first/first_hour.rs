@@ -35,7 +35,7 @@ pub fn first_hour(ground: &Ground) -> Result<Report> {
     report.figure("signed in by the one-time link and set a password");
 
     // The year of three stations arrives through MQTT.
-    let readings = within(Duration::from_secs(240), "the sample's history", || {
+    let readings = within(Duration::from_mins(4), "the sample's history", || {
         let count =
             stack.api().sql_number("SELECT count(DISTINCT (device, time)) FROM readings")?;
         Ok((count >= 26_115).then_some(count))
@@ -84,7 +84,7 @@ pub fn first_hour(ground: &Ground) -> Result<Report> {
     report.figure("SQL: one row for each of three stations");
 
     make_rule(&browser, &look, &mut report)?;
-    let mail = mailbox.wait(Duration::from_secs(60), |mail| mail.text().contains("Any wind"))?;
+    let mail = mailbox.wait(Duration::from_mins(1), |mail| mail.text().contains("Any wind"))?;
     ensure!(mail.header("message-id").is_some(), "the mail has no Message-ID");
     report.figure(format!("the mail arrived: {}", mail.header("subject").unwrap_or_default()));
 

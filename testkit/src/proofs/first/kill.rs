@@ -126,10 +126,10 @@ fn wait_for_load(stack: &Stack, wanted: u64) -> Result<()> {
             .lines()
             .find(|line| line.starts_with("madang_eventlog_appended_records_total"))
             .context("no metric of appended records")?;
-        Ok(line.rsplit(' ').next().context("no number")?.parse::<f64>()?.max(0.0) as u64)
+        Ok(line.rsplit(' ').next().context("no number")?.parse()?)
     };
     let start = taken()?;
-    within(Duration::from_secs(60), "the load", || Ok((taken()? >= start + wanted).then_some(())))
+    within(Duration::from_mins(1), "the load", || Ok((taken()? >= start + wanted).then_some(())))
 }
 
 /// Every acknowledged reading once in SQL, every alert once, one Message-ID for each alert's mails.
@@ -143,7 +143,7 @@ fn check(
     let sql = "SELECT device, CAST(value AS BIGINT) AS n, count(*) AS copies FROM readings WHERE name = 'n' GROUP BY device, value";
     let found = within_every(
         Duration::from_millis(200),
-        Duration::from_secs(60),
+        Duration::from_mins(1),
         "every acknowledged reading",
         || {
             let found = readings(stack, sql)?;
@@ -233,7 +233,7 @@ fn check_alerts(
 
     // Every alert has its mail; copies of one alert's mail carry one Message-ID.
     let messages =
-        within_every(Duration::from_millis(100), Duration::from_secs(60), "the mails", || {
+        within_every(Duration::from_millis(100), Duration::from_mins(1), "the mails", || {
             let messages = stack.api().all("/v1/messages")?;
             let sent = messages.iter().filter(|message| message["state"] == "sent").count();
             Ok((sent == messages.len() && messages.len() >= expected.len()).then_some(messages))
