@@ -7,22 +7,33 @@ use anyhow::{Context, Result, bail, ensure};
 
 /// Runs a command to its end, its output being ours.
 pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<()> {
-    let status = Command::new(program)
-        .args(arguments)
-        .status()
-        .with_context(|| format!("start {program}"))?;
+    let status =
+        command(program).args(arguments).status().with_context(|| format!("start {program}"))?;
     ensure!(status.success(), "`{program} {}` ended with {status}", arguments.join(" "));
     Ok(())
 }
 
 /// What a command printed.
 pub(crate) fn output(program: &str, arguments: &[&str]) -> Result<String> {
-    let output = Command::new(program)
-        .args(arguments)
-        .output()
-        .with_context(|| format!("start {program}"))?;
+    let output =
+        command(program).args(arguments).output().with_context(|| format!("start {program}"))?;
     ensure!(output.status.success(), "`{program} {}` failed", arguments.join(" "));
     Ok(String::from_utf8(output.stdout)?)
+}
+
+/// A command in the surroundings that cargo started us from. What cargo told us of this package would be news to the
+/// build scripts of others (ring's reads `CARGO_MANIFEST_DIR`), and everything above them would be built again.
+fn command(program: &str) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        let is_ours = name.to_str().is_some_and(|name| {
+            name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "CARGO"
+        });
+        if is_ours {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// Installs the Debian packages whose file is missing, as root or by sudo; else says which are missing.
