@@ -23,6 +23,8 @@ pub enum Error {
     NotFound,
     #[error("lost against a concurrent change")]
     Conflict,
+    #[error("the lease on {name} is no longer held under token {token}")]
+    Fenced { name: Arc<str>, token: i64 },
     #[error("more than {rows_max} rows")]
     TooManyRows { rows_max: usize },
     #[error("the queue for {queue} is full")]
@@ -72,7 +74,7 @@ impl Error {
         match self {
             Self::AlreadyExists { .. } => ErrorKind::AlreadyExists,
             Self::NotFound => ErrorKind::NotFound,
-            Self::Reference | Self::Conflict => ErrorKind::Conflict,
+            Self::Reference | Self::Conflict | Self::Fenced { .. } => ErrorKind::Conflict,
             Self::Rule { .. }
             | Self::EventTooLarge { .. }
             | Self::Cursor { .. }
