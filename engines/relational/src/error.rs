@@ -25,6 +25,8 @@ pub enum Error {
     Conflict,
     #[error("the lease on {name} is no longer held under token {token}")]
     Fenced { name: Arc<str>, token: i64 },
+    #[error("{claims_max} requests with a key are remembered, and none is old enough to forget")]
+    ClaimsFull { claims_max: u64 },
     #[error("more than {rows_max} rows")]
     TooManyRows { rows_max: usize },
     #[error("the queue for {queue} is full")]
@@ -79,7 +81,9 @@ impl Error {
             | Self::EventTooLarge { .. }
             | Self::Cursor { .. }
             | Self::Config(_) => ErrorKind::Invalid,
-            Self::TooManyRows { .. } | Self::QueueFull { .. } => ErrorKind::TooMany,
+            Self::TooManyRows { .. } | Self::QueueFull { .. } | Self::ClaimsFull { .. } => {
+                ErrorKind::TooMany
+            }
             Self::TimedOut { .. }
             | Self::Full { .. }
             | Self::Unavailable { .. }

@@ -24,6 +24,7 @@
 #[cfg(test)]
 extern crate self as relational;
 
+mod claim;
 mod config;
 mod db;
 mod dead_letter;
@@ -42,6 +43,7 @@ mod tx;
 mod value;
 mod work;
 
+pub use claim::{Claimed, Claims, Deed};
 pub use config::Config;
 pub use db::Db;
 pub use dead_letter::DeadLetter;

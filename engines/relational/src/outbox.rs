@@ -3,10 +3,10 @@
 use base::EventId;
 
 use crate::migration::Migration;
-use crate::{Error, NewEvent, Read, Tx, lease};
+use crate::{Error, NewEvent, Read, Tx, claim, lease};
 
 // A sequence may come again once its row is gone, so the relay deletes by sequence and event.
-pub(crate) static MIGRATIONS: &[Migration] = &[OUTBOX, lease::MIGRATION];
+pub(crate) static MIGRATIONS: &[Migration] = &[OUTBOX, lease::MIGRATION, claim::MIGRATION];
 
 const OUTBOX: Migration = Migration {
     id: "0001-outbox",
