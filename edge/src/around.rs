@@ -60,6 +60,11 @@ async fn answer(shared: &Shared, request: Request, next: Next) -> Response {
         return Error::new(ErrorKind::Unavailable, "too many requests are being worked on")
             .into_response();
     };
+    bounded(shared, request, next).await
+}
+
+/// Runs the request within the time limit; a panic becomes an answer.
+pub(crate) async fn bounded(shared: &Shared, request: Request, next: Next) -> Response {
     let work = AssertUnwindSafe(next.run(request)).catch_unwind();
     match tokio::time::timeout(shared.config.request_time_max, work).await {
         Ok(Ok(response)) => response,

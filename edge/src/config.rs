@@ -41,6 +41,10 @@ pub struct Config {
     /// How long open requests may go on after shutdown began.
     #[serde(with = "text")]
     pub drain_time_max: Duration,
+    /// Requests with an `Idempotency-Key` that are worked on at once.
+    pub keyed_requests_max: usize,
+    /// The largest answer that is kept for a request with an `Idempotency-Key`.
+    pub kept_answer_bytes_max: usize,
     /// Session cookies are sent over HTTPS only.
     pub cookie_secure: bool,
 }
@@ -62,6 +66,8 @@ impl Default for Config {
             connections_max: 4_096,
             connection_requests_max: 100,
             drain_time_max: Duration::from_secs(8),
+            keyed_requests_max: 256,
+            kept_answer_bytes_max: 64 << 10,
             cookie_secure: false,
         }
     }

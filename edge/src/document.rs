@@ -8,6 +8,7 @@ use schemars::{Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
 use crate::guard::SESSION_COOKIE;
+use crate::once;
 use crate::operation::{Access, Operation, names};
 use crate::problem::{Problem, status_of};
 
@@ -189,7 +190,17 @@ fn parameters(operation: &Operation, said: &Description) -> Vec<Value> {
             })
             .collect::<Vec<_>>()
     };
-    in_path.chain(others("query", &said.query)).chain(others("header", &said.headers)).collect()
+    let key = once::is_taken(operation).then(|| {
+        json!({
+            "name": once::NAME,
+            "in": "header",
+            "required": false,
+            "description": "Sent again under the same key, the request is answered as the first time and does nothing.",
+            "schema": { "type": "string", "minLength": 1, "maxLength": once::KEY_BYTES_MAX },
+        })
+    });
+    let given = in_path.chain(others("query", &said.query)).chain(others("header", &said.headers));
+    given.chain(key).collect()
 }
 
 fn responses(operation: &Operation, said: &Description) -> Value {
@@ -221,6 +232,9 @@ fn refusals(operation: &Operation, said: &Description) -> Vec<u16> {
     }
     if said.body.is_some() {
         statuses.extend([408, 415, 422]);
+    }
+    if once::is_taken(operation) {
+        statuses.extend([409, 422]);
     }
     statuses.extend(operation.kinds.iter().map(|kind| status_of(*kind).as_u16()));
     if !names(operation.path()).collect::<Vec<_>>().is_empty() {

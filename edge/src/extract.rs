@@ -266,7 +266,7 @@ fn is_json(headers: &HeaderMap) -> bool {
         || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
-async fn read(shared: &Shared, mut body: Body, bytes_max: usize) -> Result<Bytes> {
+pub(crate) async fn read(shared: &Shared, mut body: Body, bytes_max: usize) -> Result<Bytes> {
     let mut bytes = BytesMut::new();
     let work = async {
         while let Some(frame) = body.frame().await {

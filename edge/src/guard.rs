@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use crate::around::Trace;
 use crate::extract::{Peer, discard};
 use crate::metrics::Counts;
+use crate::once::{self, Claims};
 use crate::operation::{Access, Operation};
 use crate::problem::{Error, Result};
 use crate::{Config, Query};
@@ -36,6 +37,8 @@ pub trait Sessions: Send + Sync + 'static {
 pub struct Gate {
     pub authority: Arc<dyn Authority>,
     pub sessions: Arc<dyn Sessions>,
+    /// Without it, `Idempotency-Key` is refused.
+    pub claims: Option<Arc<dyn Claims>>,
     pub config: Config,
     pub base: Base,
 }
@@ -81,11 +84,13 @@ pub fn parse_token(token: &str) -> Option<(&str, &str)> {
 pub(crate) struct Shared {
     pub(crate) authority: Arc<dyn Authority>,
     pub(crate) sessions: Arc<dyn Sessions>,
+    pub(crate) claims: Option<Arc<dyn Claims>>,
     pub(crate) config: Config,
     pub(crate) base: Base,
     pub(crate) counts: Counts,
     pub(crate) requests: Semaphore,
     pub(crate) streams: Arc<Semaphore>,
+    pub(crate) keyed: Arc<Semaphore>,
 }
 
 impl Shared {
@@ -94,8 +99,10 @@ impl Shared {
             counts: Counts::new(&gate.base.metrics),
             requests: Semaphore::new(gate.config.requests_max),
             streams: Arc::new(Semaphore::new(gate.config.streams_max)),
+            keyed: Arc::new(Semaphore::new(gate.config.keyed_requests_max)),
             authority: gate.authority,
             sessions: gate.sessions,
+            claims: gate.claims,
             config: gate.config,
             base: gate.base,
         }
@@ -133,9 +140,11 @@ pub(crate) async fn pass(
     }
     let (mut parts, body) = request.into_parts();
     let admitted = admit(&shared, &entrance, &mut parts).await;
+    let admitted = admitted.and_then(|()| once::key(&shared, &entrance.operation, &parts));
     let request = Request::from_parts(parts, body);
     match admitted {
-        Ok(()) => next.run(request).await,
+        Ok(None) => next.run(request).await,
+        Ok(Some(key)) => once::once(shared, &entrance, key, request, next).await,
         Err(error) => {
             discard(request).await;
             error.into_response()

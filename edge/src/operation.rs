@@ -12,6 +12,7 @@ pub struct Operation {
     pub(crate) resource: &'static str,
     pub(crate) kinds: &'static [ErrorKind],
     pub(crate) body_bytes_max: Option<usize>,
+    pub(crate) is_secret: bool,
     pub(crate) media: Vec<&'static str>,
     pub(crate) returns: Vec<(u16, SchemaOf)>,
 }
@@ -86,6 +87,13 @@ impl Operation {
     #[must_use]
     pub fn body_bytes_max(mut self, bytes: usize) -> Self {
         self.body_bytes_max = Some(bytes);
+        self
+    }
+
+    /// Its body or answer holds a secret, so nothing of either is kept: `Idempotency-Key` is refused.
+    #[must_use]
+    pub fn secret(mut self) -> Self {
+        self.is_secret = true;
         self
     }
 
@@ -182,6 +190,7 @@ impl Undeclared {
             resource: "*",
             kinds: &[],
             body_bytes_max: None,
+            is_secret: false,
             media: Vec::new(),
             returns: Vec::new(),
         }

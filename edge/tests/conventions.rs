@@ -2,24 +2,28 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use base::access::{Action, Authority, Door, Principal, Refused, Resource, Subject};
 use base::{AccountId, Base, ErrorKind, KeyId, OrganisationId, Page, Timestamp};
+use bytes::Bytes;
 use edge::{
-    BoxFuture, Caller, Config, Created, Error, Event, Events, Gate, Info, Json, LastEventId,
-    NoContent, Operation, PageBody, Paging, Path, Peer, Query, Router, Routes, SessionCookie,
-    SessionToken, Sessions, State, Streams,
+    Begun, BoxFuture, Caller, Claims, Config, Created, Error, Event, Events, Gate, Info, Json,
+    Keyed, LastEventId, NoContent, Operation, PageBody, Paging, Path, Peer, Query, Router, Routes,
+    SessionCookie, SessionToken, Sessions, State, Streams,
 };
 use futures::StreamExt;
 use http_body_util::BodyExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tower::ServiceExt;
 
 const READ: Action = Action("yard.read");
@@ -183,12 +187,91 @@ fn routes() -> Routes<u32> {
         .describe(INFO)
 }
 
+/// Claims in memory.
+#[derive(Default)]
+struct Book(parking_lot::Mutex<HashMap<(Subject, &'static str, String), Entry>>);
+
+/// One claim: its fingerprint, when it began, how it ended.
+type Entry = ([u8; 32], Timestamp, Option<Bytes>);
+
+impl Claims for Book {
+    fn begin<'a>(&'a self, request: &'a Keyed) -> BoxFuture<'a, edge::Result<Begun>> {
+        let place = (request.subject, request.operation, request.key.clone());
+        let mut book = self.0.lock();
+        let said = match book.get(&place) {
+            None => {
+                let claim = Timestamp::from_millis(0);
+                book.insert(place, (request.fingerprint, claim, None));
+                Begun::New { claim }
+            }
+            Some((fingerprint, ..)) if *fingerprint != request.fingerprint => Begun::Other,
+            Some((_, since, None)) => Begun::Running { since: *since },
+            Some((.., Some(outcome))) => Begun::Ended(outcome.clone()),
+        };
+        Box::pin(async { Ok(said) })
+    }
+
+    fn end<'a>(
+        &'a self,
+        request: &'a Keyed,
+        _: Timestamp,
+        outcome: Option<Bytes>,
+    ) -> BoxFuture<'a, edge::Result<()>> {
+        let place = (request.subject, request.operation, request.key.clone());
+        match outcome {
+            None => drop(self.0.lock().remove(&place)),
+            outcome => self.0.lock().get_mut(&place).unwrap().2 = outcome,
+        }
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// What the handlers under a key did, and a gate that one of them waits at.
+#[derive(Clone, Default)]
+struct Made(Arc<(AtomicU32, Notify)>);
+
+impl Made {
+    fn count(&self) -> u32 {
+        self.0.0.load(Ordering::SeqCst)
+    }
+}
+
+async fn make_once(State(made): State<Made>, Json(thing): Json<Thing>) -> edge::Result<Response> {
+    let number = made.0.0.fetch_add(1, Ordering::SeqCst) + 1;
+    let text = format!("{} {number}", thing.name);
+    match thing.name.as_str() {
+        "waits" => made.0.1.notified().await,
+        "panic" => panic!("a defect"),
+        "down" => return Err(Error::new(ErrorKind::Unavailable, "not now")),
+        "busy" => return Err(Error::new(ErrorKind::TooMany, "too many")),
+        "taken" => return Err(Error::new(ErrorKind::AlreadyExists, text)),
+        "cookie" => return Ok(([(header::SET_COOKIE, "a=b")], text).into_response()),
+        "stream" => {
+            let pieces = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from(text))]);
+            return Ok(Body::from_stream(pieces).into_response());
+        }
+        "large" => return Ok("x".repeat(100_000).into_response()),
+        _ => {}
+    }
+    Ok((StatusCode::CREATED, [(header::CONTENT_TYPE, "text/x-thing")], text).into_response())
+}
+
+fn once_routes(made: Made) -> Routes<Made> {
+    let once = Operation::post("/v1/once").id("once").summary("Makes once.").tag("once");
+    let secret = Operation::put("/v1/secret").id("secret").summary("Keeps none.").signed_in();
+    Routes::new(made)
+        .add(once.signed_in().returns::<String>(201), make_once)
+        .add(secret.secret().returns::<String>(201), make_once)
+}
+
 const INFO: Info = Info { title: "Yard", version: "1", description: "" };
 
 struct Yard {
     router: Router,
     base: Base,
     grants: Arc<Grants>,
+    claims: Arc<Book>,
+    made: Made,
 }
 
 fn yard() -> Yard {
@@ -198,9 +281,22 @@ fn yard() -> Yard {
 fn yard_with(config: Config) -> Yard {
     let base = Base::simulated(Timestamp::from_millis(0), 1);
     let grants = Arc::new(Grants(watch::Sender::new(0)));
-    let gate =
-        Gate { authority: grants.clone(), sessions: grants.clone(), config, base: base.clone() };
-    Yard { router: routes().build(gate), base, grants }
+    let claims = Arc::new(Book::default());
+    let gate = Gate {
+        authority: grants.clone(),
+        sessions: grants.clone(),
+        claims: Some(claims.clone()),
+        config,
+        base: base.clone(),
+    };
+    let made = Made::default();
+    Yard {
+        router: routes().join(once_routes(made.clone())).build(gate),
+        base,
+        grants,
+        claims,
+        made,
+    }
 }
 
 struct Answer {
@@ -603,4 +699,146 @@ fn durations_are_written_as_people_write_them() {
     let config: Config = serde_json::from_value(json!({"request_time_max": "90s"})).unwrap();
     assert_eq!(config.request_time_max, Duration::from_secs(90));
     assert!(serde_json::from_value::<Config>(json!({"request_tmie_max": "90s"})).is_err());
+}
+
+const ONCE: &str = "POST /v1/once";
+const FIRST: &str = "idempotency-key: first";
+
+fn thing(name: &str) -> String {
+    json!({ "name": name }).to_string()
+}
+
+#[tokio::test]
+async fn a_request_sent_again_under_its_key_is_answered_as_the_first_time() {
+    let yard = yard();
+    let first = ask(&yard, ONCE, &[KEY, JSON, FIRST], thing("a")).await;
+    assert_eq!((first.status, &*first.body), (StatusCode::CREATED, "a 1"));
+    assert_eq!(first.header("idempotency-replayed"), "");
+    // A quoted key is the same key.
+    for again in [FIRST, "idempotency-key: \"first\""] {
+        let again = ask(&yard, ONCE, &[KEY, JSON, again], thing("a")).await;
+        assert_eq!((again.status, &*again.body), (StatusCode::CREATED, "a 1"));
+        assert_eq!(again.header("content-type"), "text/x-thing");
+        assert_eq!(again.header("idempotency-replayed"), "true");
+    }
+    let without = ask(&yard, ONCE, &[KEY, JSON], thing("a")).await;
+    assert_eq!(without.body, "a 2");
+    let another = ask(&yard, ONCE, &[KEY, JSON, "idempotency-key: second"], thing("a")).await;
+    assert_eq!(another.body, "a 3");
+    let someone = [COOKIE, "sec-fetch-site: same-origin", JSON, FIRST];
+    assert_eq!(ask(&yard, ONCE, &someone, thing("a")).await.body, "a 4", "another subject");
+    refused(&yard, 401, ONCE, &[JSON, FIRST], &thing("a")).await;
+    assert_eq!(yard.made.count(), 4);
+}
+
+#[tokio::test]
+async fn another_request_under_a_used_key_is_refused() {
+    let yard = yard();
+    ask(&yard, ONCE, &[KEY, JSON, FIRST], thing("a")).await;
+    let problem = refused(&yard, 422, ONCE, &[KEY, JSON, FIRST], &thing("b")).await;
+    assert_eq!(problem["errors"][0]["pointer"], "Idempotency-Key");
+    assert_eq!(yard.made.count(), 1);
+}
+
+#[tokio::test]
+async fn refusals_are_repeated_and_what_did_nothing_may_be_tried_again() {
+    let yard = yard();
+    for _ in 0..2 {
+        let problem = refused(&yard, 409, ONCE, &[KEY, JSON, FIRST], &thing("taken")).await;
+        assert_eq!(problem["detail"], "taken 1");
+    }
+    let second = "idempotency-key: second";
+    for count in [2, 3] {
+        refused(&yard, 429, ONCE, &[KEY, JSON, second], &thing("busy")).await;
+        assert_eq!(yard.made.count(), count);
+    }
+}
+
+#[tokio::test]
+async fn what_may_have_had_its_effect_is_not_run_again() {
+    let yard = yard();
+    for (number, (name, status)) in [("down", 503), ("panic", 500)].into_iter().enumerate() {
+        let key = format!("idempotency-key: {name}");
+        refused(&yard, status, ONCE, &[KEY, JSON, &key], &thing(name)).await;
+        let problem = refused(&yard, 409, ONCE, &[KEY, JSON, &key], &thing(name)).await;
+        assert!(problem["detail"].as_str().unwrap().contains("not known"), "{problem}");
+        assert_eq!(yard.made.count(), u32::try_from(number).unwrap() + 1);
+    }
+    assert!(yard.base.metrics.text().contains("madang_http_panics_total 1"));
+}
+
+#[tokio::test]
+async fn answers_that_cannot_be_kept_are_given_once() {
+    let yard = yard();
+    for (number, name) in ["cookie", "stream", "large"].into_iter().enumerate() {
+        let key = format!("idempotency-key: {name}");
+        let first = ask(&yard, ONCE, &[KEY, JSON, &key], thing(name)).await;
+        assert_eq!(first.status, StatusCode::OK);
+        assert!(!first.body.is_empty());
+        let problem = refused(&yard, 409, ONCE, &[KEY, JSON, &key], &thing(name)).await;
+        assert!(problem["detail"].as_str().unwrap().contains("answered with 200"), "{problem}");
+        assert_eq!(yard.made.count(), u32::try_from(number).unwrap() + 1);
+    }
+    for (.., outcome) in yard.claims.0.lock().values() {
+        assert!(outcome.as_ref().unwrap().len() < 100);
+    }
+}
+
+#[tokio::test]
+async fn a_run_goes_on_when_its_caller_leaves_and_others_wait_for_its_end() {
+    let yard = yard();
+    let first = ask(&yard, ONCE, &[KEY, JSON, FIRST], thing("waits"));
+    let has_begun = async {
+        while yard.made.count() == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        _ = first => unreachable!("it waits"),
+        () = has_begun => {}
+    }
+    let problem = refused(&yard, 409, ONCE, &[KEY, JSON, FIRST], &thing("waits")).await;
+    assert!(problem["detail"].as_str().unwrap().contains("being worked on"), "{problem}");
+    // When it should have ended long ago, nobody can say.
+    yard.base.clock.advance(Duration::from_mins(2));
+    let problem = refused(&yard, 409, ONCE, &[KEY, JSON, FIRST], &thing("waits")).await;
+    assert!(problem["detail"].as_str().unwrap().contains("not known"), "{problem}");
+    yard.made.0.1.notify_one();
+    let answer = loop {
+        let answer = ask(&yard, ONCE, &[KEY, JSON, FIRST], thing("waits")).await;
+        if answer.status != StatusCode::CONFLICT {
+            break answer;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!((answer.status, &*answer.body), (StatusCode::CREATED, "waits 1"));
+    assert_eq!(yard.made.count(), 1);
+}
+
+#[tokio::test]
+async fn a_key_is_refused_where_it_means_nothing_and_when_it_is_none() {
+    let yard = yard();
+    let long = format!("idempotency-key: {}", "k".repeat(256));
+    for key in ["idempotency-key: ", "idempotency-key: a b", "idempotency-key: \"a", &long] {
+        refused(&yard, 400, ONCE, &[KEY, JSON, key], &thing("a")).await;
+    }
+    refused(&yard, 400, ONCE, &[KEY, JSON, FIRST, "idempotency-key: two"], &thing("a")).await;
+    refused(&yard, 400, "PUT /v1/secret", &[KEY, JSON, FIRST], &thing("a")).await;
+    refused(&yard, 400, "POST /v1/things", &[JSON, FIRST], &thing("a")).await;
+    assert_eq!(ask(&yard, "GET /v1/things", &[KEY, FIRST], "").await.status, StatusCode::OK);
+    assert_eq!(yard.made.count(), 0);
+}
+
+#[test]
+fn the_document_says_which_operations_take_a_key() {
+    let document = once_routes(Made::default()).join(routes()).document(INFO);
+    let takes = |path: &str, method: &str| {
+        let parameters = document["paths"][path][method]["parameters"].as_array();
+        parameters.is_some_and(|all| all.iter().any(|it| it["name"] == "Idempotency-Key"))
+    };
+    assert!(takes("/v1/once", "post") && takes("/v1/things/{name}", "delete"));
+    assert!(
+        !takes("/v1/secret", "put") && !takes("/v1/things", "get") && !takes("/v1/things", "post")
+    );
+    assert!(document["paths"]["/v1/once"]["post"]["responses"]["409"].is_object());
 }

@@ -72,6 +72,7 @@ async fn start(config: Config) -> (SocketAddr, Base) {
     let gate = Gate {
         authority: Arc::new(Nobody),
         sessions: Arc::new(Nobody),
+        claims: None,
         config: config.clone(),
         base: base.clone(),
     };

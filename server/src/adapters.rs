@@ -1,14 +1,16 @@
 //! One room's handle becomes another's need. This file is the map of couplings.
 
-use base::access::{Principal, Refused};
+use base::Timestamp;
+use base::access::{Principal, Refused, Subject};
+use bytes::Bytes;
 use delivery::{Delivery, EmailAddress, OutgoingMail};
 use devices::{
     Devices, IssuedKey, KeyIssuer, KeyRequest, Mail, Mailer, NeedError, Outcome, TxFuture,
 };
-use edge::{BoxFuture, Sessions};
+use edge::{Begun, BoxFuture, Claims, Keyed, Sessions};
 use identity::{Grant, Identity, NewKey};
 use mqtt::{Accepted, Intake, Message};
-use relational::Tx;
+use relational::{Claimed, Deed, Tx};
 
 /// Messages to `data/<device>` are readings.
 pub(crate) struct Readings(pub(crate) Devices);
@@ -96,4 +98,52 @@ impl Sessions for BrowserSessions {
     fn session<'a>(&'a self, cookie: &'a str) -> BoxFuture<'a, Result<Principal, Refused>> {
         Box::pin(self.0.session(cookie))
     }
+}
+
+/// Requests under an `Idempotency-Key` are remembered in rows.
+pub(crate) struct KeyedRequests(pub(crate) relational::Claims);
+
+impl Claims for KeyedRequests {
+    fn begin<'a>(&'a self, request: &'a Keyed) -> BoxFuture<'a, edge::Result<Begun>> {
+        Box::pin(async move {
+            Ok(match self.0.begin(deed(request)).await.map_err(rows)? {
+                Claimed::New { claim } => Begun::New { claim },
+                Claimed::Other => Begun::Other,
+                Claimed::Begun { since } => Begun::Running { since },
+                Claimed::Ended(outcome) => Begun::Ended(outcome.into()),
+            })
+        })
+    }
+
+    fn end<'a>(
+        &'a self,
+        request: &'a Keyed,
+        claim: Timestamp,
+        outcome: Option<Bytes>,
+    ) -> BoxFuture<'a, edge::Result<()>> {
+        Box::pin(async move {
+            let outcome = outcome.map(Vec::from);
+            self.0.end(deed(request), claim, outcome).await.map_err(rows)?;
+            Ok(())
+        })
+    }
+}
+
+fn deed(request: &Keyed) -> Deed {
+    let subject = match request.subject {
+        Subject::Account(id) => format!("account {id}"),
+        Subject::Key(id) => format!("key {id}"),
+        Subject::System(part) => format!("system {part}"),
+    };
+    Deed {
+        organisation: request.organisation,
+        subject,
+        operation: request.operation.to_owned(),
+        key: request.key.clone(),
+        fingerprint: request.fingerprint.to_vec(),
+    }
+}
+
+fn rows(error: relational::Error) -> edge::Error {
+    edge::Error::of(error.kind(), error)
 }

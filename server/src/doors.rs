@@ -20,6 +20,8 @@ use identity::Identity;
 use lake::Lake;
 use relational::Db;
 
+use crate::adapters::KeyedRequests;
+
 /// What the operations reach.
 #[derive(Clone)]
 pub(crate) struct Doors {
@@ -59,7 +61,9 @@ impl Doors {
         sessions: Arc<dyn Sessions>,
         config: edge::Config,
     ) -> Router {
-        let gate = Gate { authority, sessions, config, base: self.base.clone() };
+        let claims = Arc::new(KeyedRequests(relational::Claims::new(&self.db)));
+        let base = self.base.clone();
+        let gate = Gate { authority, sessions, claims: Some(claims), config, base };
         self.routes().describe(INFO).pages(console::pages()).build(gate)
     }
 

@@ -2,14 +2,18 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use testkit::proofs::{ALL, Ground, Report, Size};
 
 use crate::{newcomer, shell};
 
-/// Proofs that need more than a binary.
-const HERE: &[&str] = &["first/newcomer"];
+type Runner = fn() -> Result<Report>;
+
+/// Proofs that need more than a binary, or less.
+const HERE: &[(&str, Runner)] =
+    &[("first/newcomer", newcomer::newcomer), ("spine/fence", || example("relational", "fence"))];
 
 pub(crate) fn list() {
     for name in names() {
@@ -18,12 +22,12 @@ pub(crate) fn list() {
 }
 
 fn names() -> impl Iterator<Item = &'static str> {
-    HERE.iter().copied().chain(ALL.iter().map(|(name, _)| *name))
+    HERE.iter().map(|(name, _)| *name).chain(ALL.iter().map(|(name, _)| *name))
 }
 
 pub(crate) fn prove(name: &str) -> Result<()> {
-    let report = if name == "first/newcomer" {
-        newcomer::newcomer()?
+    let report = if let Some((_, proof)) = HERE.iter().find(|(known, _)| *known == name) {
+        proof()?
     } else {
         let Some((_, proof)) = ALL.iter().find(|(known, _)| *known == name) else {
             bail!("no proof {name}; there are: {}", names().collect::<Vec<_>>().join(", "));
@@ -41,6 +45,15 @@ pub(crate) fn prove(name: &str) -> Result<()> {
         bail!("{name} fell short");
     }
     Ok(())
+}
+
+/// Runs a part's example, which prints figures and fails when it falls short.
+fn example(part: &str, name: &str) -> Result<Report> {
+    let arguments = ["run", "--release", "-q", "-p", part, "--example", name];
+    let ran = Command::new("cargo").args(arguments).output().context("start cargo")?;
+    let lines = |bytes: &[u8]| String::from_utf8_lossy(bytes).lines().map(str::to_owned).collect();
+    let short = if ran.status.success() { Vec::new() } else { lines(&ran.stderr) };
+    Ok(Report { figures: lines(&ran.stdout), short })
 }
 
 /// Replaces the figures of a proof's page and leaves what people wrote above them.

@@ -59,6 +59,17 @@ pub struct Config {
     /// How long a handler remembers the events that it handled, to know a repeated one.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub handled_kept: Duration,
+    /// How long it is remembered that a deed was done under its key.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub claims_kept: Duration,
+    /// Deeds of one organisation that are remembered at once; beyond it new ones are refused.
+    pub claims_max: u64,
+    /// How long after its end a lease is left alone: clocks of two servers may differ by this much.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub lease_grace: Duration,
+    /// How long a relay that stopped without a word keeps others from its place.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub relay_lease: Duration,
 }
 
 impl Default for Config {
@@ -86,6 +97,10 @@ impl Default for Config {
             relay_batch_max: 512,
             handler_batch_max: 64,
             handled_kept: Duration::from_hours(7 * 24),
+            claims_kept: Duration::from_hours(24),
+            claims_max: 100_000,
+            lease_grace: Duration::from_secs(2),
+            relay_lease: Duration::from_secs(10),
         }
     }
 }
@@ -112,6 +127,7 @@ impl Config {
             ("write_time_max", self.write_time_max),
             ("read_time_max", self.read_time_max),
             ("migration_time_max", self.migration_time_max),
+            ("relay_lease", self.relay_lease),
         ];
         for (name, value) in times {
             if value.is_zero() {

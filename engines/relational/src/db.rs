@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use crate::migration::{self, Migration};
 use crate::shared::Shared;
 use crate::work::{Closure, Order, Place};
-use crate::{Config, Error, Read, Tx, outbox, sqlite};
+use crate::{Config, Error, Read, Tx, lease, outbox, sqlite};
 
 /// The rows of this installation. Cloning is cheap; the last clone that goes closes it.
 #[derive(Clone)]
@@ -28,6 +28,8 @@ impl Db {
         let engine = sqlite::Engine::open(shared.clone()).await?;
         let db = Self(Arc::new(Handle { shared, engine }));
         db.migrate("relational", outbox::MIGRATIONS).await?;
+        // The lock on the file says that every former holder has ended.
+        db.write(async |tx| lease::free_all(tx).await).await?;
         let waiting = db.read(async |read| outbox::length(read).await).await?;
         db.shared().outbox_changed(waiting);
         Ok(db)

@@ -23,6 +23,10 @@ pub enum Error {
     NotFound,
     #[error("lost against a concurrent change")]
     Conflict,
+    #[error("the lease on {name} is no longer held under token {token}")]
+    Fenced { name: Arc<str>, token: i64 },
+    #[error("{claims_max} requests with a key are remembered, and none is old enough to forget")]
+    ClaimsFull { claims_max: u64 },
     #[error("more than {rows_max} rows")]
     TooManyRows { rows_max: usize },
     #[error("the queue for {queue} is full")]
@@ -72,12 +76,14 @@ impl Error {
         match self {
             Self::AlreadyExists { .. } => ErrorKind::AlreadyExists,
             Self::NotFound => ErrorKind::NotFound,
-            Self::Reference | Self::Conflict => ErrorKind::Conflict,
+            Self::Reference | Self::Conflict | Self::Fenced { .. } => ErrorKind::Conflict,
             Self::Rule { .. }
             | Self::EventTooLarge { .. }
             | Self::Cursor { .. }
             | Self::Config(_) => ErrorKind::Invalid,
-            Self::TooManyRows { .. } | Self::QueueFull { .. } => ErrorKind::TooMany,
+            Self::TooManyRows { .. } | Self::QueueFull { .. } | Self::ClaimsFull { .. } => {
+                ErrorKind::TooMany
+            }
             Self::TimedOut { .. }
             | Self::Full { .. }
             | Self::Unavailable { .. }

@@ -21,11 +21,16 @@
 //! Where the error type is not known from the surroundings, the closure's last line says it:
 //! `Ok::<_, Error>(())`.
 
+#[cfg(test)]
+extern crate self as relational;
+
+mod claim;
 mod config;
 mod db;
 mod dead_letter;
 mod error;
 mod handler;
+mod lease;
 mod meter;
 mod migration;
 mod outbox;
@@ -38,11 +43,13 @@ mod tx;
 mod value;
 mod work;
 
+pub use claim::{Claimed, Claims, Deed};
 pub use config::Config;
 pub use db::Db;
 pub use dead_letter::DeadLetter;
 pub use error::{Error, Source};
 pub use handler::{Handler, Unhandled, run_handler};
+pub use lease::{Held, Lease, Leases};
 pub use migration::Migration;
 pub use relay::{event_id, event_kind, relay};
 pub use row::Row;

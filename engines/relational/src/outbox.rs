@@ -3,10 +3,12 @@
 use base::EventId;
 
 use crate::migration::Migration;
-use crate::{Error, NewEvent, Read, Tx};
+use crate::{Error, NewEvent, Read, Tx, claim, lease};
 
 // A sequence may come again once its row is gone, so the relay deletes by sequence and event.
-pub(crate) static MIGRATIONS: &[Migration] = &[Migration {
+pub(crate) static MIGRATIONS: &[Migration] = &[OUTBOX, lease::MIGRATION, claim::MIGRATION];
+
+const OUTBOX: Migration = Migration {
     id: "0001-outbox",
     sql: "
         CREATE TABLE outbox (
@@ -50,7 +52,7 @@ pub(crate) static MIGRATIONS: &[Migration] = &[Migration {
         );
         CREATE INDEX dead_letter_by_organisation ON dead_letter (organisation, sequence);
     ",
-}];
+};
 
 pub(crate) async fn length(read: &mut Read) -> Result<i64, Error> {
     read.query_one("SELECT COUNT(*) AS length FROM outbox", &[]).await?.get("length")

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base::{ErrorKind, EventId, Failure, OrganisationId, Timestamp};
 use bytes::Bytes;
@@ -7,19 +8,40 @@ use eventlog::{EventLog, Record, Stored, Topic};
 use futures::future::join_all;
 
 use crate::dead_letter::{self, NewDeadLetter};
-use crate::{Db, Error, Read, Row, Tx, params};
+use crate::lease::{Asked, OfOwn};
+use crate::{Db, Error, Lease, Read, Row, Tx, lease, params};
 
 const EVENT_ID: &str = "event-id";
 const EVENT_KIND: &str = "event-kind";
-/// The name that stands in a dead letter which the event log refused.
+/// The name of its lease, which also stands in a dead letter that the event log refused.
 const NAME: &str = "relay";
+/// The outbox is one for all organisations.
+const LEASE_OF: OrganisationId = OrganisationId::DEFAULT;
 
 /// Moves committed events from the outbox into the event log, each to the topic of its organisation,
 /// those with the same key in the order of their commits. At least once: after a crash some come again,
 /// with the same id. Runs until an error; safe to drop at any await and to start again.
+///
+/// It works under a lease: where servers share one database one of them relays, and the rows that a
+/// replaced one deletes too late stay. An idle relay lets its lease run out.
 pub async fn relay(db: Db, log: EventLog) -> Result<(), Failure> {
     let outbox = &db.shared().outbox;
     let _only_one = outbox.relay.acquire().await?;
+    loop {
+        match reign(&db, &log).await {
+            Err(error) if is_fenced(&*error) => {
+                tracing::warn!("another relay has taken over");
+            }
+            ended => return ended,
+        }
+    }
+}
+
+/// Relays until the lease is lost.
+async fn reign(db: &Db, log: &EventLog) -> Result<(), Failure> {
+    let outbox = &db.shared().outbox;
+    let lasts = db.config().relay_lease;
+    let mut lease = begin(db, lasts).await?;
     loop {
         let batch_max = i64::try_from(db.config().relay_batch_max)?;
         let waiting = db.read(async move |read| next(read, batch_max).await).await?;
@@ -27,8 +49,26 @@ pub async fn relay(db: Db, log: EventLog) -> Result<(), Failure> {
             outbox.filled.notified().await;
             continue;
         }
-        relay_batch(&db, &log, waiting).await?;
+        if lease.until().since(db.now()) < lasts / 2 {
+            lease::renew(db, &mut lease, lasts).await?;
+        }
+        relay_batch(db, log, &lease, waiting).await?;
     }
+}
+
+/// Waits for the lease; an earlier relay of this process has ended and is replaced at once.
+async fn begin(db: &Db, lasts: Duration) -> Result<Lease, Error> {
+    let asked = Asked { lasts, of_own: OfOwn::Replaces };
+    loop {
+        if let Some(lease) = lease::acquire(db, LEASE_OF, NAME, asked).await? {
+            return Ok(lease);
+        }
+        db.shared().clock.sleep(lasts / 4).await;
+    }
+}
+
+fn is_fenced(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    matches!(error.downcast_ref(), Some(Error::Fenced { .. }))
 }
 
 /// The id that an event keeps from its commit to every effect; records from elsewhere have none.
@@ -82,7 +122,12 @@ fn waiting(row: &Row) -> Result<Waiting, Error> {
     })
 }
 
-async fn relay_batch(db: &Db, log: &EventLog, waiting: Vec<Waiting>) -> Result<(), Failure> {
+async fn relay_batch(
+    db: &Db,
+    log: &EventLog,
+    lease: &Lease,
+    waiting: Vec<Waiting>,
+) -> Result<(), Failure> {
     let mut topics: BTreeMap<(OrganisationId, String), Vec<Waiting>> = BTreeMap::new();
     for event in waiting {
         topics.entry((event.organisation, event.topic.clone())).or_default().push(event);
@@ -110,7 +155,12 @@ async fn relay_batch(db: &Db, log: &EventLog, waiting: Vec<Waiting>) -> Result<(
     let failed = moved.failed.take();
     let count = (moved.done.len(), moved.refused.len());
     let moved = Arc::new(moved);
-    db.write(async move |tx| settle(tx, &moved).await).await?;
+    let lease = lease.clone();
+    let settled = db.write(async move |tx| {
+        tx.fenced(&lease).await?;
+        settle(tx, &moved).await
+    });
+    settled.await?;
     let meter = &db.shared().meter;
     meter.events_relayed.inc_by(count.0 as u64);
     meter.dead_letters.inc_by(count.1 as u64);
@@ -189,3 +239,6 @@ async fn settle(tx: &mut Tx, moved: &Moved) -> Result<(), Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use base::{Base, Clock, Entropy};
+use base::{Base, Clock, Entropy, EventId};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::meter::Meter;
@@ -11,6 +11,8 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) clock: Clock,
     pub(crate) entropy: Entropy,
+    /// Tells this opening of the database from every other one.
+    pub(crate) process: String,
     pub(crate) meter: Meter,
     pub(crate) outbox: OutboxState,
     #[cfg(test)]
@@ -31,6 +33,7 @@ impl Shared {
             config,
             clock: base.clock.clone(),
             entropy: base.entropy.clone(),
+            process: EventId::new(base.clock.now(), &base.entropy).to_string(),
             meter: Meter::new(&base.metrics),
             outbox: OutboxState {
                 length: AtomicI64::new(0),

@@ -1,7 +1,7 @@
 use base::{EventId, OrganisationId};
 
 use crate::sqlite::Session;
-use crate::{Error, Row, Value, outbox, params};
+use crate::{Error, Lease, Row, Value, lease, outbox, params};
 
 /// One snapshot of the rows.
 pub struct Read {
@@ -91,6 +91,12 @@ impl Tx {
         let note = "INSERT INTO handled (handler, event, time) VALUES (?, ?, ?)";
         self.execute(note, params![handler, event, now]).await?;
         Ok(true)
+    }
+
+    /// Refuses this transaction, also when the closure goes on, unless the lease is still held: that it
+    /// ran out does not matter until somebody else was granted it.
+    pub async fn fenced(&mut self, lease: &Lease) -> Result<(), Error> {
+        lease::check(self, lease).await
     }
 
     /// Runs several statements of a migration.

@@ -141,7 +141,8 @@ fn device_routes(routes: Routes<Devices>) -> Routes<Devices> {
                 .summary("Makes a key that may publish this device's readings and nothing else.")
                 .action(DEVICES_KEYS)
                 .resource("device/{name}")
-                .kinds(&[ErrorKind::NotFound]),
+                .kinds(&[ErrorKind::NotFound])
+                .secret(),
             create_device_key,
         )
 }

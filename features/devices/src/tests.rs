@@ -117,6 +117,7 @@ impl Stack {
         let gate = Gate {
             authority: Arc::new(Doorman),
             sessions: Arc::new(Doorman),
+            claims: None,
             config: edge::Config::default(),
             base: base.clone(),
         };

@@ -93,7 +93,8 @@ pub(super) fn routes(doors: &Doors) -> Routes<Doors> {
                 .id("createKey")
                 .summary("Makes a key that may do what its maker may, or less.")
                 .tag("keys")
-                .action(actions::KEYS_WRITE),
+                .action(actions::KEYS_WRITE)
+                .secret(),
             create,
         )
         .add(

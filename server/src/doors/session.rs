@@ -112,7 +112,8 @@ pub(super) fn routes(doors: &Doors) -> Routes<Doors> {
                 .id("setPassword")
                 .summary("Sets the password of one's own account; its other sessions end.")
                 .tag("session")
-                .session(),
+                .session()
+                .secret(),
             set_password,
         )
 }

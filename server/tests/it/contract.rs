@@ -208,3 +208,33 @@ fn without_a_mail_server_mails_are_kept_and_shown() {
     assert_eq!(messages[0]["to"], "ops@example.com");
     assert!(messages[0]["subject"].as_str().unwrap().contains("온도 경보"), "{}", messages[0]);
 }
+
+#[test]
+fn a_request_sent_again_under_its_key_is_done_once_also_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let stack = launch(&folder).start().unwrap();
+    let sensor = |name: &str| json!({"name": name, "values": [{"name": "temp", "unit": "°C"}]});
+    let keyed = |stack: &Stack| stack.api().header("idempotency-key", "once-1");
+    let first = keyed(&stack).post("/v1/sensors", &sensor("weather")).unwrap();
+    assert_eq!(first.status, 201);
+    let again = keyed(&stack).post("/v1/sensors", &sensor("weather")).unwrap();
+    assert_eq!((again.status, &again.body), (201, &first.body));
+    let plain = stack.api().post("/v1/sensors", &sensor("weather")).unwrap();
+    assert_eq!(plain.status, 409, "without the key it is a second one");
+    assert_eq!(keyed(&stack).post("/v1/sensors", &sensor("other")).unwrap().status, 422);
+    let secret = keyed(&stack).post("/v1/keys", &json!({"label": "x", "grants": []})).unwrap();
+    assert_eq!(secret.status, 400, "a secret is not kept");
+    // An administrator's key is made anew at each start, so this one is its own.
+    let grants = json!([{"action": "*", "resource": "*"}]);
+    let key = stack.api().post("/v1/keys", &json!({"label": "mine", "grants": grants}));
+    let key = key.unwrap().ok().unwrap();
+    let token = key["token"].as_str().unwrap();
+    let mine = |stack: &Stack| stack.stranger().bearer(token).header("idempotency-key", "once-2");
+    let first = mine(&stack).post("/v1/sensors", &sensor("soil")).unwrap();
+    assert_eq!(first.status, 201);
+    stack.terminate().unwrap();
+    let stack = launch(&folder).start().unwrap();
+    let again = mine(&stack).post("/v1/sensors", &sensor("soil")).unwrap();
+    assert_eq!((again.status, &again.body), (201, &first.body));
+    assert_eq!(stack.api().all("/v1/sensors").unwrap().len(), 2);
+}

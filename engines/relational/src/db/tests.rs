@@ -147,6 +147,74 @@ async fn write_skew_is_impossible() {
     }
 }
 
+/// The shape of two coupons for one payment: look whether it was issued, and issue it if not. No constraint
+/// of the table helps.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_callers_who_look_and_then_insert_issue_one_coupon() {
+    let fixture = fixture(|config| config.group_max = 16).await;
+    insert(&fixture.db, "coupon").await.unwrap();
+    let callers: Vec<_> = (0..1_000_u32)
+        .map(|caller| {
+            let db = fixture.db.clone();
+            fixture.base.tasks.spawn("caller", async move {
+                db.write(async move |tx| {
+                    let issued = "SELECT COUNT(*) AS n FROM notes WHERE parent = 'coupon'";
+                    if tx.query_one(issued, &[]).await?.get::<i64>("n")? > 0 {
+                        return Ok(false);
+                    }
+                    let name = format!("issue to {caller}");
+                    let issue = "INSERT INTO notes (name, parent) VALUES (?, 'coupon')";
+                    tx.execute(issue, params![name]).await?;
+                    tx.emit(event(name)).await?;
+                    Ok::<_, Error>(true)
+                })
+                .await
+            })
+        })
+        .collect();
+    let mut won = 0;
+    for caller in callers {
+        won += usize::from(caller.await.unwrap().unwrap().unwrap());
+    }
+    assert_eq!(won, 1);
+    assert_eq!(count(&fixture.db, "notes").await, 2);
+    assert_eq!(count(&fixture.db, "outbox").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_over_many_rows_holds_while_all_of_them_are_added_at_once() {
+    const MOST: i64 = 100;
+    let fixture = fixture(|config| config.group_max = 16).await;
+    let writers: Vec<_> = (0..300_i64)
+        .map(|number| {
+            let db = fixture.db.clone();
+            fixture.base.tasks.spawn("writer", async move {
+                db.write(async move |tx| {
+                    let size = number % 7 + 1;
+                    let sum = "SELECT COALESCE(SUM(size), 0) AS sum FROM notes";
+                    let sum: i64 = tx.query_one(sum, &[]).await?.get("sum")?;
+                    if sum + size > MOST {
+                        return Err(Error::Conflict);
+                    }
+                    let insert = "INSERT INTO notes (name, size) VALUES (?, ?)";
+                    tx.execute(insert, params![number.to_string(), size]).await?;
+                    Ok(size)
+                })
+                .await
+            })
+        })
+        .collect();
+    let mut taken = 0;
+    for writer in writers {
+        taken += writer.await.unwrap().unwrap().unwrap_or(0);
+    }
+    assert_eq!(taken, MOST, "there are pieces of size 1 enough to fill it");
+    let sum = fixture.db.read(async |read| {
+        read.query_one("SELECT SUM(size) AS sum FROM notes", &[]).await?.get("sum")
+    });
+    assert_eq!(fine::<i64>(sum.await), MOST);
+}
+
 /// What the members of one group do.
 #[derive(Debug, Clone, Copy)]
 enum Deed {

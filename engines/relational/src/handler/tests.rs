@@ -118,7 +118,10 @@ async fn an_event_arrives_with_its_id_and_kind_under_its_key() {
     while fixture.db.outbox_length() > 0 {
         tokio::task::yield_now().await;
     }
-    assert!(fixture.base.metrics.text().contains("madang_relational_events_relayed_total 1"));
+    // Counted right after the commit that the length follows.
+    while !fixture.base.metrics.text().contains("madang_relational_events_relayed_total 1\n") {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

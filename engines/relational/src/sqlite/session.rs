@@ -133,6 +133,11 @@ impl Session {
         self.closure.emitted += by;
     }
 
+    /// Ends the closure's transaction as a failed statement does, and gives the error back.
+    pub(crate) fn fail(&mut self, error: Error) -> Error {
+        self.closure.failed.get_or_insert(error).clone()
+    }
+
     /// Runs a statement of ours, such as `BEGIN IMMEDIATE`.
     pub(crate) fn own(&mut self, sql: &str) -> Result<(), Error> {
         self.own_raw(sql).map_err(|error| self.fault(sql, error))
