@@ -1,6 +1,6 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -192,6 +192,11 @@ impl Stack {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
+    }
+
+    /// Waits until the process has ended by itself or by its disk.
+    pub fn ended(mut self, limit: Duration) -> Result<ExitStatus> {
+        within_every(Duration::from_millis(5), limit, "the end", || Ok(self.child.try_wait()?))
     }
 
     /// SIGTERM, and how long the process took to end.
