@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -100,15 +100,15 @@ impl Launch {
             "the announcement",
             || {
                 if let Some(status) = child.try_wait()? {
-                    bail!("madang ended with {status}: {}", tail_of(&log));
+                    return Ok(Some(Err(anyhow!("madang ended with {status}"))));
                 }
                 if !announce.exists() {
                     return Ok(None);
                 }
-                Ok(Some(serde_json::from_slice(&std::fs::read(&announce)?)?))
+                Ok(Some(Ok(serde_json::from_slice(&std::fs::read(&announce)?)?)))
             },
         );
-        let announced = match announced {
+        let announced = match announced.and_then(|announced| announced) {
             Ok(announced) => announced,
             Err(error) => {
                 child.kill().ok();
