@@ -42,6 +42,7 @@ pub const ALL: &[(&str, Proof)] = &[
     ("first/kill", first::kill),
     ("first/one-reading", first::one_reading),
     ("first/strangers", first::strangers),
+    ("spine/disk", spine::disk),
     ("spine/power-cut", spine::power_cut),
     ("spine/power-cut-fails", spine::power_cut_fails),
 ];

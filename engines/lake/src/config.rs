@@ -105,3 +105,14 @@ impl Config {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_text_that_people_write() {
+        let config: Config = serde_json::from_str(r#"{"flush_interval": "100ms"}"#).unwrap();
+        assert_eq!(config.flush_interval, Duration::from_millis(100));
+    }
+}

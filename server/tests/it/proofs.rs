@@ -43,3 +43,13 @@ fn a_newcomer_does_everything_in_the_browser() {
 fn everything_acknowledged_survives_power_cuts() {
     holds(spine::power_cut);
 }
+
+#[test]
+fn a_missing_fsync_is_noticed_after_power_cuts() {
+    holds(spine::power_cut_fails);
+}
+
+#[test]
+fn a_full_or_failing_disk_is_refused_and_left_behind() {
+    holds(spine::disk);
+}

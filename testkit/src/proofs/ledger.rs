@@ -79,7 +79,7 @@ pub(super) fn check(
     when: &str,
     report: &mut Report,
 ) -> Result<()> {
-    let view = settled(stack, ledger)?;
+    let view = settled(stack, ledger, Duration::from_mins(1))?;
     report.bound(view.holds(), format!("{when}: {view}"));
     if view.holds() { check_mails(stack, mailbox, view.expected, when, report) } else { Ok(()) }
 }
@@ -98,19 +98,15 @@ pub(super) struct View {
 }
 
 /// Waits until all that was acknowledged is there, with the alerts for it; gives the last view otherwise.
-pub(super) fn settled(stack: &Stack, ledger: &Ledger) -> Result<View> {
+pub(super) fn settled(stack: &Stack, ledger: &Ledger, limit: Duration) -> Result<View> {
     let mut last = None;
-    let waited = within_every(
-        Duration::from_millis(50),
-        Duration::from_secs(30),
-        "the acknowledged readings",
-        || {
+    let waited =
+        within_every(Duration::from_millis(50), limit, "the acknowledged readings", || {
             let view = View::of(stack, ledger)?;
             let is_final = view.holds() || view.doubled + view.invented > 0;
             last = Some(view);
             Ok(is_final.then_some(()))
-        },
-    );
+        });
     match (last, waited) {
         (Some(view), _) => Ok(view),
         (None, Err(error)) => Err(error),

@@ -63,12 +63,22 @@ pub fn power_cut_fails(ground: &Ground) -> Result<Report> {
         let mut broken = Report::default();
         let mut tally = Tally::default();
         let mut place = Place::new(ground, 5_000 + number as u64, &[engine.mutated])?;
+        place.patience = Duration::from_secs(5);
         let ran = place.cuts(engine, cuts, &mut tally, &mut broken);
         let found = match &ran {
             Err(error) => Some(format!("{error:#}")),
             Ok(()) => broken.short.first().cloned(),
         };
-        let found = found.map(|text| text.lines().take(3).collect::<Vec<_>>().join(" "));
+        // Of a log that was printed, what it came to.
+        let found = found.map(|text| {
+            let text = place.named(&text);
+            let mut lines = text.lines();
+            let first = lines.next().unwrap_or_default().to_owned();
+            match lines.next_back() {
+                Some(last) => format!("{first}: {last}"),
+                None => first,
+            }
+        });
         report.bound(
             found.is_some(),
             format!(
@@ -91,6 +101,7 @@ struct Tally {
     changes_lost: usize,
     names_lost: usize,
     acknowledged: usize,
+    sensors: usize,
     slowest_start: Duration,
 }
 
@@ -103,6 +114,8 @@ struct Place {
     ledger: Ledger,
     /// Names of sensors whose making was acknowledged: rows that nothing can make again.
     sensors: Vec<String>,
+    /// How long a stack may take to have everything in SQL after its start.
+    patience: Duration,
     folder: tempfile::TempDir,
 }
 
@@ -129,8 +142,16 @@ impl Place {
         for (name, value) in disk.environment() {
             launch = launch.environment(&name, &value);
         }
-        let (ledger, sensors) = (Ledger::default(), vec![]);
-        Ok(Self { launch, disk, dice: Dice::new(seed), mailbox, ledger, sensors, folder })
+        Ok(Self {
+            launch,
+            disk,
+            dice: Dice::new(seed),
+            mailbox,
+            ledger: Ledger::default(),
+            sensors: vec![],
+            patience: Duration::from_secs(30),
+            folder,
+        })
     }
 
     fn cuts(
@@ -144,14 +165,13 @@ impl Place {
         make_rule(&stack)?;
         let mut acknowledged = 0;
         for _ in 0..cuts {
-            let cut = self.cut(engine, stack).context("under load")?;
-            tally.note(&cut);
+            let cut = self.cut(engine, stack, tally).context("under load")?;
             stack =
                 self.start_again(tally).with_context(|| format!("after a cut at {}", cut.cut))?;
             tally.slowest_start = tally.slowest_start.max(stack.ready_after);
             acknowledged = self.ledger.acknowledged();
             let when = format!("after a cut at {}", self.named(&cut.cut));
-            let view = settled(&stack, &self.ledger).context(when.clone())?;
+            let view = settled(&stack, &self.ledger, self.patience).context(when.clone())?;
             if !view.holds() {
                 report.bound(false, format!("{when}: {view}"));
                 return Ok(());
@@ -162,15 +182,16 @@ impl Place {
                 return Ok(());
             }
         }
+        ensure!(acknowledged > 0, "nothing was acknowledged");
         tally.acknowledged += acknowledged;
+        tally.sensors += self.sensors.len();
         let when = format!("{}, {cuts} cuts on one folder", engine.name);
         check(&stack, &self.mailbox, &self.ledger, &when, report)
     }
 
     /// Runs load until the power goes, and puts the disk into the state that is left.
-    fn cut(&mut self, engine: &Engine, stack: Stack) -> Result<Left> {
+    fn cut(&mut self, engine: &Engine, stack: Stack, tally: &mut Tally) -> Result<Left> {
         let operation = 1 + self.dice.below(engine.operations);
-        let before = self.ledger.acknowledged();
         let load = Publishers::start(
             PUBLISHERS,
             stack.mqtt_address(),
@@ -179,7 +200,7 @@ impl Place {
             4,
         );
         self.disk.cut_at(operation, engine.folder)?;
-        let made = self.make_sensors(&stack);
+        let made = make_sensors(&stack, tally.cuts);
         let cut =
             within(Duration::from_mins(1), "the cut", || Ok(self.disk.is_cut().then_some(())));
         cut.with_context(|| {
@@ -188,8 +209,9 @@ impl Place {
         stack.ended(Duration::from_secs(10))?;
         self.ledger.add(load.join()?);
         self.sensors.extend(made);
-        ensure!(operation < 50 || self.ledger.acknowledged() > before, "nothing was acknowledged");
-        self.disk.restore(self.dice.below(u64::MAX))
+        let left = self.disk.restore(self.dice.below(u64::MAX))?;
+        tally.note(&left);
+        Ok(left)
     }
 
     /// Starts the stack; one time in four the power goes once more meanwhile.
@@ -213,18 +235,6 @@ impl Place {
         self.launch.start()
     }
 
-    /// Makes sensors until the power is gone; gives those that were acknowledged.
-    fn make_sensors(&self, stack: &Stack) -> Vec<String> {
-        const A_ROUND: usize = 20;
-        let first = self.sensors.len() * 1_000;
-        let names = (first..first + A_ROUND).map(|number| format!("cut-{number}"));
-        let acknowledged = |name: &String| {
-            let sensor = json!({"name": name, "values": [{"name": "temp", "unit": "°C"}]});
-            stack.api().post("/v1/sensors", &sensor).is_ok_and(|reply| reply.status == 201)
-        };
-        names.take_while(acknowledged).collect()
-    }
-
     fn lost_sensors(&self, stack: &Stack) -> Result<Vec<String>> {
         let found = stack.api().all("/v1/sensors")?;
         let is_lost = |name: &&String| !found.iter().any(|sensor| sensor["name"] == **name);
@@ -235,6 +245,17 @@ impl Place {
     fn named(&self, cut: &str) -> String {
         cut.replace(&format!("{}", self.folder.path().display()), "")
     }
+}
+
+/// Makes sensors until the power is gone; gives those that were acknowledged.
+fn make_sensors(stack: &Stack, round: usize) -> Vec<String> {
+    const A_ROUND: usize = 20;
+    let names = (0..A_ROUND).map(|number| format!("cut-{round}-{number}"));
+    let acknowledged = |name: &String| {
+        let sensor = json!({"name": name, "values": [{"name": "temp", "unit": "°C"}]});
+        stack.api().post("/v1/sensors", &sensor).is_ok_and(|reply| reply.status == 201)
+    };
+    names.take_while(acknowledged).collect()
 }
 
 impl Tally {
@@ -249,12 +270,13 @@ impl std::fmt::Display for Tally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} cuts, {} of them while starting; {} unsynced changes and {} unsynced names lost; {} readings acknowledged; slowest start {:?}",
+            "{} cuts, {} of them while starting; {} unsynced changes and {} unsynced names lost; {} readings and {} sensors acknowledged; slowest start {:?}",
             self.cuts,
             self.cuts_in_start,
             self.changes_lost,
             self.names_lost,
             self.acknowledged,
+            self.sensors,
             self.slowest_start
         )
     }
