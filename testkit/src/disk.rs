@@ -16,9 +16,8 @@ pub use left::Left;
 /// The layer's source; gcc is on every machine that builds Madang.
 const SOURCE: &str = include_str!("../faults/disk.c");
 
-/// What the device says when it is broken, and when it is full.
+/// What a broken device says.
 pub const EIO: i32 = 5;
-pub const ENOSPC: i32 = 28;
 
 /// One folder whose files go through the fault layer, in every process that is started with
 /// [`Disk::environment`].
