@@ -4,6 +4,7 @@
 //! acceptance lines, called with small counts by the tests and with full counts by `cargo xtask prove`.
 
 mod browser;
+pub mod disk;
 mod http;
 mod load;
 mod mailbox;

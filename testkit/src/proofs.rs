@@ -1,6 +1,8 @@
 //! The acceptance lines of Madang. Each proof starts the real binary, prints figures and says whether the line held.
 
 pub mod first;
+mod ledger;
+pub mod spine;
 
 use std::path::{Path, PathBuf};
 
@@ -40,6 +42,9 @@ pub const ALL: &[(&str, Proof)] = &[
     ("first/kill", first::kill),
     ("first/one-reading", first::one_reading),
     ("first/strangers", first::strangers),
+    ("spine/disk", spine::disk),
+    ("spine/power-cut", spine::power_cut),
+    ("spine/power-cut-fails", spine::power_cut_fails),
 ];
 
 impl Ground {

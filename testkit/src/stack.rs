@@ -1,9 +1,9 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -100,15 +100,15 @@ impl Launch {
             "the announcement",
             || {
                 if let Some(status) = child.try_wait()? {
-                    bail!("madang ended with {status}: {}", tail_of(&log));
+                    return Ok(Some(Err(anyhow!("madang ended with {status}"))));
                 }
                 if !announce.exists() {
                     return Ok(None);
                 }
-                Ok(Some(serde_json::from_slice(&std::fs::read(&announce)?)?))
+                Ok(Some(Ok(serde_json::from_slice(&std::fs::read(&announce)?)?)))
             },
         );
-        let announced = match announced {
+        let announced = match announced.and_then(|announced| announced) {
             Ok(announced) => announced,
             Err(error) => {
                 child.kill().ok();
@@ -192,6 +192,11 @@ impl Stack {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
+    }
+
+    /// Waits until the process has ended by itself or by its disk.
+    pub fn ended(mut self, limit: Duration) -> Result<ExitStatus> {
+        within_every(Duration::from_millis(5), limit, "the end", || Ok(self.child.try_wait()?))
     }
 
     /// SIGTERM, and how long the process took to end.

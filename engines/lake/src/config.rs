@@ -10,6 +10,7 @@ pub struct Config {
     /// The folder that holds one folder per organisation, and the spill files of running queries.
     pub dir: PathBuf,
     /// How long an accepted row waits at most before it is committed to Delta.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub flush_interval: Duration,
     /// As many waiting rows are committed at once, before the interval is over.
     pub flush_rows: usize,
@@ -26,8 +27,10 @@ pub struct Config {
     /// Files below this size are small; compaction makes files of about this size.
     pub compact_file_bytes: u64,
     /// A file that compaction replaced is kept this long, for queries that still read it.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub file_retention: Duration,
     /// Commits are kept in Delta's log this long.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub log_retention: Duration,
     /// Queries that may run at once; one more is refused.
     pub queries_max: usize,
@@ -38,6 +41,7 @@ pub struct Config {
     /// Disk space that running queries may spill to.
     pub query_spill_bytes_max: u64,
     /// A query that runs longer is stopped.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub query_time_max: Duration,
     /// Length of the SQL text.
     pub query_text_bytes_max: usize,
@@ -99,5 +103,16 @@ impl Config {
             return Err(Error::Invalid("lake.compact_files_min must be at least 2".into()));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_text_that_people_write() {
+        let config: Config = serde_json::from_str(r#"{"flush_interval": "100ms"}"#).unwrap();
+        assert_eq!(config.flush_interval, Duration::from_millis(100));
     }
 }

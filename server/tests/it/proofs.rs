@@ -1,6 +1,6 @@
 //! The acceptance lines with small counts; `cargo xtask prove` runs the same at full count.
 
-use testkit::proofs::{Ground, Proof, Size, first};
+use testkit::proofs::{Ground, Proof, Size, first, spine};
 
 use crate::binary;
 
@@ -37,4 +37,19 @@ fn strangers_are_refused_at_every_operation() {
 #[test]
 fn a_newcomer_does_everything_in_the_browser() {
     holds(first::first_hour);
+}
+
+#[test]
+fn everything_acknowledged_survives_power_cuts() {
+    holds(spine::power_cut);
+}
+
+#[test]
+fn a_missing_fsync_is_noticed_after_power_cuts() {
+    holds(spine::power_cut_fails);
+}
+
+#[test]
+fn a_full_or_failing_disk_is_refused_and_left_behind() {
+    holds(spine::disk);
 }
