@@ -66,13 +66,11 @@ fn run(arguments: Arguments) -> Result<()> {
         }
         Command::Openapi { write } => {
             let document = doors::openapi_document()?;
-            match write {
-                Some(file) => Ok(std::fs::write(file, document)?),
-                None => {
-                    print!("{document}");
-                    Ok(())
-                }
+            if let Some(file) = write {
+                return Ok(std::fs::write(file, document)?);
             }
+            print!("{document}");
+            Ok(())
         }
         Command::Version => {
             println!("madang {}", env!("CARGO_PKG_VERSION"));

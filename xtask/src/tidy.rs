@@ -142,7 +142,7 @@ fn nothing_names_a_package_registry() {
         "crates".to_owned() + ".io",
         "npmjs".to_owned() + ".",
         "pypi".to_owned() + ".org",
-        "pythonhosted".to_owned(),
+        "python".to_owned() + "hosted",
     ];
     for file in tracked(|path| !path.ends_with("Cargo.lock")) {
         let Ok(text) = fs::read_to_string(&file) else { continue };

@@ -124,14 +124,14 @@ async fn sign_in(
     Json(given): Json<Credentials>,
 ) -> edge::Result<(SessionCookie, NoContent)> {
     let given = SignIn { email: given.email, password: given.password };
-    Ok(begun(doors.identity.sign_in(from, given).await.map_err(refused)?))
+    Ok(begun(&doors.identity.sign_in(from, given).await.map_err(refused)?))
 }
 
 async fn redeem_link(
     State(doors): State<Doors>,
     Json(link): Json<Link>,
 ) -> edge::Result<(SessionCookie, NoContent)> {
-    Ok(begun(doors.identity.redeem_link(&link.token).await.map_err(refused)?))
+    Ok(begun(&doors.identity.redeem_link(&link.token).await.map_err(refused)?))
 }
 
 async fn session(State(doors): State<Doors>, caller: Caller) -> edge::Result<Json<SessionBody>> {
@@ -181,7 +181,7 @@ async fn set_password(
     Ok(NoContent)
 }
 
-fn begun(session: NewSession) -> (SessionCookie, NoContent) {
+fn begun(session: &NewSession) -> (SessionCookie, NoContent) {
     (SessionCookie::set(&session.token, session.lifetime), NoContent)
 }
 

@@ -1,5 +1,7 @@
 //! The real binary, over real sockets, with real clients. One test binary for all.
 
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by ending there")]
+
 mod clients;
 mod command_line;
 mod contract;

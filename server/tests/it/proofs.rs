@@ -9,7 +9,7 @@ fn holds(proof: Proof) {
     assert_eq!(ground.size, Size::Test);
     let report = proof(&ground).unwrap();
     for figure in &report.figures {
-        println!("{figure}");
+        eprintln!("{figure}");
     }
     assert!(report.short.is_empty(), "{:#?}", report.short);
 }
