@@ -17,7 +17,8 @@ use anyhow::{Result, bail};
 
 const HELP: &str = "\
 cargo xtask test              everything a change must not break; installs the Debian packages that it needs
-cargo xtask prove AREA/NAME   one acceptance line at full count, with figures (`prove list` names them)
+cargo xtask prove AREA/NAME   one acceptance line at full count, with figures (`prove list` names them);
+                              `--binary FILE` proves a madang that is there, such as one to be released
 cargo xtask openapi           writes docs/openapi.json from the code
 cargo xtask vendor            fetches the console's libraries again and checks them against web-console/vendor.json";
 
@@ -40,7 +41,8 @@ fn run(arguments: &[String]) -> Result<()> {
             prove::list();
             Ok(())
         }
-        ["prove", name] => prove::prove(name),
+        ["prove", name] => prove::prove(name, None),
+        ["prove", name, "--binary", binary] => prove::prove(name, Some(binary.into())),
         ["openapi"] => {
             shell::run("cargo", &["run", "-q", "--", "openapi", "--write", "docs/openapi.json"])
         }

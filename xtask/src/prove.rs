@@ -25,15 +25,21 @@ fn names() -> impl Iterator<Item = &'static str> {
     HERE.iter().map(|(name, _)| *name).chain(ALL.iter().map(|(name, _)| *name))
 }
 
-pub(crate) fn prove(name: &str) -> Result<()> {
+/// Proves the binary of this tree in the release profile, or another one.
+pub(crate) fn prove(name: &str, binary: Option<PathBuf>) -> Result<()> {
     let report = if let Some((_, proof)) = HERE.iter().find(|(known, _)| *known == name) {
         proof()?
     } else {
         let Some((_, proof)) = ALL.iter().find(|(known, _)| *known == name) else {
             bail!("no proof {name}; there are: {}", names().collect::<Vec<_>>().join(", "));
         };
-        shell::run("cargo", &["build", "--release"])?;
-        let binary = target_folder()?.join("release/madang");
+        let binary = match binary {
+            Some(binary) => std::fs::canonicalize(&binary)?,
+            None => {
+                shell::run("cargo", &["build", "--release"])?;
+                target_folder()?.join("release/madang")
+            }
+        };
         let evidence = Path::new("docs/proofs").join(name.replace('/', "-"));
         proof(&Ground { binary, evidence, size: Size::Full })?
     };
