@@ -33,12 +33,11 @@ pub(crate) fn prove(name: &str, binary: Option<PathBuf>) -> Result<()> {
         let Some((_, proof)) = ALL.iter().find(|(known, _)| *known == name) else {
             bail!("no proof {name}; there are: {}", names().collect::<Vec<_>>().join(", "));
         };
-        let binary = match binary {
-            Some(binary) => std::fs::canonicalize(&binary)?,
-            None => {
-                shell::run("cargo", &["build", "--release"])?;
-                target_folder()?.join("release/madang")
-            }
+        let binary = if let Some(binary) = binary {
+            std::fs::canonicalize(&binary)?
+        } else {
+            shell::run("cargo", &["build", "--release"])?;
+            target_folder()?.join("release/madang")
         };
         let evidence = Path::new("docs/proofs").join(name.replace('/', "-"));
         proof(&Ground { binary, evidence, size: Size::Full })?
