@@ -20,7 +20,7 @@ cargo xtask test              everything a change must not break; installs the D
 cargo xtask prove AREA/NAME   one acceptance line at full count, with figures (`prove list` names them);
                               `--binary FILE` proves a madang that is there, such as one to be released
 cargo xtask openapi           writes docs/openapi.json from the code
-cargo xtask vendor            fetches the console's libraries again and checks them against web-console/vendor.json";
+cargo xtask vendor            checks the console's libraries against web-console/vendor.json, and that their versions are to be had";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
