@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use testkit::proofs::Report;
 use testkit::within_every;
 
@@ -53,14 +53,17 @@ pub(crate) fn newcomer() -> Result<Report> {
     report.bound(warm < REBUILD_MAX, format!("rebuild after one line: {warm:.1?}"));
 
     let started = Instant::now();
-    clean
-        .run("cd /home/newcomer/madang && cargo xtask test > /tmp/test.log 2>&1")
-        .with_context(|| clean.read("/tmp/test.log"))?;
-    let passed = clean.read("/tmp/test.log").lines().filter(|line| line.contains("... ok")).count();
+    let tested = clean.run("cd /home/newcomer/madang && cargo xtask test > /tmp/test.log 2>&1");
+    let log = clean.read("/tmp/test.log");
+    let passed = log.lines().filter(|line| line.contains("... ok")).count();
     report.bound(
-        passed > 0,
+        tested.is_ok() && passed > 0,
         format!("cargo xtask test: {passed} tests passed, {:.0?}", started.elapsed()),
     );
+    if let Err(error) = tested {
+        // The figures of the builds stand whatever the tests say; why they failed is read here.
+        eprintln!("{error:#}\n{log}");
+    }
     Ok(report)
 }
 
