@@ -36,7 +36,7 @@ const MIGRATIONS: &[Migration] = &[Migration {
     id: "0001-sample",
     sql: "
         CREATE TABLE sample (
-            organisation TEXT NOT NULL PRIMARY KEY,
+            organisation VARCHAR(36) NOT NULL PRIMARY KEY,
             shift BIGINT NOT NULL,
             sent BIGINT NOT NULL
         );

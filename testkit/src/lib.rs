@@ -10,6 +10,7 @@ mod load;
 mod mailbox;
 mod mqtt_client;
 pub mod proofs;
+mod servers;
 mod stack;
 mod wait;
 
@@ -18,5 +19,6 @@ pub use http::{Http, Reply, Stream};
 pub use load::{Figures, Publishers, Sent};
 pub use mailbox::{Mail, Mailbox};
 pub use mqtt_client::{MqttClient, Puback};
+pub use servers::{MariaDb, Postgres};
 pub use stack::{Launch, Stack, free_port};
 pub use wait::{within, within_every};

@@ -62,6 +62,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("fonts-noto-cjk", "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc"),
     ("mosquitto-clients", "/usr/bin/mosquitto_pub"),
     ("python3-aiosmtpd", "/usr/bin/aiosmtpd"),
+    ("postgresql", "/usr/lib/postgresql"),
+    ("mariadb-server", "/usr/sbin/mariadbd"),
 ];
 
 fn test() -> Result<()> {

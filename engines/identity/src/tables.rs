@@ -10,39 +10,43 @@ CREATE TABLE organisation (
 );
 CREATE TABLE account (
     id VARCHAR(36) NOT NULL PRIMARY KEY,
-    organisation VARCHAR(36) NOT NULL REFERENCES organisation (id),
+    organisation VARCHAR(36) NOT NULL,
     email VARCHAR(254) NOT NULL UNIQUE,
     password_hash VARCHAR(200),
     role VARCHAR(10) NOT NULL,
     created BIGINT NOT NULL,
-    signed_in BIGINT
+    signed_in BIGINT,
+    FOREIGN KEY (organisation) REFERENCES organisation (id)
 );
 CREATE TABLE session (
     token_hash VARCHAR(64) NOT NULL PRIMARY KEY,
     organisation VARCHAR(36) NOT NULL,
-    account VARCHAR(36) NOT NULL REFERENCES account (id),
+    account VARCHAR(36) NOT NULL,
     created BIGINT NOT NULL,
     seen BIGINT NOT NULL,
-    expires BIGINT NOT NULL
+    expires BIGINT NOT NULL,
+    FOREIGN KEY (account) REFERENCES account (id)
 );
 CREATE INDEX session_account ON session (account, created);
 CREATE TABLE link (
     token_hash VARCHAR(64) NOT NULL PRIMARY KEY,
     organisation VARCHAR(36) NOT NULL,
-    account VARCHAR(36) NOT NULL REFERENCES account (id),
+    account VARCHAR(36) NOT NULL,
     created BIGINT NOT NULL,
     expires BIGINT NOT NULL,
-    used BIGINT
+    used BIGINT,
+    FOREIGN KEY (account) REFERENCES account (id)
 );
 CREATE INDEX link_account ON link (account);
 CREATE TABLE access_key (
     id VARCHAR(36) NOT NULL PRIMARY KEY,
-    organisation VARCHAR(36) NOT NULL REFERENCES organisation (id),
+    organisation VARCHAR(36) NOT NULL,
     label VARCHAR(200) NOT NULL,
     secret_hash VARCHAR(64) NOT NULL,
     created_by VARCHAR(100) NOT NULL,
     created BIGINT NOT NULL,
-    revoked BIGINT
+    revoked BIGINT,
+    FOREIGN KEY (organisation) REFERENCES organisation (id)
 );
 CREATE INDEX access_key_organisation ON access_key (organisation, id);
 CREATE TABLE access_grant (

@@ -22,7 +22,7 @@ const MIGRATIONS: &[Migration] = &[
         id: "0001-session",
         sql: "CREATE TABLE mqtt_session (
             number BIGINT NOT NULL PRIMARY KEY,
-            organisation TEXT NOT NULL,
+            organisation VARCHAR(36) NOT NULL,
             client TEXT NOT NULL,
             subject TEXT NOT NULL,
             name TEXT NOT NULL,
@@ -33,9 +33,9 @@ const MIGRATIONS: &[Migration] = &[
     Migration {
         id: "0002-subscription",
         sql: "CREATE TABLE mqtt_subscription (
-            organisation TEXT NOT NULL,
+            organisation VARCHAR(36) NOT NULL,
             session BIGINT NOT NULL,
-            filter TEXT NOT NULL,
+            filter VARCHAR(700) NOT NULL,
             qos BIGINT NOT NULL,
             no_local BIGINT NOT NULL,
             retain_as_published BIGINT NOT NULL,
@@ -46,7 +46,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration {
         id: "0003-queue",
         sql: "CREATE TABLE mqtt_queue (
-            organisation TEXT NOT NULL,
+            organisation VARCHAR(36) NOT NULL,
             session BIGINT NOT NULL,
             sequence BIGINT NOT NULL,
             cost BIGINT NOT NULL,
@@ -59,8 +59,8 @@ const MIGRATIONS: &[Migration] = &[
     Migration {
         id: "0004-retained",
         sql: "CREATE TABLE mqtt_retained (
-            organisation TEXT NOT NULL,
-            topic TEXT NOT NULL,
+            organisation VARCHAR(36) NOT NULL,
+            topic VARCHAR(700) NOT NULL,
             received BIGINT NOT NULL,
             expires BIGINT,
             packet BLOB NOT NULL,

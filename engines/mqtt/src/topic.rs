@@ -1,5 +1,9 @@
 //! What a topic and a filter may look like: MQTT 5, section 4.7.
 
+/// Bytes of a topic or a filter: so many fit into a key of every database that keeps the retained messages
+/// and the subscriptions.
+pub(crate) const BYTES_MAX: usize = 700;
+
 /// Whether a client may publish to it. Topics that begin with `$` belong to the server (4.7.2).
 pub(crate) fn is_topic(topic: &str, levels_max: usize) -> bool {
     !topic.starts_with('$') && is_server_topic(topic, levels_max)
@@ -8,14 +12,15 @@ pub(crate) fn is_topic(topic: &str, levels_max: usize) -> bool {
 /// Whether the server itself may publish to it.
 pub(crate) fn is_server_topic(topic: &str, levels_max: usize) -> bool {
     !topic.is_empty()
-        && u16::try_from(topic.len()).is_ok()
+        && topic.len() <= BYTES_MAX
         && !topic.contains(['+', '#', '\0'])
         && topic.split('/').count() <= levels_max
 }
 
 /// Whether it is a well-formed filter: `#` only as the last level, `+` only as a whole level.
 pub(crate) fn is_filter(filter: &str, levels_max: usize) -> bool {
-    if filter.is_empty() || filter.contains('\0') || filter.split('/').count() > levels_max {
+    let fits = !filter.is_empty() && filter.len() <= BYTES_MAX && !filter.contains('\0');
+    if !fits || filter.split('/').count() > levels_max {
         return false;
     }
     let mut levels = filter.split('/').peekable();

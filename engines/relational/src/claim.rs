@@ -41,10 +41,10 @@ pub enum Claimed {
 pub(crate) const MIGRATION: Migration = Migration {
     id: "0003-claims",
     sql: "CREATE TABLE claim (
-            organisation TEXT NOT NULL,
-            subject TEXT NOT NULL,
-            operation TEXT NOT NULL,
-            key TEXT NOT NULL,
+            organisation VARCHAR(36) NOT NULL,
+            subject VARCHAR(100) NOT NULL,
+            operation VARCHAR(100) NOT NULL,
+            key VARCHAR(255) NOT NULL,
             fingerprint BLOB NOT NULL,
             began BIGINT NOT NULL,
             outcome BLOB,
@@ -52,7 +52,7 @@ pub(crate) const MIGRATION: Migration = Migration {
         );
         CREATE INDEX claim_by_time ON claim (organisation, began);
         CREATE TABLE claim_count (
-            organisation TEXT NOT NULL PRIMARY KEY,
+            organisation VARCHAR(36) NOT NULL PRIMARY KEY,
             claims BIGINT NOT NULL
         )",
 };

@@ -1,3 +1,4 @@
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,9 +8,20 @@ use crate::Error;
 #[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// Where the rows are: empty for the embedded database, else `postgres://user:password@host/database`,
+    /// `mysql://…` or `mariadb://…`. TLS is demanded of another machine unless the address says otherwise
+    /// (`sslmode=disable`, `require_ssl=false`).
+    pub url: Address,
+    /// Root certificates (PEM) to trust besides this machine's.
+    pub tls_roots: Option<PathBuf>,
+    /// How long opening one connection may take.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub connect_wait_max: Duration,
+    /// Connections that write to a database over the network.
+    pub writers: usize,
     /// The embedded database's file; its folder is made when missing.
     pub path: PathBuf,
-    /// Reads that run at the same time; 0 takes one per core, between 2 and 4.
+    /// Reads that run at the same time; 0 takes one per core, between 2 and 4, and 8 over the network.
     pub readers: usize,
     /// Writes that may wait for the writer.
     pub writes_queue_max: usize,
@@ -72,9 +84,75 @@ pub struct Config {
     pub relay_lease: Duration,
 }
 
+/// The address of a database. It is shown without its password.
+#[derive(Clone, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Address(String);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scheme {
+    Postgres,
+    MySql,
+}
+
+impl Address {
+    pub fn new(url: impl Into<String>) -> Self {
+        Self(url.into())
+    }
+
+    /// Whether the embedded database is meant.
+    pub fn is_embedded(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        &self.0
+    }
+
+    pub(crate) fn scheme(&self) -> Result<Option<Scheme>, Error> {
+        match self.0.split_once("://").map(|(scheme, _)| scheme) {
+            None if self.0.is_empty() => Ok(None),
+            Some("postgres" | "postgresql") => Ok(Some(Scheme::Postgres)),
+            Some("mysql" | "mariadb") => Ok(Some(Scheme::MySql)),
+            _ => Err(Error::Config(format!(
+                "url {self} begins with none of postgres://, mysql:// and mariadb://"
+            ))),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some((scheme, rest)) = self.0.split_once("://") else { return f.write_str(&self.0) };
+        match rest.rsplit_once('@') {
+            None => f.write_str(&self.0),
+            Some((who, host)) => match who.split_once(':') {
+                None => f.write_str(&self.0),
+                Some((user, _)) => write!(f, "{scheme}://{user}:…@{host}"),
+            },
+        }
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}\"")
+    }
+}
+
+impl serde::Serialize for Address {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
+            url: Address::default(),
+            tls_roots: None,
+            connect_wait_max: Duration::from_secs(5),
+            writers: 16,
             path: PathBuf::from("madang-data/relational/rows.db"),
             readers: 0,
             writes_queue_max: 4_096,
@@ -109,6 +187,7 @@ impl Config {
     /// Says what is wrong, by the field's name.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let positive = [
+            ("writers", self.writers),
             ("writes_queue_max", self.writes_queue_max),
             ("reads_queue_max", self.reads_queue_max),
             ("group_max", self.group_max),
@@ -128,12 +207,14 @@ impl Config {
             ("read_time_max", self.read_time_max),
             ("migration_time_max", self.migration_time_max),
             ("relay_lease", self.relay_lease),
+            ("connect_wait_max", self.connect_wait_max),
         ];
         for (name, value) in times {
             if value.is_zero() {
                 return Err(Error::Config(format!("{name} must be longer than nothing")));
             }
         }
+        self.url.scheme()?;
         if self.path.file_name().is_none() {
             return Err(Error::Config(format!("path {} names no file", self.path.display())));
         }
@@ -141,6 +222,10 @@ impl Config {
             return Err(Error::Config("wal_bytes_max must be at least 1 MiB".into()));
         }
         Ok(())
+    }
+
+    pub(crate) fn remote_readers(&self) -> usize {
+        if self.readers > 0 { self.readers } else { 8 }
     }
 
     pub(crate) fn readers(&self) -> usize {

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use crate::migration::{self, Migration};
 use crate::shared::Shared;
 use crate::work::{Closure, Order, Place};
-use crate::{Config, Error, Read, Tx, lease, outbox, sqlite};
+use crate::{Config, Error, Read, Tx, lease, outbox, remote, sqlite};
 
 /// The rows of this installation. Cloning is cheap; the last clone that goes closes it.
 #[derive(Clone)]
@@ -17,21 +17,33 @@ pub struct Db(Arc<Handle>);
 
 struct Handle {
     shared: Arc<Shared>,
-    engine: sqlite::Engine,
+    engine: Engine,
+}
+
+enum Engine {
+    Embedded(sqlite::Engine),
+    Remote(remote::Engine),
 }
 
 impl Db {
-    /// Opens the database, or makes it. A second server on the same one is refused.
+    /// Opens the database; makes the embedded one, which a second server is refused.
     pub async fn open(config: Config, base: &Base) -> Result<Self, Error> {
         config.check()?;
         let shared = Arc::new(Shared::new(config, base));
-        let engine = sqlite::Engine::open(shared.clone()).await?;
+        let is_embedded = shared.config.url.is_embedded();
+        let engine = if is_embedded {
+            Engine::Embedded(sqlite::Engine::open(shared.clone()).await?)
+        } else {
+            Engine::Remote(remote::Engine::open(shared.clone()).await?)
+        };
         let db = Self(Arc::new(Handle { shared, engine }));
         db.migrate("relational", outbox::MIGRATIONS).await?;
-        // The lock on the file says that every former holder has ended.
-        db.write(async |tx| lease::free_all(tx).await).await?;
-        let waiting = db.read(async |read| outbox::length(read).await).await?;
-        db.shared().outbox_changed(waiting);
+        if is_embedded {
+            // The lock on the file says that every former holder has ended.
+            db.write(async |tx| lease::free_all(tx).await).await?;
+            let waiting = db.read(async |read| outbox::length(read).await).await?;
+            db.shared().outbox_is(waiting);
+        }
         Ok(db)
     }
 
@@ -83,7 +95,10 @@ impl Db {
     /// Ends what runs and lets the database go, so that another server can open it. Work that comes
     /// later, from any clone, is refused.
     pub async fn close(&self) {
-        self.0.engine.close().await;
+        match &self.0.engine {
+            Engine::Embedded(engine) => engine.close().await,
+            Engine::Remote(engine) => engine.close().await,
+        }
     }
 
     /// Committed events that the event log does not hold yet.
@@ -118,6 +133,22 @@ impl Db {
         async move {
             self.0.engine.write(order).await.map_err(E::from)?;
             answered(answer).await
+        }
+    }
+}
+
+impl Engine {
+    async fn write(&self, order: Order<Tx>) -> Result<(), Error> {
+        match self {
+            Self::Embedded(engine) => engine.write(order).await,
+            Self::Remote(engine) => engine.write(order).await,
+        }
+    }
+
+    async fn read(&self, order: Order<Read>) -> Result<(), Error> {
+        match self {
+            Self::Embedded(engine) => engine.read(order).await,
+            Self::Remote(engine) => engine.read(order).await,
         }
     }
 }

@@ -43,10 +43,10 @@ pub(crate) const MIGRATION: Migration = Migration {
     id: "0002-leases",
     // `until_time` is 0 while nobody holds it; `holder` names the process.
     sql: "CREATE TABLE lease (
-        organisation TEXT NOT NULL,
-        name TEXT NOT NULL,
+        organisation VARCHAR(36) NOT NULL,
+        name VARCHAR(255) NOT NULL,
         token BIGINT NOT NULL,
-        holder TEXT NOT NULL,
+        holder VARCHAR(36) NOT NULL,
         until_time BIGINT NOT NULL,
         PRIMARY KEY (organisation, name)
     )",

@@ -9,6 +9,7 @@ pub(crate) struct Meter {
     pub(crate) commits: Counter,
     pub(crate) transactions: Counter,
     pub(crate) transactions_refused: Counter,
+    pub(crate) transactions_again: Counter,
     pub(crate) reads: Counter,
     pub(crate) statements: Counter,
     pub(crate) statements_slow: Counter,
@@ -37,6 +38,10 @@ impl Meter {
             commits: counter("commits", "Commits made durable, each for a group of writes."),
             transactions: counter("transactions", "Writes that were committed."),
             transactions_refused: counter("transactions_refused", "Writes that were rolled back."),
+            transactions_again: counter(
+                "transactions_again",
+                "Times that a transaction ran again after it lost against another one.",
+            ),
             reads: counter("reads", "Read closures that ran."),
             statements: counter("statements", "Statements that ran."),
             statements_slow: counter("statements_slow", "Statements above the slow limit."),

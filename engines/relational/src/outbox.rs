@@ -1,9 +1,13 @@
 //! Events that are durable with the rows they tell of, until the event log holds them.
 
-use base::EventId;
+use std::collections::BTreeSet;
+
+use base::{EventId, Timestamp};
+use sha2::{Digest, Sha256};
 
 use crate::migration::Migration;
-use crate::{Error, NewEvent, Read, Tx, claim, lease};
+use crate::session::Session;
+use crate::{Error, NewEvent, Read, Value, claim, lease};
 
 // A sequence may come again once its row is gone, so the relay deletes by sequence and event.
 pub(crate) static MIGRATIONS: &[Migration] = &[OUTBOX, lease::MIGRATION, claim::MIGRATION];
@@ -13,37 +17,40 @@ const OUTBOX: Migration = Migration {
     sql: "
         CREATE TABLE outbox (
             sequence INTEGER PRIMARY KEY,
-            organisation TEXT NOT NULL,
+            organisation VARCHAR(36) NOT NULL,
             topic TEXT NOT NULL,
-            event TEXT NOT NULL,
+            event VARCHAR(36) NOT NULL,
             kind TEXT NOT NULL,
             key TEXT NOT NULL,
             payload BLOB NOT NULL,
             time BIGINT NOT NULL
         );
+        CREATE TABLE outbox_order (
+            bucket BIGINT NOT NULL PRIMARY KEY
+        );
         CREATE TABLE handled (
-            handler TEXT NOT NULL,
-            event TEXT NOT NULL,
+            handler VARCHAR(200) NOT NULL,
+            event VARCHAR(36) NOT NULL,
             time BIGINT NOT NULL,
             PRIMARY KEY (handler, event)
         );
         CREATE INDEX handled_by_time ON handled (handler, time);
         CREATE TABLE handler_offset (
-            handler TEXT NOT NULL,
-            organisation TEXT NOT NULL,
-            topic TEXT NOT NULL,
+            handler VARCHAR(200) NOT NULL,
+            organisation VARCHAR(36) NOT NULL,
+            topic VARCHAR(249) NOT NULL,
             partition_number BIGINT NOT NULL,
             next_offset BIGINT NOT NULL,
             PRIMARY KEY (handler, organisation, topic, partition_number)
         );
         CREATE TABLE dead_letter (
             sequence INTEGER PRIMARY KEY,
-            organisation TEXT NOT NULL,
-            handler TEXT NOT NULL,
+            organisation VARCHAR(36) NOT NULL,
+            handler VARCHAR(200) NOT NULL,
             topic TEXT NOT NULL,
             partition_number BIGINT,
             record_offset BIGINT,
-            event TEXT,
+            event VARCHAR(36),
             kind TEXT,
             key BLOB,
             payload BLOB NOT NULL,
@@ -58,29 +65,70 @@ pub(crate) async fn length(read: &mut Read) -> Result<i64, Error> {
     read.query_one("SELECT COUNT(*) AS length FROM outbox", &[]).await?.get("length")
 }
 
-pub(crate) fn emit(tx: &mut Tx, event: NewEvent) -> Result<EventId, Error> {
-    let shared = tx.session.shared().clone();
+/// An event in the outbox.
+pub(crate) struct Row {
+    event: NewEvent,
+    id: EventId,
+    time: Timestamp,
+}
+
+pub(crate) const INSERT: &str =
+    "INSERT INTO outbox (organisation, topic, event, kind, key, payload, time)
+    VALUES (?, ?, ?, ?, ?, ?, ?)";
+/// The numbers between which the outbox lies.
+pub(crate) const SPAN: &str = "SELECT MIN(sequence) AS oldest, MAX(sequence) AS newest FROM outbox";
+/// Keys that share a number wait for each other's commit: more than run side by side.
+const BUCKETS: u32 = 1 << 16;
+
+pub(crate) fn emit(session: &mut Session, event: NewEvent) -> Result<EventId, Error> {
+    let shared = session.shared().clone();
     let bytes = event.payload.len();
     let bytes_max = shared.config.event_bytes_max;
     if bytes > bytes_max {
         return Err(Error::EventTooLarge { bytes, bytes_max });
     }
-    shared.outbox_has_room(tx.session.emitted())?;
-    let now = shared.clock.now();
-    let id = EventId::new(now, &shared.entropy);
-    tx.session.execute(
-        "INSERT INTO outbox (organisation, topic, event, kind, key, payload, time)
-         VALUES (?, ?, ?, ?, ?, ?, ?)",
-        &[
-            event.organisation.into(),
-            event.topic.into(),
-            id.into(),
-            event.kind.into(),
-            event.key.into(),
-            event.payload.into(),
-            now.into(),
-        ],
-    )?;
-    tx.session.emits(1);
+    shared.outbox_has_room(session.emitted())?;
+    let time = shared.clock.now();
+    let id = EventId::new(time, &shared.entropy);
+    session.tell(Row { event, id, time })?;
     Ok(id)
+}
+
+/// How many events there are at most.
+pub(crate) fn span(row: Option<&crate::Row>) -> Result<i64, Error> {
+    let Some(row) = row else { return Ok(0) };
+    let (oldest, newest): (Option<i64>, Option<i64>) = (row.get("oldest")?, row.get("newest")?);
+    Ok(oldest.zip(newest).map_or(0, |(oldest, newest)| newest - oldest + 1))
+}
+
+/// What is locked so that the events of each key are numbered in the order of their commits: in one order,
+/// so that two commits never wait for each other.
+pub(crate) fn buckets(events: &[Row]) -> BTreeSet<i32> {
+    let bucket = |row: &Row| {
+        let mut digest = Sha256::new();
+        digest.update(row.event.organisation.to_string());
+        digest.update(row.event.topic);
+        digest.update([0]);
+        digest.update(&row.event.key);
+        let digest = digest.finalize();
+        let number = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]) % BUCKETS;
+        i32::try_from(number).unwrap_or_default()
+    };
+    events.iter().map(bucket).collect()
+}
+
+impl Row {
+    /// For [`INSERT`].
+    pub(crate) fn into_params(self) -> [Value; 7] {
+        let NewEvent { organisation, topic, kind, key, payload } = self.event;
+        [
+            organisation.into(),
+            topic.into(),
+            self.id.into(),
+            kind.into(),
+            key.into(),
+            payload.into(),
+            self.time.into(),
+        ]
+    }
 }

@@ -9,7 +9,7 @@ use futures::future::join_all;
 
 use crate::dead_letter::{self, NewDeadLetter};
 use crate::lease::{Asked, OfOwn};
-use crate::{Db, Error, Lease, Read, Row, Tx, lease, params};
+use crate::{Db, Error, Lease, Read, Row, ToValue, Tx, lease, params};
 
 const EVENT_ID: &str = "event-id";
 const EVENT_KIND: &str = "event-kind";
@@ -231,13 +231,27 @@ async fn settle(tx: &mut Tx, moved: &Moved) -> Result<(), Error> {
         };
         dead_letter::keep(tx, letter).await?;
     }
-    let gone = moved.done.iter().chain(moved.refused.iter().map(|(event, _)| event));
-    for event in gone {
-        let delete = "DELETE FROM outbox WHERE sequence = ? AND event = ?";
-        let deleted = tx.execute(delete, params![event.sequence, event.event]).await?;
+    let gone: Vec<&Waiting> =
+        moved.done.iter().chain(moved.refused.iter().map(|(event, _)| event)).collect();
+    for some in gone.chunks(DELETED_AT_ONCE) {
+        let deleted = delete(tx, some).await?;
         tx.session.emits(-i64::try_from(deleted).unwrap_or(0));
     }
     Ok(())
+}
+
+const DELETED_AT_ONCE: usize = 16;
+// A sequence alone may name another event by now, so the events are named too.
+const DELETE: &str = "DELETE FROM outbox
+    WHERE sequence IN (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    AND event IN (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+
+/// Deletes up to [`DELETED_AT_ONCE`] events; fewer are named more than once.
+async fn delete(tx: &mut Tx, some: &[&Waiting]) -> Result<u64, Error> {
+    let mut params = Vec::with_capacity(2 * DELETED_AT_ONCE);
+    params.extend(some.iter().cycle().take(DELETED_AT_ONCE).map(|event| event.sequence.to_value()));
+    params.extend(some.iter().cycle().take(DELETED_AT_ONCE).map(|event| event.event.to_value()));
+    tx.execute(DELETE, &params).await
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use base::{Base, Clock, Entropy, EventId};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::meter::Meter;
+use crate::work::Place;
 use crate::{Config, Error};
 
 /// What the handle, its threads and every transaction have in common.
@@ -57,6 +59,25 @@ impl Shared {
         }
     }
 
+    /// Sets what counting commits of this server alone cannot know.
+    pub(crate) fn outbox_is(&self, length: i64) {
+        self.outbox.length.store(length, Ordering::Release);
+        self.meter.outbox_length.set(length);
+        if length > 0 {
+            self.outbox.filled.notify_one();
+        }
+    }
+
+    /// Counts a statement, and names a slow one.
+    pub(crate) fn statement_ran(&self, place: Place, sql: &str, took: Duration) {
+        self.meter.statements.inc();
+        if took > self.config.statement_slow {
+            self.meter.statements_slow.inc();
+            let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+            tracing::warn!(took_ms, %place, sql = shortened(sql), "a slow statement");
+        }
+    }
+
     pub(crate) fn outbox_length(&self) -> u64 {
         u64::try_from(self.outbox.length.load(Ordering::Acquire)).unwrap_or(0)
     }
@@ -69,4 +90,12 @@ impl Shared {
         }
         Ok(())
     }
+}
+
+const SQL_LOGGED_CHARS: usize = 500;
+
+/// A statement for messages and logs.
+pub(crate) fn shortened(sql: &str) -> String {
+    let words: Vec<&str> = sql.split_whitespace().collect();
+    words.join(" ").chars().take(SQL_LOGGED_CHARS).collect()
 }

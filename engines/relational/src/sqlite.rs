@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 
+pub(crate) use self::keeper::Slot;
 use self::keeper::{Keeper, Signal};
 use self::lock::Lock;
 use self::reader::Reader;

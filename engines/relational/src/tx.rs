@@ -1,6 +1,6 @@
 use base::{EventId, OrganisationId};
 
-use crate::sqlite::Session;
+use crate::session::Session;
 use crate::{Error, Lease, Row, Value, lease, outbox, params};
 
 /// One snapshot of the rows.
@@ -78,7 +78,7 @@ impl Tx {
 
     /// Puts an event into the outbox: it is told if, and only if, this transaction commits.
     pub async fn emit(&mut self, event: NewEvent) -> Result<EventId, Error> {
-        outbox::emit(self, event)
+        outbox::emit(&mut self.session, event)
     }
 
     /// Notes that `handler` handles `event` in this transaction. False when it did so in an earlier one.
@@ -97,10 +97,5 @@ impl Tx {
     /// ran out does not matter until somebody else was granted it.
     pub async fn fenced(&mut self, lease: &Lease) -> Result<(), Error> {
         lease::check(self, lease).await
-    }
-
-    /// Runs several statements of a migration.
-    pub(crate) async fn batch(&mut self, sql: &str) -> Result<(), Error> {
-        self.session.batch(sql)
     }
 }

@@ -134,7 +134,7 @@ impl Slot {
         *self.0.lock() = None;
     }
 
-    fn look(&self, now: Instant) {
+    pub(crate) fn look(&self, now: Instant) {
         let mut running = self.0.lock();
         let Some(running) = running.as_mut() else { return };
         let took = now.saturating_duration_since(running.since);

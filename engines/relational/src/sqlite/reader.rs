@@ -4,6 +4,7 @@ use super::keeper::Slot;
 use super::session::{BEGIN_READ, ROLLBACK, Session};
 use crate::Read;
 use crate::queue::Queue;
+use crate::session::Session as AnySession;
 use crate::shared::Shared;
 use crate::work::{Fate, Order, Verdict, poll_once};
 
@@ -18,7 +19,7 @@ pub(crate) struct Reader {
 impl Reader {
     pub(crate) fn new(session: Session, queue: Arc<Queue<Order<Read>>>, slot: Arc<Slot>) -> Self {
         let shared = session.shared().clone();
-        Self { read: Read { session }, shared, queue, slot }
+        Self { read: Read { session: AnySession::Embedded(session) }, shared, queue, slot }
     }
 
     pub(crate) fn run(mut self) {
@@ -35,7 +36,7 @@ impl Reader {
     }
 
     fn work(&mut self, order: &mut Order<Read>) -> Fate {
-        let session = &mut self.read.session;
+        let session = self.read.session.embedded();
         if session.is_suspect()
             && let Err(error) = session.reopen()
         {
@@ -48,7 +49,7 @@ impl Reader {
         self.slot.begin(order.place, order.limit, self.shared.clock.instant());
         let said = poll_once(&mut *order.work, &mut self.read, order.place);
         self.slot.end();
-        let session = &mut self.read.session;
+        let session = self.read.session.embedded();
         let failed = session.end();
         if session.is_in_transaction() && session.own(ROLLBACK).is_err() {
             session.rollback();

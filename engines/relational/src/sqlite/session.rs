@@ -9,7 +9,7 @@ use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags};
 
-use crate::shared::Shared;
+use crate::shared::{Shared, shortened};
 use crate::work::Place;
 use crate::{Error, Row, Value};
 
@@ -52,7 +52,6 @@ struct Closure {
 /// Operations of SQLite's machine between two looks at the clock.
 const OPERATIONS_PER_LOOK: i32 = 2_000;
 const BUSY_WAIT: Duration = Duration::from_secs(5);
-const SQL_LOGGED_CHARS: usize = 500;
 
 impl Session {
     pub(crate) fn open(shared: &Arc<Shared>, access: Access) -> Result<Self, Error> {
@@ -222,13 +221,7 @@ impl Session {
             run(&self.connection).map_err(|error| self.fault(sql, error))
         };
         let took = self.shared.clock.instant() - started;
-        self.shared.meter.statements.inc();
-        if took > self.shared.config.statement_slow {
-            self.shared.meter.statements_slow.inc();
-            let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-            let place = self.closure.place;
-            tracing::warn!(took_ms, %place, sql = shortened(sql), "a slow statement");
-        }
+        self.shared.statement_ran(self.closure.place, sql, took);
         ran.inspect_err(|error| self.closure.failed = Some(error.clone()))
     }
 
@@ -419,6 +412,12 @@ fn micros(duration: Duration) -> u64 {
 /// What a closure may not do: touch the transaction that it shares, the settings, or other files.
 fn allowed(asked: &AuthContext<'_>) -> Authorization {
     match asked.action {
+        // They only look: at the tables, and (for `ALTER TABLE`) whether the rows keep its rules.
+        AuthAction::Pragma {
+            pragma_name:
+                "table_info" | "index_list" | "index_info" | "foreign_key_list" | "quick_check",
+            ..
+        } => Authorization::Allow,
         AuthAction::Transaction { .. }
         | AuthAction::Savepoint { .. }
         | AuthAction::Pragma { .. }
@@ -504,11 +503,6 @@ fn opening(shared: &Shared, error: rusqlite::Error) -> Error {
         during: format!("open {}", shared.config.path.display()),
         source: Arc::new(error),
     }
-}
-
-fn shortened(sql: &str) -> String {
-    let words: Vec<&str> = sql.split_whitespace().collect();
-    words.join(" ").chars().take(SQL_LOGGED_CHARS).collect()
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::keeper::{Signal, Slot};
 use super::session::{BEGIN_WRITE, RELEASE, ROLLBACK_TO, SAVEPOINT, Session};
 use crate::queue::Queue;
+use crate::session::Session as AnySession;
 use crate::shared::Shared;
 use crate::work::{Fate, Order, Verdict, poll_once};
 use crate::{Error, Tx};
@@ -44,7 +45,14 @@ impl Writer {
     pub(crate) fn new(session: Session, queue: Arc<Queue<Order<Tx>>>, signal: Arc<Signal>) -> Self {
         let shared = session.shared().clone();
         let slot = signal.slot(0);
-        Self { tx: Tx { session }, shared, queue, signal, slot, checkpoint_at: 0 }
+        Self {
+            tx: Tx { session: AnySession::Embedded(session) },
+            shared,
+            queue,
+            signal,
+            slot,
+            checkpoint_at: 0,
+        }
     }
 
     pub(crate) fn run(mut self) {
@@ -53,7 +61,7 @@ impl Writer {
         while let Some(group) = self.queue.take(self.shared.config.group_max) {
             let mut groups = VecDeque::from([group]);
             loop {
-                if self.tx.session.is_suspect() {
+                if self.session().is_suspect() {
                     self.recover(&mut groups);
                 }
                 let Some(group) = groups.pop_front() else { break };
@@ -64,13 +72,17 @@ impl Writer {
         drop(closing);
     }
 
+    fn session(&mut self) -> &mut Session {
+        self.tx.session.embedded()
+    }
+
     /// Runs a group and commits it. What could not be part of it comes back to the front of `groups`.
     fn group(&mut self, mut waiting: Group, groups: &mut VecDeque<Group>) {
         waiting.retain(|order| !order.work.is_abandoned());
         if waiting.is_empty() {
             return;
         }
-        if let Err(error) = self.tx.session.own(BEGIN_WRITE) {
+        if let Err(error) = self.session().own(BEGIN_WRITE) {
             refuse(waiting, &error);
             return;
         }
@@ -79,12 +91,12 @@ impl Writer {
         while let Some(mut order) = waiting.pop_front() {
             match self.work(&mut order) {
                 Ok((fate, is_kept)) => {
-                    let emitted = if is_kept { self.tx.session.emitted() } else { 0 };
+                    let emitted = if is_kept { self.session().emitted() } else { 0 };
                     ran.push(Ran { order, fate, is_kept, emitted });
                 }
                 Err(fate) => {
                     // SQLite gave up the whole transaction for this one: the earlier ones run again.
-                    self.tx.session.rollback();
+                    self.session().rollback();
                     self.shared.meter.transactions_refused.inc();
                     order.answer(fate);
                     groups.push_front(waiting);
@@ -102,20 +114,20 @@ impl Writer {
 
     /// Runs one closure as a savepoint. `Err` when the transaction around it is gone.
     fn work(&mut self, order: &mut Order<Tx>) -> Result<(Fate, bool), Fate> {
-        self.tx.session.own(SAVEPOINT).map_err(Fate::Failed)?;
-        self.tx.session.begin(order.place, order.limit);
+        self.session().own(SAVEPOINT).map_err(Fate::Failed)?;
+        self.session().begin(order.place, order.limit);
         self.slot.begin(order.place, order.limit, self.shared.clock.instant());
         let said = poll_once(&mut *order.work, &mut self.tx, order.place);
         self.slot.end();
-        let failed = self.tx.session.end();
+        let failed = self.session().end();
         let (fate, is_kept) = match (said, failed) {
             (Err(error), _) | (Ok(Verdict::Keep), Some(error)) => (Fate::Failed(error), false),
             (Ok(verdict), _) => (Fate::AsItSaid, verdict == Verdict::Keep),
         };
-        if !self.tx.session.is_in_transaction() {
+        if !self.session().is_in_transaction() {
             return Err(if is_kept { Fate::Failed(Error::Conflict) } else { fate });
         }
-        let session = &mut self.tx.session;
+        let session = self.session();
         let undone = if is_kept { Ok(()) } else { session.own(ROLLBACK_TO) };
         undone.and_then(|()| session.own(RELEASE)).map_err(Fate::Failed)?;
         Ok((fate, is_kept))
@@ -124,8 +136,8 @@ impl Writer {
     /// Makes the group durable and answers it; or answers everyone that nothing of it is kept.
     fn commit(&mut self, ran: Vec<Ran>, groups: &mut VecDeque<Group>) {
         let started = self.shared.clock.instant();
-        if let Err(uncommitted) = self.tx.session.commit() {
-            self.tx.session.rollback();
+        if let Err(uncommitted) = self.session().commit() {
+            self.session().rollback();
             if uncommitted.is_of_one && ran.len() > 1 {
                 for ran in ran.into_iter().rev() {
                     groups.push_front(Group::from([ran.order]));
@@ -158,7 +170,7 @@ impl Writer {
     fn recover(&mut self, groups: &mut VecDeque<Group>) {
         let mut pause = REOPEN_PAUSE_MIN;
         loop {
-            match self.tx.session.reopen() {
+            match self.session().reopen() {
                 Ok(()) => {
                     self.shared.meter.reopenings.inc();
                     tracing::warn!("the database was opened again after a fault, and is whole");
@@ -182,13 +194,13 @@ impl Writer {
 
     /// Keeps the write-ahead log short without making commits wait for its copying.
     fn tidy(&mut self) {
-        let pages = self.tx.session.wal_pages();
+        let pages = self.session().wal_pages();
         let step = self.checkpoint_step();
         if pages.saturating_add(2 * step) < self.checkpoint_at {
             self.checkpoint_at = step;
         }
         if self.signal.take_restart() {
-            match self.tx.session.restart_wal(RESTART_WAIT) {
+            match self.session().restart_wal(RESTART_WAIT) {
                 Ok(true) => self.checkpoint_at = step,
                 Ok(false) => {
                     if u64::from(pages) * PAGE_BYTES > self.shared.config.wal_bytes_max {

@@ -1,0 +1,82 @@
+//! What rows promise, on each database that can hold them: the embedded one, a real PostgreSQL, a real
+//! MariaDB. A database that is not there fails its test.
+
+mod events;
+mod faults;
+mod ground;
+mod isolation;
+mod nodes;
+mod schema;
+mod statements;
+
+use ground::Ground;
+
+/// Runs each case on an empty database of its own, and says which one it is in.
+macro_rules! cases {
+    ($ground:expr; $($case:path),+ $(,)?) => {$(
+        eprintln!("{}: {}", $ground.name(), stringify!($case));
+        $case(&$ground).await;
+    )+};
+}
+
+async fn contract(ground: &Ground) {
+    cases!(
+        ground;
+        statements::values_come_back_as_they_went_in,
+        statements::errors_have_one_kind_everywhere,
+        statements::what_a_closure_may_not_do_is_refused,
+        statements::pages_show_every_row_once_while_others_write,
+        statements::texts_are_ordered_by_their_bytes,
+        isolation::write_skew_is_impossible,
+        isolation::a_thousand_callers_issue_one_coupon,
+        isolation::a_rule_over_many_rows_holds_while_all_are_added_at_once,
+        isolation::a_counter_misses_nobody,
+        isolation::a_read_sees_one_moment,
+        isolation::events_of_a_key_are_told_in_the_order_of_their_commits,
+        faults::a_statement_that_takes_too_long_is_ended,
+        faults::a_closure_that_goes_wrong_keeps_nothing,
+        schema::migrations_are_applied_once_and_refused_when_they_differ,
+        events::no_event_is_lost_while_relay_and_handler_are_killed,
+    );
+}
+
+/// Only where several servers can share one database.
+async fn shared(ground: &Ground) {
+    cases!(
+        ground;
+        schema::servers_that_start_together_migrate_once,
+        nodes::a_dead_holder_on_another_server_is_replaced_and_its_late_write_refused,
+        nodes::events_of_another_server_are_relayed,
+        faults::cut_connections_lose_nothing_and_double_nothing,
+        faults::an_address_where_nobody_answers_is_refused_without_its_password,
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_embedded_database_keeps_the_contract() {
+    contract(&Ground::embedded()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgresql_keeps_the_contract() {
+    let mut ground = Ground::postgres();
+    contract(&ground).await;
+    shared(&ground).await;
+    faults::a_crash_of_the_server_loses_nothing_that_was_acknowledged(&mut ground).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mariadb_keeps_the_contract() {
+    let mut ground = Ground::mariadb();
+    contract(&ground).await;
+    shared(&ground).await;
+    schema::a_migration_that_was_interrupted_goes_on(&ground).await;
+    faults::a_crash_of_the_server_loses_nothing_that_was_acknowledged(&mut ground).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_work_is_the_same_number_of_statements_and_the_same_tables() {
+    let grounds = [Ground::embedded(), Ground::postgres(), Ground::mariadb()];
+    statements::counts_are_equal(&grounds).await;
+    schema::tables_are_equal(&grounds).await;
+}
