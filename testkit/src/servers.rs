@@ -28,7 +28,7 @@ struct Server {
     account: Option<u32>,
 }
 
-const READY_WITHIN: Duration = Duration::from_secs(60);
+const READY_WITHIN: Duration = Duration::from_mins(1);
 const PASSWORD: &str = "a secret";
 
 impl Postgres {

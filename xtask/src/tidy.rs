@@ -13,6 +13,8 @@ const OWNED: &[(&str, &str)] = &[
     ("deltalake", "lake"),
     ("object_store", "lake"),
     ("rusqlite", "relational"),
+    ("tokio-postgres", "relational"),
+    ("mysql_async", "relational"),
     ("rmqtt-codec", "mqtt"),
     ("lettre", "delivery"),
     ("argon2", "identity"),

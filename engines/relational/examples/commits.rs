@@ -146,7 +146,7 @@ async fn read(db: Db, base: Base, stop: Arc<AtomicBool>) -> Result<Vec<Duration>
             read.query("SELECT book, title FROM library ORDER BY book", &[]).await
         });
         let rows: Vec<relational::Row> = rows.await?;
-        assert_eq!(rows.len() as i64, ROWS_READ, "the library is whole");
+        assert_eq!(i64::try_from(rows.len()), Ok(ROWS_READ), "the library is whole");
         took.push(base.clock.instant() - started);
         // Visitors come and go: the machine's two cores are for the writers too.
         base.clock.sleep(Duration::from_millis(5)).await;

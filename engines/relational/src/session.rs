@@ -7,6 +7,7 @@ use crate::outbox::Row as Event;
 use crate::shared::Shared;
 use crate::{Error, Row, Value, outbox, remote, sqlite};
 
+#[allow(clippy::large_enum_variant, reason = "few are made, and the embedded one is used the most")]
 pub(crate) enum Session {
     Embedded(sqlite::Session),
     Remote(Box<remote::Session>),

@@ -410,7 +410,7 @@ async fn what_a_closure_may_not_do_is_refused_in_clear_words() {
         (
             "INSERT INTO notes (name, size) VALUES ('two', -1)",
             ErrorKind::Invalid,
-            "a value breaks the rule size >= 0",
+            "a value breaks the rule size",
         ),
         (
             "INSERT INTO notes (name) VALUES (NULL)",
@@ -554,7 +554,7 @@ async fn migrations_are_applied_once_and_refused_when_they_differ() {
         (&[ONE], "migration 2 of room is unknown: the database was written by a later version"),
         (&[TWO, ONE], "migration 1 of room was applied where this version has 2"),
         (&[ONE, TWO, ONE], "migration 1 of room is there twice"),
-        (&[ONE, TWO, BROKEN], "CREATE TABLE three (a BIGINT); nonsense"),
+        (&[ONE, TWO, BROKEN], "\"nonsense\""),
         (&[ONE, TWO, ENDING], "this statement is not for a closure"),
     ];
     let fixture = fixture(|_| {}).await;

@@ -51,10 +51,12 @@ impl Postgres {
     pub(crate) fn new(rows: &Config, access: Access) -> Result<Self, Error> {
         let url = rows.url.text();
         let wrong = |error: tokio_postgres::Error| {
-            Error::Config(format!(
-                "url: {}",
-                error.source().map_or(error.to_string(), |s| s.to_string())
-            ))
+            // The error itself only says that it is one.
+            let problem = match error.source() {
+                Some(source) => source.to_string(),
+                None => error.to_string(),
+            };
+            Error::Config(format!("url: {problem}"))
         };
         let mut config: tokio_postgres::Config = url.parse().map_err(wrong)?;
         let is_local = config.get_hosts().iter().all(|host| match host {
@@ -237,13 +239,12 @@ impl Driver for Postgres {
             self.phase = Phase::Idle;
             return Ok(());
         }
-        let (lock, insert) = match &*events {
-            [] => (None, None),
-            _ => {
-                let insert = Dialect::Postgres.statement(outbox::INSERT).0.into();
-                (Some(self.prepare(&LOCK_KEY.into(), limit)?), Some(self.prepare(&insert, limit)?))
-            }
-        };
+        let (mut lock, mut insert) = (None, None);
+        if !events.is_empty() {
+            lock = Some(self.prepare(&LOCK_KEY.into(), limit)?);
+            insert =
+                Some(self.prepare(&Dialect::Postgres.statement(outbox::INSERT).0.into(), limit)?);
+        }
         let begin = (self.phase == Phase::Asked).then(|| self.begin_words());
         let Some(client) = &self.client else { return Err(gone()) };
         let mut requests: Vec<BoxFuture<'_, Result<(), tokio_postgres::Error>>> = Vec::new();

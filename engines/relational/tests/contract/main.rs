@@ -1,6 +1,13 @@
 //! What rows promise, on each database that can hold them: the embedded one, a real PostgreSQL, a real
 //! MariaDB. A database that is not there fails its test.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test says what went wrong by ending there"
+)]
+#![allow(clippy::print_stderr, reason = "a test of many cases says which one it is in")]
+
 mod events;
 mod faults;
 mod ground;
