@@ -34,6 +34,9 @@ fn config_prints_what_is_in_force_with_secrets_masked() {
     assert!(output.status.success(), "{}", said(&output));
     assert!(said(&output).contains("@mail.example.com"), "{}", said(&output));
     assert!(!said(&output).contains("hunter2"), "{}", said(&output));
+    let environment = [("MADANG__RELATIONAL__URL", "postgres://me:hunter2@db.example.com/rows")];
+    let output = madang(&["config"], &environment);
+    assert!(said(&output).contains("postgres://me:…@db.example.com/rows"), "{}", said(&output));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use testkit::{MqttClient, Stack, within};
+use testkit::{Launch, MqttClient, Stack, within};
 
 use crate::launch;
 
@@ -32,7 +32,11 @@ const READING: &str = r#"{"sensor":"weather","time":"2013-01-01T06:00:00-05:00",
 #[test]
 fn the_first_reading_registers_its_device_and_sent_again_it_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let stack = launch(&folder).start().unwrap();
+    first_reading(&launch(&folder));
+}
+
+pub(crate) fn first_reading(launch: &Launch) {
+    let stack = launch.start().unwrap();
     let mut client = device(&stack, "roof-1");
     publish(&mut client, "data/roof-1", READING);
     publish(&mut client, "data/roof-1", READING);
@@ -55,7 +59,7 @@ fn the_first_reading_registers_its_device_and_sent_again_it_changes_nothing() {
 
     // The same after a restart, where nothing is remembered but what is on disk.
     stack.terminate().unwrap();
-    let stack = launch(&folder).start().unwrap();
+    let stack = launch.start().unwrap();
     let mut client = device(&stack, "roof-1");
     publish(&mut client, "data/roof-1", &READING.replace("39.0", "43.0"));
     publish(&mut client, "data/roof-1", &READING.replace("06:00", "05:00"));
@@ -183,7 +187,11 @@ fn sql_answers_in_three_forms_and_only_reads() {
 #[test]
 fn without_a_mail_server_mails_are_kept_and_shown() {
     let folder = tempfile::tempdir().unwrap();
-    let stack = launch(&folder).start().unwrap();
+    mails_are_kept(&launch(&folder));
+}
+
+pub(crate) fn mails_are_kept(launch: &Launch) {
+    let stack = launch.start().unwrap();
     let sensor = json!({"name": "weather", "values": [{"name": "temp", "unit": "°C"}]});
     stack.api().post("/v1/sensors", &sensor).unwrap().ok().unwrap();
     let rule = json!({
@@ -212,7 +220,11 @@ fn without_a_mail_server_mails_are_kept_and_shown() {
 #[test]
 fn a_request_sent_again_under_its_key_is_done_once_also_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
-    let stack = launch(&folder).start().unwrap();
+    done_once(&launch(&folder));
+}
+
+pub(crate) fn done_once(launch: &Launch) {
+    let stack = launch.start().unwrap();
     let sensor = |name: &str| json!({"name": name, "values": [{"name": "temp", "unit": "°C"}]});
     let keyed = |stack: &Stack| stack.api().header("idempotency-key", "once-1");
     let first = keyed(&stack).post("/v1/sensors", &sensor("weather")).unwrap();
@@ -233,7 +245,7 @@ fn a_request_sent_again_under_its_key_is_done_once_also_after_a_restart() {
     let first = mine(&stack).post("/v1/sensors", &sensor("soil")).unwrap();
     assert_eq!(first.status, 201);
     stack.terminate().unwrap();
-    let stack = launch(&folder).start().unwrap();
+    let stack = launch.start().unwrap();
     let again = mine(&stack).post("/v1/sensors", &sensor("soil")).unwrap();
     assert_eq!((again.status, &again.body), (201, &first.body));
     assert_eq!(stack.api().all("/v1/sensors").unwrap().len(), 2);
