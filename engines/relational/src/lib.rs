@@ -25,6 +25,8 @@
 extern crate self as relational;
 
 mod claim;
+mod command;
+mod commands;
 mod config;
 mod db;
 mod dead_letter;
@@ -36,6 +38,7 @@ mod migration;
 mod outbox;
 mod queue;
 mod relay;
+mod replay;
 mod row;
 mod shared;
 mod sqlite;
@@ -44,14 +47,17 @@ mod value;
 mod work;
 
 pub use claim::{Claimed, Claims, Deed};
+pub use command::{Command, NewCommand};
+pub use commands::Commands;
 pub use config::Config;
 pub use db::Db;
-pub use dead_letter::DeadLetter;
+pub use dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterId, Origin};
 pub use error::{Error, Source};
 pub use handler::{Handler, Unhandled, run_handler};
 pub use lease::{Held, Lease, Leases};
 pub use migration::Migration;
 pub use relay::{event_id, event_kind, relay};
+pub use replay::{Replayed, ReplayedMany};
 pub use row::Row;
 pub use tx::{NewEvent, Read, Tx};
 pub use value::{FromValue, ToValue, Value};

@@ -1,12 +1,13 @@
 //! Events that are durable with the rows they tell of, until the event log holds them.
 
-use base::EventId;
+use base::{EventId, OrganisationId, Timestamp};
 
 use crate::migration::Migration;
-use crate::{Error, NewEvent, Read, Tx, claim, lease};
+use crate::{Error, NewEvent, Read, Tx, Value, claim, command, lease};
 
 // A sequence may come again once its row is gone, so the relay deletes by sequence and event.
-pub(crate) static MIGRATIONS: &[Migration] = &[OUTBOX, lease::MIGRATION, claim::MIGRATION];
+pub(crate) static MIGRATIONS: &[Migration] =
+    &[OUTBOX, lease::MIGRATION, claim::MIGRATION, command::MIGRATION];
 
 const OUTBOX: Migration = Migration {
     id: "0001-outbox",
@@ -58,6 +59,20 @@ pub(crate) async fn length(read: &mut Read) -> Result<i64, Error> {
     read.query_one("SELECT COUNT(*) AS length FROM outbox", &[]).await?.get("length")
 }
 
+/// An event on its way into the outbox.
+pub(crate) struct Row {
+    pub(crate) organisation: OrganisationId,
+    pub(crate) topic: String,
+    pub(crate) event: EventId,
+    pub(crate) kind: String,
+    pub(crate) key: String,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) time: Timestamp,
+}
+
+const INSERT: &str = "INSERT INTO outbox (organisation, topic, event, kind, key, payload, time)
+    VALUES (?, ?, ?, ?, ?, ?, ?)";
+
 pub(crate) fn emit(tx: &mut Tx, event: NewEvent) -> Result<EventId, Error> {
     let shared = tx.session.shared().clone();
     let bytes = event.payload.len();
@@ -65,22 +80,26 @@ pub(crate) fn emit(tx: &mut Tx, event: NewEvent) -> Result<EventId, Error> {
     if bytes > bytes_max {
         return Err(Error::EventTooLarge { bytes, bytes_max });
     }
-    shared.outbox_has_room(tx.session.emitted())?;
-    let now = shared.clock.now();
-    let id = EventId::new(now, &shared.entropy);
-    tx.session.execute(
-        "INSERT INTO outbox (organisation, topic, event, kind, key, payload, time)
-         VALUES (?, ?, ?, ?, ?, ?, ?)",
-        &[
-            event.organisation.into(),
-            event.topic.into(),
-            id.into(),
-            event.kind.into(),
-            event.key.into(),
-            event.payload.into(),
-            now.into(),
-        ],
-    )?;
-    tx.session.emits(1);
+    let time = shared.clock.now();
+    let id = EventId::new(time, &shared.entropy);
+    let NewEvent { organisation, key, payload, .. } = event;
+    let (topic, kind) = (event.topic.to_owned(), event.kind.to_owned());
+    put(tx, Row { organisation, topic, event: id, kind, key, payload, time })?;
     Ok(id)
+}
+
+pub(crate) fn put(tx: &mut Tx, row: Row) -> Result<(), Error> {
+    tx.session.shared().outbox_has_room(tx.session.emitted())?;
+    let values: [Value; 7] = [
+        row.organisation.into(),
+        row.topic.into(),
+        row.event.into(),
+        row.kind.into(),
+        row.key.into(),
+        row.payload.into(),
+        row.time.into(),
+    ];
+    tx.session.execute(INSERT, &values)?;
+    tx.session.emits(1);
+    Ok(())
 }

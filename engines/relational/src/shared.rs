@@ -3,7 +3,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use base::{Base, Clock, Entropy, EventId};
 use tokio::sync::{Notify, Semaphore};
 
+use crate::command::CommandsState;
 use crate::meter::Meter;
+use crate::replay::Handlers;
 use crate::{Config, Error};
 
 /// What the handle, its threads and every transaction have in common.
@@ -15,6 +17,8 @@ pub(crate) struct Shared {
     pub(crate) process: String,
     pub(crate) meter: Meter,
     pub(crate) outbox: OutboxState,
+    pub(crate) commands: CommandsState,
+    pub(crate) handlers: Handlers,
     #[cfg(test)]
     pub(crate) faults: crate::sqlite::Faults,
 }
@@ -40,6 +44,8 @@ impl Shared {
                 filled: Notify::new(),
                 relay: Semaphore::new(1),
             },
+            commands: CommandsState::default(),
+            handlers: Handlers::default(),
             #[cfg(test)]
             faults: crate::sqlite::Faults::default(),
         }
