@@ -1,10 +1,16 @@
 use std::fmt;
 use std::str::FromStr;
 
+use base::access::Action;
 use base::{EventId, OrganisationId, Page, PageRequest, Timestamp};
 use bytes::Bytes;
 
 use crate::{Db, Error, Read, Row, Tx, Value, params};
+
+/// Seeing dead letters, with their payloads.
+pub const DEAD_LETTERS_READ: Action = Action("dead-letters.read");
+/// Replaying and discarding them.
+pub const DEAD_LETTERS_WRITE: Action = Action("dead-letters.write");
 
 /// An event or a command that cannot be handled, set aside so that those behind it can go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -161,6 +167,13 @@ impl DeadLetterFilter {
             given.push(Value::from(format!("%{escaped}%")));
         }
         (sql, given)
+    }
+}
+
+impl DeadLetterId {
+    /// Grows with time; what a page's cursor says.
+    pub fn sequence(self) -> i64 {
+        self.sequence
     }
 }
 

@@ -51,7 +51,9 @@ pub use command::{Command, NewCommand};
 pub use commands::Commands;
 pub use config::Config;
 pub use db::Db;
-pub use dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterId, Origin};
+pub use dead_letter::{
+    DEAD_LETTERS_READ, DEAD_LETTERS_WRITE, DeadLetter, DeadLetterFilter, DeadLetterId, Origin,
+};
 pub use error::{Error, Source};
 pub use handler::{Handler, Unhandled, run_handler};
 pub use lease::{Held, Lease, Leases};

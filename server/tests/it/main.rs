@@ -5,6 +5,7 @@
 mod clients;
 mod command_line;
 mod contract;
+mod dead_letters;
 mod proofs;
 
 use std::path::Path;
