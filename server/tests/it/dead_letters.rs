@@ -17,6 +17,7 @@ fn rule(api: &Http) {
     let rule = json!({
         "name": "Any wind",
         "sensor": "wind",
+        "device": "roof-1",
         "conditions": [{"value": "speed", "ranges": [{"min": 0, "max": null}]}],
         "cooldown_seconds": 0,
         "actions": [{"type": "email", "to": "ops@example.com"}],
@@ -34,6 +35,14 @@ fn device(api: &Http, name: &str) {
     api.post("/v1/devices", &device).unwrap().ok().unwrap();
 }
 
+/// A client that may send readings and register nothing.
+fn gateway(stack: &Stack) -> Http {
+    let grants = json!([{"action": "readings.publish", "resource": "*"}]);
+    let key = stack.api().post("/v1/keys", &json!({"label": "gateway", "grants": grants}));
+    let key = key.unwrap().ok().unwrap();
+    stack.stranger().bearer(key["token"].as_str().unwrap())
+}
+
 fn reading(hour: u32) -> Value {
     let time = format!("2013-01-01T{hour:02}:00:00Z");
     json!({"sensor": "wind", "time": time, "values": {"speed": 7}})
@@ -45,10 +54,7 @@ fn a_refused_reading_is_replayed_after_its_device_was_registered_and_raises_its_
     let stack = launch(&folder).start().unwrap();
     let api = stack.api();
     sensor(&api);
-    let grants = json!([{"action": "readings.publish", "resource": "*"}]);
-    let key = api.post("/v1/keys", &json!({"label": "gateway", "grants": grants})).unwrap();
-    let key = key.ok().unwrap();
-    let gateway = stack.stranger().bearer(key["token"].as_str().unwrap());
+    let gateway = gateway(&stack);
     let sent = gateway.post("/v1/devices/roof-1/readings", &reading(6)).unwrap().ok().unwrap();
     assert_eq!(sent["accepted"], 0, "{sent}");
 
@@ -129,17 +135,20 @@ fn the_console_replays_one_and_all_and_discards_after_asking() {
     for hour in 6..9 {
         api.post("/v1/devices/roof-1/readings", &reading(hour)).unwrap().ok().unwrap();
     }
-    let grants = json!([{"action": "readings.publish", "resource": "*"}]);
-    let key = api.post("/v1/keys", &json!({"label": "gateway", "grants": grants})).unwrap();
-    let key = key.ok().unwrap();
-    let gateway = stack.stranger().bearer(key["token"].as_str().unwrap());
+    let letters_become = |count: usize| {
+        within(Duration::from_secs(20), "dead letters", || {
+            Ok((stack.api().all("/v1/dead-letters")?.len() == count).then_some(()))
+        })
+        .unwrap();
+    };
+    letters_become(2);
+    let gateway = gateway(&stack);
     for hour in 6..9 {
         let path = format!("/v1/devices/roof-{hour}/readings");
         gateway.post(&path, &reading(hour)).unwrap().ok().unwrap();
     }
     gateway.post("/v1/devices/roof-1/readings", &json!([7])).unwrap().ok().unwrap();
-    let letters = || anyhow::Ok(stack.api().all("/v1/dead-letters")?.len());
-    within(Duration::from_secs(20), "six letters", || Ok((letters()? == 6).then_some(()))).unwrap();
+    letters_become(6);
 
     let link = within(Duration::from_secs(10), "the one-time link", || {
         let log = stack.log();

@@ -185,7 +185,7 @@ export default {
   'messages.waiting': 'Waiting',
   'missing.text': 'The address may be old, or mistyped.',
   'missing.title': 'There is no such page',
-  'nav.dead': 'Failed',
+  'nav.dead': 'Dead letters',
   'nav.devices': 'Devices',
   'nav.map': 'Map',
   'nav.overview': 'Overview',
