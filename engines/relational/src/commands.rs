@@ -256,8 +256,9 @@ impl Runner {
         let meter = &self.db.shared().meter;
         let _counted = Running::new(&meter.commands_running);
         let (command, until) = (attempt.command.clone(), attempt.until);
-        let Some(handler) = self.handlers.get(&*command.name) else { return };
-        let attempted = AssertUnwindSafe(handler.attempt(self.db.clone(), attempt)).catch_unwind();
+        let handler = self.handlers.get(&*command.name).expect("those with a handler are claimed");
+        let attempted = async { handler.attempt(self.db.clone(), attempt).await };
+        let attempted = AssertUnwindSafe(attempted).catch_unwind();
         let unhandled = match attempted.await {
             Ok(Ok(())) => {
                 meter.commands_done.inc();

@@ -1,7 +1,7 @@
 //! Everything that could not be handled, in one list: readings of devices, events and commands.
 
 use base::access::Action;
-use base::{ErrorKind, Page, PageRequest, Timestamp};
+use base::{ErrorKind, OrganisationId, Page, PageRequest, Timestamp};
 use base64::Engine;
 use devices::{Encoding, LetterFilter};
 use edge::{
@@ -256,11 +256,10 @@ async fn replay_many(
     let (filter, organisation) = (filter.into_query(), caller.organisation());
     let mut done = ReplayedManyBody { replayed: 0, failed: 0, held: 0, more: false };
     if let Some(wanted) = filter.of_readings() {
-        let page = PageRequest { after: None, limit: READINGS_AT_ONCE };
-        let page = doors.devices.dead_letters(organisation, &wanted, &page).await?;
-        done.more = page.next.is_some();
-        for letter in page.items.iter().rev() {
-            match doors.devices.replay_dead_letter(&caller.principal, letter.offset).await {
+        let (offsets, is_more) = doors.refused_readings(organisation, &wanted).await?;
+        done.more = is_more;
+        for offset in offsets {
+            match doors.devices.replay_dead_letter(&caller.principal, offset).await {
                 Ok(()) => done.replayed += 1,
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(devices::Error::Replay(_)) => done.failed += 1,
@@ -289,11 +288,10 @@ async fn discard_many(
     let (filter, organisation) = (filter.into_query(), caller.organisation());
     let mut done = DiscardedManyBody { discarded: 0, more: false };
     if let Some(wanted) = filter.of_readings() {
-        let page = PageRequest { after: None, limit: READINGS_AT_ONCE };
-        let page = doors.devices.dead_letters(organisation, &wanted, &page).await?;
-        done.more = page.next.is_some();
-        for letter in page.items {
-            match doors.devices.discard_dead_letter(organisation, letter.offset).await {
+        let (offsets, is_more) = doors.refused_readings(organisation, &wanted).await?;
+        done.more = is_more;
+        for offset in offsets {
+            match doors.devices.discard_dead_letter(organisation, offset).await {
                 Ok(()) => done.discarded += 1,
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error.into()),
@@ -311,6 +309,26 @@ async fn discard_many(
 }
 
 impl Doors {
+    /// The newest that match, the earliest first, and whether there may be more. Looks through all pages, for those
+    /// that match may lie far behind; the time of the request bounds it.
+    async fn refused_readings(
+        &self,
+        organisation: OrganisationId,
+        wanted: &LetterFilter,
+    ) -> edge::Result<(Vec<u64>, bool)> {
+        let (mut offsets, mut after) = (Vec::new(), None);
+        loop {
+            let page = PageRequest { after, limit: READINGS_AT_ONCE - offsets.len() };
+            let page = self.devices.dead_letters(organisation, wanted, &page).await?;
+            offsets.extend(page.items.iter().map(|letter| letter.offset));
+            after = page.next;
+            if after.is_none() || offsets.len() >= READINGS_AT_ONCE {
+                offsets.reverse();
+                return Ok((offsets, after.is_some()));
+            }
+        }
+    }
+
     /// Keeps who did it. It is done, so that it is not in the audit log is no refusal.
     async fn note(&self, caller: &Caller, id: &str, detail: String) {
         const DONE: Action = DEAD_LETTERS_WRITE;

@@ -217,6 +217,9 @@ fn the_console_replays_one_and_all_and_discards_after_asking() {
     browser.resize(390, 844).unwrap();
     look("6-details-ko-phone");
     browser.keys("letter-dialog", "\u{E00C}").unwrap();
+    browser
+        .until("a closed dialog", "scrollTo(0, 0); return !document.querySelector('dialog')")
+        .unwrap();
     look("7-list-ko-phone");
     let complaints = browser.complaints().unwrap();
     assert!(complaints.is_empty(), "{complaints:?}");

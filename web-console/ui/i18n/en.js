@@ -73,7 +73,7 @@ export default {
   'dead.replay-all-text': 'Everything that this list finds is handled again, the earliest first, up to 1,000 at once. What fails again stays here.',
   'dead.replayed': '{replayed} replayed, {failed} failed again, {held} held back behind them.',
   'dead.search': 'Search',
-  'dead.source': 'What',
+  'dead.source': 'Type',
   'dead.text': 'What could not be handled is kept here with the reason. Mend the cause, then replay: it goes to the handler that failed, and its effect happens once.',
   'dead.time': 'Set aside',
   'dead.title': 'Dead letters',

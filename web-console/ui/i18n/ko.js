@@ -73,7 +73,7 @@ export default {
   'dead.replay-all-text': '이 목록에 해당하는 것을 오래된 것부터 다시 처리합니다. 한 번에 1,000개까지이며, 다시 실패한 것은 여기에 남습니다.',
   'dead.replayed': '{replayed}개 다시 처리, {failed}개 다시 실패, {held}개는 그 뒤에서 대기.',
   'dead.search': '찾기',
-  'dead.source': '무엇',
+  'dead.source': '유형',
   'dead.text': '처리하지 못한 메시지를 이유와 함께 보관합니다. 원인을 고친 뒤 다시 처리하면 실패한 처리기에만 전달되고, 결과는 한 번만 반영됩니다.',
   'dead.time': '보관 시각',
   'dead.title': '처리하지 못한 메시지',

@@ -417,22 +417,29 @@ async fn a_command_that_is_too_slow_or_panics_is_given_up_in_time() {
     let config = Config { command_attempts_max: 2, command_time_max: time_max, ..hasty() };
     let fixture = fixture(config, Base::system()).await;
     let mut commands = fixture.commands();
-    let act = |command: Arc<Command>| async move {
+    let act = |command: Arc<Command>| {
         assert_ne!(number(&command), 1, "one breaks");
-        std::future::pending::<Result<(), Unhandled>>().await
+        async move {
+            assert_ne!(number(&command), 2, "two breaks later");
+            std::future::pending::<Result<(), Unhandled>>().await
+        }
     };
     let note = async |_: &mut Tx, _: &Command, (): &()| Ok(());
     commands.handle_outside(DO, act, note).unwrap();
     commands.start().await.unwrap();
     fixture.send("slow", 0).await.unwrap();
     fixture.send("breaks", 1).await.unwrap();
-    let letters = fixture.letters_when(2).await;
+    fixture.send("breaks later", 2).await.unwrap();
+    let letters = fixture.letters_when(3).await;
     let reason = |key: &str| {
         let letter = letters.iter().find(|letter| letter.key.as_deref() == Some(key.as_bytes()));
         letter.unwrap().reason.clone()
     };
     assert_eq!(reason("slow"), "did not end within 5ms");
-    assert!(reason("breaks").contains("one breaks"), "{}", reason("breaks"));
+    for (key, text) in [("breaks", "one breaks"), ("breaks later", "two breaks later")] {
+        assert!(reason(key).starts_with("panicked: "), "{}", reason(key));
+        assert!(reason(key).contains(text), "{}", reason(key));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
