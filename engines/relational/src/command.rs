@@ -20,6 +20,7 @@ pub struct NewCommand {
     /// What to do, in the imperative: `mail.send`. A handler of this name must be registered.
     pub name: &'static str,
     /// Commands of one name with the same key are carried out one after another, in the order of their commits.
+    /// At most 200 characters.
     pub key: String,
     /// JSON.
     pub payload: Vec<u8>,
@@ -41,22 +42,25 @@ pub struct Command {
     pub attempt: u32,
 }
 
+/// As much as every database can index.
+const KEY_CHARS_MAX: usize = 200;
+
 pub(crate) const MIGRATION: Migration = Migration {
     id: "0004-commands",
     // `due` is null behind another command of the same key, and the end of the lease while one is carried out
     // by `holder`. `attempt` counts the attempts begun.
     sql: "CREATE TABLE command (
             sequence INTEGER PRIMARY KEY,
-            id TEXT NOT NULL,
-            organisation TEXT NOT NULL,
-            name TEXT NOT NULL,
-            order_key TEXT NOT NULL,
+            id VARCHAR(36) NOT NULL,
+            organisation VARCHAR(36) NOT NULL,
+            name VARCHAR(200) NOT NULL,
+            order_key VARCHAR(200) NOT NULL,
             payload BLOB NOT NULL,
             sent BIGINT NOT NULL,
             not_before BIGINT NOT NULL,
             due BIGINT,
             attempt BIGINT NOT NULL,
-            holder TEXT NOT NULL,
+            holder VARCHAR(36) NOT NULL,
             last_error TEXT
         );
         CREATE UNIQUE INDEX command_by_id ON command (id);
@@ -116,6 +120,10 @@ pub(crate) async fn send(tx: &mut Tx, new: NewCommand) -> Result<CommandId, Erro
     let (bytes, bytes_max) = (new.payload.len(), shared.config.command_bytes_max);
     if bytes > bytes_max {
         return Err(Error::CommandTooLarge { bytes, bytes_max });
+    }
+    if new.key.chars().nth(KEY_CHARS_MAX).is_some() {
+        let rule = format!("a command's key has at most {KEY_CHARS_MAX} characters");
+        return Err(Error::Rule { rule });
     }
     let sent = shared.clock.now();
     let id = CommandId::new(sent, &shared.entropy);

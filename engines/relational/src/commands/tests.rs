@@ -576,7 +576,12 @@ async fn what_is_rolled_back_is_not_sent_and_what_is_too_much_is_refused() {
     assert_eq!(fixture.db.commands_length(), 0);
     let large = fixture.send("key 0", 1_000).await.unwrap_err();
     assert_eq!(large.to_string(), "a command of 4 bytes is larger than 3");
-    fixture.send("key 0", 0).await.unwrap();
+    let long = fixture.send(&"k".repeat(201), 1).await.unwrap_err();
+    assert_eq!(
+        long.to_string(),
+        "a value breaks the rule a command's key has at most 200 characters"
+    );
+    fixture.send(&"가".repeat(200), 0).await.unwrap();
     fixture.send("key 0", 1).await.unwrap();
     let full = fixture.send("key 0", 2).await.unwrap_err();
     assert_eq!(full.kind(), ErrorKind::TooMany);
