@@ -23,6 +23,8 @@ mod kind {
     pub enum Key {}
     #[derive(Debug)]
     pub enum Event {}
+    #[derive(Debug)]
+    pub enum Command {}
 }
 
 pub type OrganisationId = Id<kind::Organisation>;
@@ -31,6 +33,8 @@ pub type AccountId = Id<kind::Account>;
 pub type KeyId = Id<kind::Key>;
 /// Travels with an event from the commit that made it to every effect that it has.
 pub type EventId = Id<kind::Event>;
+/// Travels with a command from the commit that sent it through every attempt.
+pub type CommandId = Id<kind::Command>;
 
 impl<Kind> Id<Kind> {
     pub fn new(now: Timestamp, entropy: &Entropy) -> Self {

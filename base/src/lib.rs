@@ -15,7 +15,7 @@ mod time;
 
 pub use entropy::Entropy;
 pub use error::{ErrorKind, Failure};
-pub use id::{AccountId, EventId, Id, KeyId, OrganisationId};
+pub use id::{AccountId, CommandId, EventId, Id, KeyId, OrganisationId};
 pub use metrics::{Metrics, TaskLabels};
 pub use page::{Page, PageRequest};
 pub use tasks::Tasks;

@@ -10,7 +10,8 @@ use devices::{
 use edge::{Begun, BoxFuture, Claims, Keyed, Sessions};
 use identity::{Grant, Identity, NewKey};
 use mqtt::{Accepted, Intake, Message};
-use relational::{Claimed, Deed, Tx};
+use relational::{Claimed, Commands, Deed, NewCommand, Tx, Unhandled};
+use serde::{Deserialize, Serialize};
 
 /// Messages to `data/<device>` are readings.
 pub(crate) struct Readings(pub(crate) Devices);
@@ -32,8 +33,19 @@ impl Intake for Readings {
     }
 }
 
-/// Alerts are mailed.
-pub(crate) struct AlertMails(pub(crate) Delivery);
+/// Alerts are mailed by a command, so that a full queue of mails delays a mail and does not lose it.
+pub(crate) struct AlertMails;
+
+/// Puts a mail into the queue of those that go out.
+const SEND_MAIL: &str = "mail.send";
+
+/// What the command carries.
+#[derive(Serialize, Deserialize)]
+struct MailToSend {
+    to: String,
+    subject: String,
+    body: String,
+}
 
 impl Mailer for AlertMails {
     fn accepts(&self, address: &str) -> bool {
@@ -46,23 +58,45 @@ impl Mailer for AlertMails {
         mail: &'a Mail,
     ) -> TxFuture<'a, Result<(), NeedError>> {
         Box::pin(async move {
-            let to = mail.to.parse::<EmailAddress>().map_err(|error| NeedError {
-                kind: base::ErrorKind::Invalid,
-                source: error.into(),
-            })?;
-            let mail = OutgoingMail {
-                organisation: mail.organisation,
-                to,
-                subject: mail.subject.clone(),
-                body_text: mail.body.clone(),
-                idempotency_key: mail.key.to_string(),
+            let Mail { organisation, to, subject, body, key } = mail.clone();
+            let payload = serde_json::to_vec(&MailToSend { to, subject, body });
+            let command = NewCommand {
+                organisation,
+                name: SEND_MAIL,
+                key: key.to_string(),
+                payload: payload.expect("texts always become JSON"),
+                not_before: None,
             };
-            match self.0.enqueue(tx, mail).await {
+            match tx.send(command).await {
                 Ok(_) => Ok(()),
                 Err(error) => Err(NeedError { kind: error.kind(), source: error.into() }),
             }
         })
     }
+}
+
+/// Registers what carries out the commands of all rooms.
+pub(crate) fn handle_commands(
+    commands: &mut Commands,
+    delivery: Delivery,
+) -> Result<(), relational::Error> {
+    commands.handle(SEND_MAIL, async move |tx, command| {
+        let invalid = |error: &(dyn std::error::Error + 'static)| {
+            Unhandled::new(base::ErrorKind::Invalid, error)
+        };
+        let mail: MailToSend =
+            serde_json::from_slice(&command.payload).map_err(|error| invalid(&error))?;
+        let mail = OutgoingMail {
+            organisation: command.organisation,
+            to: mail.to.parse::<EmailAddress>().map_err(|error| invalid(&error))?,
+            subject: mail.subject,
+            body_text: mail.body,
+            idempotency_key: command.key.clone(),
+        };
+        let enqueued = delivery.enqueue(tx, mail).await;
+        enqueued.map_err(|error| Unhandled::new(error.kind(), &error))?;
+        Ok(())
+    })
 }
 
 /// Devices get keys of their own.

@@ -1,6 +1,7 @@
 //! The HTTP operations over engines, and all operations together. Those of a feature stand in the feature.
 
 mod console;
+mod dead_letters;
 mod health;
 mod keys;
 mod messages;
@@ -51,6 +52,7 @@ impl Doors {
             .join(overview::routes(self))
             .join(sql::routes(self))
             .join(messages::routes(self))
+            .join(dead_letters::routes(self))
             .join(health::routes(self))
     }
 

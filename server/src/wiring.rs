@@ -14,9 +14,9 @@ use eventlog::EventLog;
 use identity::{Grant, Identity, NewKey};
 use lake::Lake;
 use mqtt::Mqtt;
-use relational::Db;
+use relational::{Commands, Db};
 
-use crate::adapters::{AlertMails, BrowserSessions, DeviceKeys, Readings};
+use crate::adapters::{AlertMails, BrowserSessions, DeviceKeys, Readings, handle_commands};
 use crate::config::Config;
 use crate::doors::Doors;
 use crate::listen::{Port, listen};
@@ -31,9 +31,9 @@ pub(crate) struct Ports {
 /// Everything but the doors' sockets.
 pub(crate) struct Rooms {
     pub(crate) doors: Doors,
-    log: EventLog,
+    pub(crate) log: EventLog,
     mqtt: Mqtt,
-    authority: Arc<dyn Authority>,
+    pub(crate) authority: Arc<dyn Authority>,
 }
 
 /// A process that answers.
@@ -73,6 +73,8 @@ pub(crate) async fn open(
     let authority: Arc<dyn Authority> = Arc::new(identity.clone());
     let egress = config.egress.clone();
     let delivery = Delivery::open(config.delivery.clone(), egress, base, db.clone()).await?;
+    let mut commands = Commands::new(&db, base);
+    handle_commands(&mut commands, delivery.clone())?;
 
     // Features.
     let needs = Needs {
@@ -80,10 +82,11 @@ pub(crate) async fn open(
         log: log.clone(),
         lake: lake.clone(),
         authority: authority.clone(),
-        mailer: Arc::new(AlertMails(delivery.clone())),
+        mailer: Arc::new(AlertMails),
         keys: Arc::new(DeviceKeys(identity.clone())),
     };
     let devices = Devices::open(config.devices.clone(), base, needs).await?;
+    commands.start().await.context("carry out the commands that wait")?;
 
     // The broker hands readings to devices, so it comes after them.
     let intake = Arc::new(Readings(devices.clone()));

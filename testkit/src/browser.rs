@@ -137,6 +137,12 @@ impl Browser {
             .with_context(|| format!("the page shows: {}", self.page_text()))
     }
 
+    /// Makes the window another size, as of a phone.
+    pub fn resize(&self, width: u32, height: u32) -> Result<()> {
+        let rectangle = json!({ "width": width, "height": height });
+        self.command("POST", "/window/rect", &rectangle).map(drop)
+    }
+
     pub fn screenshot(&self, path: &Path) -> Result<()> {
         let image = self.command("GET", "/screenshot", &Value::Null)?;
         let bytes = STANDARD.decode(image.as_str().context("no screenshot")?)?;

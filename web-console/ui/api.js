@@ -18,7 +18,9 @@
 /** @typedef {{ readings: number, matches: number, alerts: WouldBe[], truncated: boolean }} DryRun */
 /** @typedef {{ id: string, rule: string, rule_name: string, device: string, sensor: string, time: string, values: Values, raised: string }} Alert */
 /** @typedef {{ id: string, channel: string, to: string, subject: string, body: string, state: 'held' | 'waiting' | 'sent' | 'failed', attempts: number, last_error: string | null, message_id: string, created: string, sent: string | null }} Message */
-/** @typedef {{ offset: number, topic: string, reason: string, payload: string, time: string }} DeadLetter */
+/** @typedef {'reading' | 'event' | 'outbox' | 'command'} LetterSource */
+/** @typedef {{ id: string, source: LetterSource, handler: string, topic: string, partition: number | null, offset: number | null, event: string | null, kind: string, key: string | null, reason: string, payload: string, encoding: 'utf-8' | 'base64', truncated: boolean, attempts: number, time: string, tried: string | null, from: string }} DeadLetter */
+/** @typedef {{ source?: LetterSource, handler?: string, kind?: string, reason?: string }} LetterFilter */
 /** @typedef {{ action: string, resource: string }} Grant */
 /** @typedef {{ id: string, label: string, grants?: Grant[], created?: string }} ApiKey */
 /** @typedef {{ id: string, label: string, token: string, mqtt_user: string, mqtt_password: string }} NewKey */
@@ -200,8 +202,22 @@ export const dryRun = (body) => json('POST', '/v1/rules/dry-run', { body });
 export const alerts = (page) => json('GET', address('/v1/alerts', paged(page)));
 /** @param {PageRequest} [page] @returns {Promise<Page<Message>>} */
 export const messages = (page) => json('GET', address('/v1/messages', paged(page)));
-/** @param {PageRequest} [page] @returns {Promise<Page<DeadLetter>>} */
-export const deadLetters = (page) => json('GET', address('/v1/dead-letters', paged(page)));
+
+// Dead letters.
+
+/** @param {PageRequest & LetterFilter} [query] @returns {Promise<Page<DeadLetter>>} */
+export const deadLetters = ({ source, handler, kind, reason, ...page } = {}) =>
+  json('GET', address('/v1/dead-letters', { source, handler, kind, reason, ...paged(page) }));
+/** @param {string} id @returns {Promise<DeadLetter>} */
+export const deadLetter = (id) => json('GET', `/v1/dead-letters/${part(id)}`);
+/** @param {string} id @returns {Promise<{ outcome: 'handled' | 'waiting' }>} */
+export const replayDeadLetter = (id) => json('POST', `/v1/dead-letters/${part(id)}/replay`);
+/** @param {string} id */
+export const discardDeadLetter = (id) => nothing('DELETE', `/v1/dead-letters/${part(id)}`);
+/** @param {LetterFilter} filter @returns {Promise<{ replayed: number, failed: number, held: number, more: boolean }>} */
+export const replayDeadLetters = (filter) => json('POST', '/v1/dead-letters/replay', { body: filter });
+/** @param {LetterFilter} filter @returns {Promise<{ discarded: number, more: boolean }>} */
+export const discardDeadLetters = (filter) => json('POST', '/v1/dead-letters/discard', { body: filter });
 
 // SQL and the overview.
 

@@ -181,6 +181,21 @@ async fn gather_denials(identity: &Identity) -> Result<(), Failure> {
 }
 
 impl Identity {
+    /// Writes down what somebody did in a part that knows nobody.
+    pub async fn note(
+        &self,
+        principal: &Principal,
+        action: Action,
+        resource: String,
+        detail: String,
+    ) -> Result<(), Error> {
+        let subject = subject_text(principal.subject);
+        let organisation = principal.organisation;
+        let change = Change { organisation, subject, action: action.0, resource, detail };
+        let base = self.0.base.clone();
+        self.0.db.write(async move |tx| note(tx, &base, &change).await).await
+    }
+
     /// The audit log of an organisation, newest first.
     pub async fn audit(
         &self,

@@ -68,6 +68,25 @@ pub struct Config {
     pub relay_batch_max: usize,
     /// Events that a handler handles in one transaction, while all of them succeed.
     pub handler_batch_max: usize,
+    /// Commands that may wait to be carried out; beyond it `send` is refused.
+    pub commands_max: u64,
+    /// The largest payload of one command.
+    pub command_bytes_max: usize,
+    /// Commands that one server carries out at the same time.
+    pub commands_running_max: usize,
+    /// How long the outside part of one attempt at a command may take.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub command_time_max: Duration,
+    /// Attempts until a command is a dead letter; with the other defaults they spread over half a day.
+    pub command_attempts_max: u32,
+    /// The pause after a command's first attempt; it doubles with each further one, and up to half of it is chance.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub command_back_off_min: Duration,
+    /// The longest pause between two attempts at a command.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub command_back_off_max: Duration,
+    /// Dead letters that are replayed or discarded by one call.
+    pub replay_max: usize,
     /// How long a handler remembers the events that it handled, to know a repeated one.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub handled_kept: Duration,
@@ -174,6 +193,14 @@ impl Default for Config {
             event_bytes_max: 256 << 10,
             relay_batch_max: 512,
             handler_batch_max: 64,
+            commands_max: 100_000,
+            command_bytes_max: 256 << 10,
+            commands_running_max: 32,
+            command_time_max: Duration::from_secs(30),
+            command_attempts_max: 25,
+            command_back_off_min: Duration::from_secs(1),
+            command_back_off_max: Duration::from_hours(1),
+            replay_max: 1_000,
             handled_kept: Duration::from_hours(7 * 24),
             claims_kept: Duration::from_hours(24),
             claims_max: 100_000,
@@ -196,6 +223,10 @@ impl Config {
             ("event_bytes_max", self.event_bytes_max),
             ("relay_batch_max", self.relay_batch_max),
             ("handler_batch_max", self.handler_batch_max),
+            ("command_bytes_max", self.command_bytes_max),
+            ("commands_running_max", self.commands_running_max),
+            ("command_attempts_max", self.command_attempts_max as usize),
+            ("replay_max", self.replay_max),
         ];
         for (name, value) in positive {
             if value == 0 {
@@ -208,6 +239,8 @@ impl Config {
             ("migration_time_max", self.migration_time_max),
             ("relay_lease", self.relay_lease),
             ("connect_wait_max", self.connect_wait_max),
+            ("command_time_max", self.command_time_max),
+            ("command_back_off_min", self.command_back_off_min),
         ];
         for (name, value) in times {
             if value.is_zero() {
@@ -215,6 +248,10 @@ impl Config {
             }
         }
         self.url.scheme()?;
+        if self.command_back_off_max < self.command_back_off_min {
+            let text = "command_back_off_max is shorter than command_back_off_min";
+            return Err(Error::Config(text.into()));
+        }
         if self.path.file_name().is_none() {
             return Err(Error::Config(format!("path {} names no file", self.path.display())));
         }

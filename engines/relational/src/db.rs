@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use crate::migration::{self, Migration};
 use crate::shared::Shared;
 use crate::work::{Closure, Order, Place};
-use crate::{Config, Error, Read, Tx, lease, outbox, remote, sqlite};
+use crate::{Config, Error, Read, Tx, command, lease, outbox, remote, sqlite};
 
 /// The rows of this installation. Cloning is cheap; the last clone that goes closes it.
 #[derive(Clone)]
@@ -41,9 +41,12 @@ impl Db {
         if is_embedded {
             // The lock on the file says that every former holder has ended.
             db.write(async |tx| lease::free_all(tx).await).await?;
+            db.write(async |tx| command::free_all(tx).await).await?;
             let waiting = db.read(async |read| outbox::length(read).await).await?;
             db.shared().outbox_is(waiting);
         }
+        let waiting = db.read(async |read| command::length(read).await).await?;
+        db.shared().commands_are(waiting);
         Ok(db)
     }
 
@@ -104,6 +107,11 @@ impl Db {
     /// Committed events that the event log does not hold yet.
     pub fn outbox_length(&self) -> u64 {
         self.shared().outbox_length()
+    }
+
+    /// Committed commands that were not carried out yet.
+    pub fn commands_length(&self) -> u64 {
+        self.shared().commands.length()
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {

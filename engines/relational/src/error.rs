@@ -63,6 +63,16 @@ pub enum Error {
     OutboxFull { length: u64 },
     #[error("an event of {bytes} bytes is larger than {bytes_max}")]
     EventTooLarge { bytes: usize, bytes_max: usize },
+    #[error("{length} commands wait, which is the most that may")]
+    CommandsFull { length: u64 },
+    #[error("a command of {bytes} bytes is larger than {bytes_max}")]
+    CommandTooLarge { bytes: usize, bytes_max: usize },
+    #[error("nobody here handles {name}")]
+    NoHandler { name: String },
+    #[error("{name} has a handler already, and a command has exactly one")]
+    HandledTwice { name: &'static str },
+    #[error("it could not be handled again: {reason}")]
+    Replay { reason: String },
     #[error("a page cannot begin after {after:?}")]
     Cursor { after: String },
     #[error("{0}")]
@@ -76,14 +86,20 @@ impl Error {
         match self {
             Self::AlreadyExists { .. } => ErrorKind::AlreadyExists,
             Self::NotFound => ErrorKind::NotFound,
-            Self::Reference | Self::Conflict | Self::Fenced { .. } => ErrorKind::Conflict,
+            Self::Reference
+            | Self::Conflict
+            | Self::Fenced { .. }
+            | Self::NoHandler { .. }
+            | Self::Replay { .. } => ErrorKind::Conflict,
             Self::Rule { .. }
             | Self::EventTooLarge { .. }
+            | Self::CommandTooLarge { .. }
             | Self::Cursor { .. }
             | Self::Config(_) => ErrorKind::Invalid,
-            Self::TooManyRows { .. } | Self::QueueFull { .. } | Self::ClaimsFull { .. } => {
-                ErrorKind::TooMany
-            }
+            Self::TooManyRows { .. }
+            | Self::QueueFull { .. }
+            | Self::ClaimsFull { .. }
+            | Self::CommandsFull { .. } => ErrorKind::TooMany,
             Self::TimedOut { .. }
             | Self::Full { .. }
             | Self::Unavailable { .. }
@@ -99,7 +115,8 @@ impl Error {
             | Self::Parameters { .. }
             | Self::Column { .. }
             | Self::NoColumn { .. }
-            | Self::Migration { .. } => ErrorKind::Internal,
+            | Self::Migration { .. }
+            | Self::HandledTwice { .. } => ErrorKind::Internal,
         }
     }
 }

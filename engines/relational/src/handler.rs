@@ -1,4 +1,7 @@
+use std::any::Any;
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,7 +52,8 @@ where
     F: AsyncFn(&mut Tx, &Stored) -> Result<(), Unhandled> + Send + Sync + 'static,
 {
     let topic = log.topic(handler.organisation, &handler.topic).await?;
-    let (handler, handle) = (Arc::new(handler), Arc::new(handle));
+    let (handler, handle): (_, Arc<dyn Handles>) = (Arc::new(handler), Arc::new(handle));
+    db.shared().handlers.register(&handler, &handle);
     let partitions = (0..topic.partitions()).map(|number| {
         let (db, topic) = (db.clone(), topic.clone());
         Partition { db, topic, number, handler: handler.clone(), handle: handle.clone() }.run()
@@ -69,6 +73,26 @@ impl Unhandled {
         Self { kind, reason }
     }
 
+    pub(crate) fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// Nothing is wrong with the event or the handler.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(self.kind, ErrorKind::Unavailable | ErrorKind::TooMany | ErrorKind::Conflict)
+    }
+
+    pub(crate) fn too_slow(limit: Duration) -> Self {
+        Self { kind: ErrorKind::Unavailable, reason: format!("did not end within {limit:?}") }
+    }
+
+    pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Self {
+        let text = panic.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        let reason = format!("panicked: {}", text.unwrap_or("no message"));
+        Self { kind: ErrorKind::Internal, reason }
+    }
+
     /// The event can never be handled.
     pub fn invalid(reason: impl Into<String>) -> Self {
         Self { kind: ErrorKind::Invalid, reason: reason.into() }
@@ -77,7 +101,7 @@ impl Unhandled {
     fn is_final(&self, attempts: u32) -> bool {
         match self.kind {
             ErrorKind::Invalid => true,
-            ErrorKind::Unavailable | ErrorKind::TooMany | ErrorKind::Conflict => false,
+            _ if self.may_pass() => false,
             _ => attempts >= ATTEMPTS_MAX,
         }
     }
@@ -97,19 +121,38 @@ impl fmt::Display for Unhandled {
 
 impl std::error::Error for Unhandled {}
 
+/// What a handler does with one record, its type hidden.
+pub(crate) trait Handles: Send + Sync {
+    fn handle<'a>(
+        &'a self,
+        tx: &'a mut Tx,
+        stored: &'a Stored,
+    ) -> Pin<Box<dyn Future<Output = Result<(), Unhandled>> + 'a>>;
+}
+
+impl<F> Handles for F
+where
+    F: AsyncFn(&mut Tx, &Stored) -> Result<(), Unhandled> + Send + Sync,
+{
+    fn handle<'a>(
+        &'a self,
+        tx: &'a mut Tx,
+        stored: &'a Stored,
+    ) -> Pin<Box<dyn Future<Output = Result<(), Unhandled>> + 'a>> {
+        Box::pin(self(tx, stored))
+    }
+}
+
 /// One partition of the topic; their order is independent.
-struct Partition<F> {
+struct Partition {
     db: Db,
     topic: Topic,
     number: u32,
     handler: Arc<Handler>,
-    handle: Arc<F>,
+    handle: Arc<dyn Handles>,
 }
 
-impl<F> Partition<F>
-where
-    F: AsyncFn(&mut Tx, &Stored) -> Result<(), Unhandled> + Send + Sync + 'static,
-{
+impl Partition {
     async fn run(self) -> Result<(), Failure> {
         let mut end = self.topic.end(self.number);
         let mut next = self.begin().await?;
@@ -174,7 +217,7 @@ where
             let (handler, offset) = (self.handler.name, records[place].offset);
             if unhandled.is_final(attempts) {
                 tracing::warn!(handler, offset, reason = %unhandled, "an event is set aside");
-                self.set_aside(records, place, unhandled.reason).await?;
+                self.set_aside(records, place, (attempts, unhandled.reason)).await?;
                 return Ok(());
             }
             tracing::warn!(handler, offset, attempts, reason = %unhandled, "an event is tried again");
@@ -200,7 +243,7 @@ where
                     None => true,
                 };
                 if is_new {
-                    handle(tx, stored).await?;
+                    handle.handle(tx, stored).await?;
                 }
             }
             store_offset(tx, &handler, partition, records[range.end - 1].offset + 1).await?;
@@ -213,7 +256,7 @@ where
         &self,
         records: &Arc<[Stored]>,
         place: usize,
-        reason: String,
+        (attempts, reason): (u32, String),
     ) -> Result<(), Error> {
         let (records, handler, partition) = (records.clone(), self.handler.clone(), self.number);
         let work = async move |tx: &mut Tx| {
@@ -226,11 +269,14 @@ where
                 handler: handler.name,
                 topic: &handler.topic,
                 place: Some((partition, stored.offset)),
-                event: event_id(stored),
+                event: event_id(stored).map(|event| event.to_string()),
                 kind: event_kind(stored),
                 key: stored.record.key.as_deref(),
                 payload: &stored.record.value,
                 reason: &reason,
+                attempts,
+                record_time: stored.record.timestamp,
+                headers: Some(&stored.record.headers),
             };
             dead_letter::keep(tx, letter).await?;
             store_offset(tx, &handler, partition, stored.offset + 1).await

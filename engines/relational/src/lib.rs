@@ -25,6 +25,8 @@
 extern crate self as relational;
 
 mod claim;
+mod command;
+mod commands;
 mod config;
 mod db;
 mod dead_letter;
@@ -39,6 +41,7 @@ mod outbox;
 mod queue;
 mod relay;
 mod remote;
+mod replay;
 mod row;
 mod session;
 mod shared;
@@ -48,14 +51,19 @@ mod value;
 mod work;
 
 pub use claim::{Claimed, Claims, Deed};
+pub use command::{Command, NewCommand};
+pub use commands::Commands;
 pub use config::{Address, Config};
 pub use db::Db;
-pub use dead_letter::DeadLetter;
+pub use dead_letter::{
+    DEAD_LETTERS_READ, DEAD_LETTERS_WRITE, DeadLetter, DeadLetterFilter, DeadLetterId, Origin,
+};
 pub use error::{Error, Source};
 pub use handler::{Handler, Unhandled, run_handler};
 pub use lease::{Held, Lease, Leases};
 pub use migration::Migration;
 pub use relay::{event_id, event_kind, relay};
+pub use replay::{Replayed, ReplayedMany};
 pub use row::Row;
 pub use tx::{NewEvent, Read, Tx};
 pub use value::{FromValue, ToValue, Value};

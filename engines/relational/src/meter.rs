@@ -21,6 +21,13 @@ pub(crate) struct Meter {
     pub(crate) outbox_length: Gauge,
     pub(crate) events_relayed: Counter,
     pub(crate) dead_letters: Counter,
+    pub(crate) dead_letters_replayed: Counter,
+    pub(crate) dead_letters_discarded: Counter,
+    pub(crate) commands_waiting: Gauge,
+    pub(crate) commands_running: Gauge,
+    pub(crate) commands_done: Counter,
+    pub(crate) commands_retried: Counter,
+    pub(crate) commands_dead: Counter,
 }
 
 impl Meter {
@@ -62,8 +69,21 @@ impl Meter {
             events_relayed: counter("events_relayed", "Events moved into the event log."),
             dead_letters: counter(
                 "dead_letters",
-                "Events set aside because they cannot be handled.",
+                "Events and commands set aside because they cannot be handled.",
             ),
+            dead_letters_replayed: counter(
+                "dead_letters_replayed",
+                "Dead letters that were handled, or put back to be.",
+            ),
+            dead_letters_discarded: counter(
+                "dead_letters_discarded",
+                "Dead letters that somebody gave up.",
+            ),
+            commands_waiting: gauge("commands_waiting", "Commands not carried out yet."),
+            commands_running: gauge("commands_running", "Commands being carried out here."),
+            commands_done: counter("commands_done", "Commands carried out."),
+            commands_retried: counter("commands_retried", "Attempts at commands that failed."),
+            commands_dead: counter("commands_dead", "Commands that became dead letters."),
         }
     }
 }

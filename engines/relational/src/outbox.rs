@@ -1,16 +1,18 @@
 //! Events that are durable with the rows they tell of, until the event log holds them.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use base::{EventId, Timestamp};
+use base::{EventId, OrganisationId, Timestamp};
 use sha2::{Digest, Sha256};
 
 use crate::migration::Migration;
 use crate::session::Session;
-use crate::{Error, NewEvent, Read, Value, claim, lease};
+use crate::{Error, NewEvent, Read, Value, claim, command, lease};
 
 // A sequence may come again once its row is gone, so the relay deletes by sequence and event.
-pub(crate) static MIGRATIONS: &[Migration] = &[OUTBOX, lease::MIGRATION, claim::MIGRATION];
+pub(crate) static MIGRATIONS: &[Migration] =
+    &[OUTBOX, lease::MIGRATION, claim::MIGRATION, command::MIGRATION];
 
 const OUTBOX: Migration = Migration {
     id: "0001-outbox",
@@ -65,11 +67,15 @@ pub(crate) async fn length(read: &mut Read) -> Result<i64, Error> {
     read.query_one("SELECT COUNT(*) AS length FROM outbox", &[]).await?.get("length")
 }
 
-/// An event in the outbox.
+/// An event on its way into the outbox.
 pub(crate) struct Row {
-    event: NewEvent,
-    id: EventId,
-    time: Timestamp,
+    pub(crate) organisation: OrganisationId,
+    pub(crate) topic: Cow<'static, str>,
+    pub(crate) event: EventId,
+    pub(crate) kind: Cow<'static, str>,
+    pub(crate) key: String,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) time: Timestamp,
 }
 
 pub(crate) const INSERT: &str =
@@ -87,11 +93,17 @@ pub(crate) fn emit(session: &mut Session, event: NewEvent) -> Result<EventId, Er
     if bytes > bytes_max {
         return Err(Error::EventTooLarge { bytes, bytes_max });
     }
-    shared.outbox_has_room(session.emitted())?;
     let time = shared.clock.now();
     let id = EventId::new(time, &shared.entropy);
-    session.tell(Row { event, id, time })?;
+    let NewEvent { organisation, topic, kind, key, payload } = event;
+    let (topic, kind) = (topic.into(), kind.into());
+    put(session, Row { organisation, topic, event: id, kind, key, payload, time })?;
     Ok(id)
+}
+
+pub(crate) fn put(session: &mut Session, row: Row) -> Result<(), Error> {
+    session.shared().outbox_has_room(session.emitted())?;
+    session.tell(row)
 }
 
 /// How many events there are at most.
@@ -106,10 +118,10 @@ pub(crate) fn span(row: Option<&crate::Row>) -> Result<i64, Error> {
 pub(crate) fn buckets(events: &[Row]) -> BTreeSet<i32> {
     let bucket = |row: &Row| {
         let mut digest = Sha256::new();
-        digest.update(row.event.organisation.to_string());
-        digest.update(row.event.topic);
+        digest.update(row.organisation.to_string());
+        digest.update(&*row.topic);
         digest.update([0]);
-        digest.update(&row.event.key);
+        digest.update(&row.key);
         let digest = digest.finalize();
         let number = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]) % BUCKETS;
         i32::try_from(number).unwrap_or_default()
@@ -120,14 +132,13 @@ pub(crate) fn buckets(events: &[Row]) -> BTreeSet<i32> {
 impl Row {
     /// For [`INSERT`].
     pub(crate) fn into_params(self) -> [Value; 7] {
-        let NewEvent { organisation, topic, kind, key, payload } = self.event;
         [
-            organisation.into(),
-            topic.into(),
-            self.id.into(),
-            kind.into(),
-            key.into(),
-            payload.into(),
+            self.organisation.into(),
+            self.topic.into_owned().into(),
+            self.event.into(),
+            self.kind.into_owned().into(),
+            self.key.into(),
+            self.payload.into(),
             self.time.into(),
         ]
     }

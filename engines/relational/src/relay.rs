@@ -207,11 +207,16 @@ fn record(event: &Waiting) -> Record {
         timestamp: event.time,
         key: Some(Bytes::from(event.key.clone())),
         value: event.payload.clone(),
-        headers: vec![
-            (EVENT_ID.into(), Bytes::from(event.event.to_string())),
-            (EVENT_KIND.into(), Bytes::from(event.kind.clone())),
-        ],
+        headers: headers(event.event, &event.kind),
     }
+}
+
+/// What an event's record carries beside its key and payload.
+pub(crate) fn headers(event: EventId, kind: &str) -> Vec<(String, Bytes)> {
+    vec![
+        (EVENT_ID.into(), Bytes::from(event.to_string())),
+        (EVENT_KIND.into(), Bytes::from(kind.to_owned())),
+    ]
 }
 
 /// Deletes exactly the rows that the log holds, and keeps what it refuses as dead letters.
@@ -223,11 +228,14 @@ async fn settle(tx: &mut Tx, moved: &Moved) -> Result<(), Error> {
             handler: NAME,
             topic: &event.topic,
             place: None,
-            event: Some(event.event),
+            event: Some(event.event.to_string()),
             kind: Some(&event.kind),
             key: Some(event.key.as_bytes()),
             payload: &event.payload,
             reason,
+            attempts: 1,
+            record_time: event.time,
+            headers: None,
         };
         dead_letter::keep(tx, letter).await?;
     }

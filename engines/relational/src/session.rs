@@ -104,6 +104,15 @@ impl Session {
         either!(self, session => session.emits(by));
     }
 
+    pub(crate) fn sent(&self) -> i64 {
+        either!(self, session => session.sent())
+    }
+
+    /// Counts the commands that the closure sent, less those that it took away.
+    pub(crate) fn sends(&mut self, by: i64) {
+        either!(self, session => session.sends(by));
+    }
+
     /// Ends the closure's transaction as a failed statement does, and gives the error back.
     pub(crate) fn fail(&mut self, error: Error) -> Error {
         either!(self, session => session.fail(error))

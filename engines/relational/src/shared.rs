@@ -4,7 +4,9 @@ use std::time::Duration;
 use base::{Base, Clock, Entropy, EventId};
 use tokio::sync::{Notify, Semaphore};
 
+use crate::command::CommandsState;
 use crate::meter::Meter;
+use crate::replay::Handlers;
 use crate::work::Place;
 use crate::{Config, Error};
 
@@ -17,6 +19,8 @@ pub(crate) struct Shared {
     pub(crate) process: String,
     pub(crate) meter: Meter,
     pub(crate) outbox: OutboxState,
+    pub(crate) commands: CommandsState,
+    pub(crate) handlers: Handlers,
     #[cfg(test)]
     pub(crate) faults: crate::sqlite::Faults,
 }
@@ -42,6 +46,8 @@ impl Shared {
                 filled: Notify::new(),
                 relay: Semaphore::new(1),
             },
+            commands: CommandsState::default(),
+            handlers: Handlers::default(),
             #[cfg(test)]
             faults: crate::sqlite::Faults::default(),
         }

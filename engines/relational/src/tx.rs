@@ -1,7 +1,7 @@
-use base::{EventId, OrganisationId};
+use base::{CommandId, EventId, OrganisationId};
 
 use crate::session::Session;
-use crate::{Error, Lease, Row, Value, lease, outbox, params};
+use crate::{Error, Lease, NewCommand, Row, Value, command, lease, outbox, params};
 
 /// One snapshot of the rows.
 pub struct Read {
@@ -79,6 +79,11 @@ impl Tx {
     /// Puts an event into the outbox: it is told if, and only if, this transaction commits.
     pub async fn emit(&mut self, event: NewEvent) -> Result<EventId, Error> {
         outbox::emit(&mut self.session, event)
+    }
+
+    /// Sends a command: its one handler carries it out if, and only if, this transaction commits.
+    pub async fn send(&mut self, new: NewCommand) -> Result<CommandId, Error> {
+        command::send(self, new).await
     }
 
     /// Notes that `handler` handles `event` in this transaction. False when it did so in an earlier one.

@@ -363,10 +363,6 @@ impl Fleet {
         let count = async move |read: &mut Read| store::counts(read, organisation, midnight).await;
         let counts = self.house.needs.db.read(count).await?;
         let (devices, sensors) = self.registry(|r| (r.devices.len(), r.sensors.len()));
-        let letters = (0..self.dead_letters.partitions()).map(|partition| {
-            let end = *self.dead_letters.end(partition).borrow();
-            end.saturating_sub(self.dead_letters.start(partition))
-        });
         Ok(Overview {
             devices,
             sensors,
@@ -375,7 +371,7 @@ impl Fleet {
             readings_per_second: self.rate.per_second(now),
             alerts_total: counts.alerts,
             alerts_today: counts.alerts_today,
-            dead_letters: letters.sum(),
+            dead_letters: self.letters_count().await?,
         })
     }
 

@@ -6,25 +6,24 @@ use std::ops::Bound;
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use base::{ErrorKind, Page, PageRequest};
+use base::{ErrorKind, Page};
 use edge::{
     Caller, Created, Events, Json, LastEventId, NoContent, Operation, PageBody, Paging, Path,
     Query, Routes, State, Streams, Undeclared,
 };
 use relational::Read;
 
-use crate::intake::Letter;
 use crate::registry::{Device, Rectangle, Sensor};
 use crate::rule::{RuleId, RuleText};
 use crate::stream::{Kind, follow};
 use crate::{
-    ALERTS_READ, DEAD_LETTERS_READ, DEVICES_KEYS, DEVICES_READ, DEVICES_WRITE, Devices, Error,
-    Fault, KeyRequest, READINGS_PUBLISH, READINGS_READ, RULES_READ, RULES_WRITE, store,
+    ALERTS_READ, DEVICES_KEYS, DEVICES_READ, DEVICES_WRITE, Devices, Error, Fault, KeyRequest,
+    READINGS_PUBLISH, READINGS_READ, RULES_READ, RULES_WRITE, store,
 };
 use wire::{
-    AlertView, DeviceBody, DeviceView, EventsQuery, EventsTopic, IssuedKeyView, KeyBody,
-    LetterView, Patch, ReadingsBody, RectangleQuery, RefusedView, RuleBody, RuleView, SensorBody,
-    SensorView, TakenView, TrialBody, TrialView,
+    AlertView, DeviceBody, DeviceView, EventsQuery, EventsTopic, IssuedKeyView, KeyBody, Patch,
+    ReadingsBody, RectangleQuery, RefusedView, RuleBody, RuleView, SensorBody, SensorView,
+    TakenView, TrialBody, TrialView,
 };
 
 type Result<T> = edge::Result<T>;
@@ -223,13 +222,6 @@ fn reading_routes(routes: Routes<Devices>) -> Routes<Devices> {
                 .body_bytes_max(READINGS_BODY_BYTES_MAX)
                 .returns::<TakenView>(202),
             send_readings,
-        )
-        .add(
-            of(Operation::get("/v1/dead-letters"))
-                .id("listDeadLetters")
-                .summary("What was refused, with the reason, the newest first.")
-                .action(DEAD_LETTERS_READ),
-            list_dead_letters,
         )
         .add(
             of(Operation::get("/v1/events"))
@@ -495,59 +487,6 @@ async fn send_readings(
         .collect();
     let taken = TakenView { accepted: refusals.len() - refused.len(), refused };
     Ok((StatusCode::ACCEPTED, Json(taken)).into_response())
-}
-
-async fn list_dead_letters(
-    State(devices): State<Devices>,
-    caller: Caller,
-    Paging(request): Paging,
-) -> Result<PageBody<LetterView>> {
-    let fleet = devices.fleet(caller.organisation()).await?;
-    Ok(dead_letters(&fleet, &request, devices.house.config.stream_bytes_max).await?.into())
-}
-
-/// Walks back from the newest, or from before the cursor.
-async fn dead_letters(
-    fleet: &crate::fleet::Fleet,
-    request: &PageRequest,
-    bytes_max: usize,
-) -> crate::Result<Page<LetterView>> {
-    let topic = &fleet.dead_letters;
-    let start = topic.start(0);
-    let mut before = *topic.end(0).borrow();
-    if let Some(cursor) = &request.after {
-        before = before.min(cursor.parse().map_err(|_| Error::cursor(cursor))?);
-    }
-    let wanted = request.limit + 1;
-    let first = start.max(before.saturating_sub(wanted as u64));
-    let mut letters = Vec::with_capacity(wanted);
-    let mut next = first;
-    while next < before {
-        let batch = topic.fetch(0, next, bytes_max).await?;
-        let Some(last) = batch.last() else { break };
-        next = last.offset + 1;
-        for stored in batch.iter().filter(|stored| stored.offset < before) {
-            let letter: Letter = serde_json::from_slice(&stored.record.value)
-                .unwrap_or_else(|_| foreign(&stored.record.value));
-            letters.push(LetterView::new(stored.offset, letter));
-        }
-    }
-    letters.reverse();
-    Ok(Page::of(letters, request.limit, |letter| letter.offset.to_string()))
-}
-
-/// Another program may write to the topic as well.
-fn foreign(value: &[u8]) -> Letter {
-    Letter {
-        topic: String::new(),
-        kind: "foreign".into(),
-        reason: "written by another program".into(),
-        payload: String::from_utf8_lossy(value).into_owned(),
-        encoding: crate::intake::Encoding::Utf8,
-        is_truncated: false,
-        time: String::new(),
-        from: String::new(),
-    }
 }
 
 async fn follow_events(

@@ -27,7 +27,7 @@ pub enum Outcome {
 }
 
 /// The topics that devices publish to begin so.
-const TOPIC_PREFIX: &str = "data/";
+pub(crate) const TOPIC_PREFIX: &str = "data/";
 /// The header with the moment at which a reading was received, in microseconds since 1970.
 pub(crate) const RECEIVED: &str = "received";
 /// How much of a topic a dead letter keeps.
@@ -85,17 +85,23 @@ impl Fleet {
         }
         self.bury(letters, refusals.iter().flatten()).await?;
         if !records.is_empty() {
-            let count = records.len() as u64;
-            let partition = self.readings.partition_for(device.as_bytes());
-            self.readings.append(partition, records).await?;
-            self.house.meters.accepted.inc_by(count);
+            self.append(device, records).await?;
         }
         Ok(refusals)
     }
 
+    /// Puts readings of one device on disk.
+    pub(crate) async fn append(&self, device: &str, records: Vec<Record>) -> Result<()> {
+        let count = records.len() as u64;
+        let partition = self.readings.partition_for(device.as_bytes());
+        self.readings.append(partition, records).await?;
+        self.house.meters.accepted.inc_by(count);
+        Ok(())
+    }
+
     /// The record that the log will keep. What is known is checked without waiting, so readings keep the order
     /// in which they came.
-    async fn check(
+    pub(crate) async fn check(
         self: &Arc<Self>,
         principal: &Principal,
         device: &str,
@@ -205,9 +211,10 @@ pub(crate) struct Letter {
     pub from: String,
 }
 
+/// How a payload is written down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Encoding {
+pub enum Encoding {
     #[serde(rename = "utf-8")]
     Utf8,
     Base64,

@@ -14,11 +14,13 @@
 //!   they come, repeated ones too.
 //! - Rules look at new readings in the order in which they arrive, late ones too. Cool-downs count in the time
 //!   of the readings, see `rule.rs`.
-//! - A dead letter is written before its message is acknowledged; a crash can write it twice.
+//! - A dead letter is written before its message is acknowledged; a crash can write it twice. Replayed, it is
+//!   checked again as if it came now, with the rights of whoever replays it; the reading counts once.
 
 mod fleet;
 mod http;
 mod intake;
+mod letters;
 mod metrics;
 mod needs;
 mod pipeline;
@@ -47,7 +49,8 @@ use tokio::sync::OnceCell;
 use fleet::Fleet;
 use metrics::Meters;
 
-pub use intake::Outcome;
+pub use intake::{Encoding, Outcome};
+pub use letters::{DeadLetter, LetterFilter};
 pub use needs::{IssuedKey, KeyIssuer, KeyRequest, Mail, Mailer, NeedError, TxFuture};
 pub use rule::{RuleId, RuleKind};
 
@@ -69,8 +72,6 @@ pub const RULES_READ: Action = Action("rules.read");
 pub const RULES_WRITE: Action = Action("rules.write");
 /// Seeing alerts.
 pub const ALERTS_READ: Action = Action("alerts.read");
-/// Seeing what was refused, with its payload.
-pub const DEAD_LETTERS_READ: Action = Action("dead-letters.read");
 
 /// Every deed of this room that can be granted.
 pub const ACTIONS: &[Action] = &[
@@ -83,7 +84,6 @@ pub const ACTIONS: &[Action] = &[
     RULES_READ,
     RULES_WRITE,
     ALERTS_READ,
-    DEAD_LETTERS_READ,
 ];
 
 /// The topic of readings that were accepted.
@@ -123,6 +123,8 @@ pub struct Config {
     pub ahead_max: Duration,
     /// How much of a refused payload a dead letter keeps.
     pub dead_letter_payload_bytes_max: usize,
+    /// Dead letters that one page looks through for those that are wanted.
+    pub dead_letters_looked_at_max: usize,
     /// First readings of unknown devices that may wait to be registered.
     pub registrations_max: usize,
     /// Rules of an organisation.
@@ -174,6 +176,7 @@ impl Default for Config {
             request_readings_max: 1_000,
             ahead_max: Duration::from_hours(24),
             dead_letter_payload_bytes_max: 4 << 10,
+            dead_letters_looked_at_max: 10_000,
             registrations_max: 10_000,
             rules_max: 10_000,
             conditions_max: 32,
@@ -204,6 +207,7 @@ impl Config {
             ("cooldown_times_max", self.cooldown_times_max),
             ("stream_bytes_max", self.stream_bytes_max),
             ("registrations_max", self.registrations_max),
+            ("dead_letters_looked_at_max", self.dead_letters_looked_at_max),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(Error::Config(format!("devices.{name} must be at least 1")));
@@ -245,6 +249,8 @@ pub enum Error {
     Unavailable(&'static str),
     #[error("another pipeline moved on in between")]
     Overtaken,
+    #[error("it could not be taken again: {0}")]
+    Replay(String),
     #[error("{0} is damaged")]
     Damaged(&'static str),
     #[error(transparent)]
@@ -277,7 +283,7 @@ impl Error {
             Self::NotFound(..) => ErrorKind::NotFound,
             Self::AlreadyExists(..) => ErrorKind::AlreadyExists,
             Self::Invalid(_) | Self::Config(_) => ErrorKind::Invalid,
-            Self::InUse(_) | Self::Overtaken => ErrorKind::Conflict,
+            Self::InUse(_) | Self::Overtaken | Self::Replay(_) => ErrorKind::Conflict,
             Self::Full(..) | Self::TooMany(_) => ErrorKind::TooMany,
             Self::Unavailable(_) => ErrorKind::Unavailable,
             Self::Damaged(_) => ErrorKind::Internal,

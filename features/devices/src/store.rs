@@ -19,9 +19,10 @@ pub(crate) const ALERTS: &str = "alerts";
 /// Rows that are loaded at once; below the limit of any database.
 const CHUNK_ROWS: i64 = 5_000;
 
-pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
-    id: "0001-devices",
-    sql: "
+pub(crate) const MIGRATIONS: &[Migration] = &[
+    Migration {
+        id: "0001-devices",
+        sql: "
 CREATE TABLE sensors (
     organisation VARCHAR(36) NOT NULL,
     name VARCHAR(128) NOT NULL,
@@ -83,7 +84,23 @@ CREATE TABLE pipelines (
     PRIMARY KEY (organisation, part)
 );
 ",
-}];
+    },
+    // What became of dead letters since they were written; the letters themselves are in the log.
+    Migration {
+        id: "0002-letters",
+        sql: "
+CREATE TABLE letters (
+    organisation VARCHAR(36) NOT NULL,
+    letter_offset BIGINT NOT NULL,
+    is_settled BIGINT NOT NULL,
+    attempts BIGINT NOT NULL,
+    reason TEXT NOT NULL,
+    time BIGINT NOT NULL,
+    PRIMARY KEY (organisation, letter_offset)
+);
+",
+    },
+];
 
 /// An alert that was raised, once.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! Through the routes and the pipelines, on embedded engines.
 
 mod http;
+mod letters;
 mod pipeline;
 mod platform;
 mod rules;

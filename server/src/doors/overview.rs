@@ -22,6 +22,7 @@ struct OverviewBody {
     messages_held: u64,
     messages_waiting: u64,
     messages_failed: u64,
+    /// Readings that were refused, and events and commands that were set aside.
     dead_letters: u64,
     /// Where devices connect: address and port of the MQTT door.
     mqtt: Option<String>,
@@ -45,6 +46,8 @@ async fn overview(State(doors): State<Doors>, caller: Caller) -> edge::Result<Js
     let devices = doors.devices.overview(organisation).await?;
     let messages = doors.delivery.counts(organisation).await;
     let messages = messages.map_err(|error| edge::Error::of(error.kind(), error))?;
+    let dead_letters = doors.db.dead_letters_count(organisation).await;
+    let dead_letters = dead_letters.map_err(super::failed_rows)? + devices.dead_letters;
     Ok(Json(OverviewBody {
         devices: devices.devices,
         sensors: devices.sensors,
@@ -56,7 +59,7 @@ async fn overview(State(doors): State<Doors>, caller: Caller) -> edge::Result<Js
         messages_held: messages.held,
         messages_waiting: messages.waiting + messages.sending,
         messages_failed: messages.failed,
-        dead_letters: devices.dead_letters,
+        dead_letters,
         mqtt: doors.mqtt_address.map(|address| address.to_string()),
         version: env!("CARGO_PKG_VERSION"),
         uptime_seconds: doors.base.clock.now().since(doors.started).as_secs(),

@@ -6,6 +6,7 @@ mod clients;
 mod command_line;
 mod contract;
 mod databases;
+mod dead_letters;
 mod proofs;
 
 use std::path::Path;

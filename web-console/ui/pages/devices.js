@@ -6,7 +6,7 @@ import { beat, fetchDevices, newcomer, newestOf } from '../live.js';
 import { Confirm } from '../parts/dialog.js';
 import { number, Time } from '../parts/format.js';
 import { Icon } from '../parts/icons.js';
-import { useLoad, usePages } from '../parts/load.js';
+import { useLoad } from '../parts/load.js';
 import { complain, Empty, Failed, Loading, toast } from '../parts/notices.js';
 import { Tabs } from '../parts/tabs.js';
 import { route } from '../router.js';
@@ -23,12 +23,10 @@ export default function DevicesPage() {
       { path: '/devices', text: t('nav.devices'), test: 'tab-devices' },
       { path: '/devices/sensors', text: t('sensors.title'), test: 'tab-sensors' },
       { path: '/devices/keys', text: t('keys.title'), test: 'tab-keys' },
-      { path: '/devices/dead-letters', text: t('dead.title'), test: 'tab-dead-letters' },
     ]} />
     ${part === '' && html`<${DeviceList} />`}
     ${part === 'sensors' && html`<${SensorList} />`}
     ${part === 'keys' && html`<${KeyList} />`}
-    ${part === 'dead-letters' && html`<${DeadLetters} />`}
   </div>`;
 }
 
@@ -157,18 +155,4 @@ function KeyList() {
       toast(t('keys.revoked', { name: open.remove.label }));
       await again();
     }} />`}`;
-}
-
-function DeadLetters() {
-  const { items, next, error, busy, more, again } = usePages(api.deadLetters, 50);
-  if (!items) return error ? html`<${Failed} error=${error} retry=${again} />` : html`<${Loading} />`;
-  if (items.length === 0) return html`<${Empty} title=${t('dead.none')} text=${t('dead.text')} />`;
-  return html`<p class="faint">${t('dead.text')}</p>
-    <div class="scroll" tabindex="0" role="region" aria-label=${t('dead.title')}>
-      <table data-test="dead-letters-list">
-        <thead><tr><th>${t('alerts.time')}</th><th>${t('dead.topic')}</th><th>${t('dead.reason')}</th><th>${t('dead.payload')}</th></tr></thead>
-        <tbody>${items.map((one) => html`<tr key=${one.offset}><td><${Time} at=${one.time} /></td><td class="mono">${one.topic}</td><td>${one.reason}</td><td><code class="payload">${one.payload}</code></td></tr>`)}</tbody>
-      </table>
-    </div>
-    ${next && html`<p><button type="button" disabled=${busy} onClick=${more}>${t('action.more')}</button></p>`}`;
 }

@@ -75,7 +75,7 @@ function Counts({ data }) {
     <div><dt>${t('nav.rules')}</dt><dd data-test="count-rules"><a href="#/rules">${compact(data.rules)}</a></dd></div>
     <div><dt>${t('overview.alerts-today')}</dt><dd data-test="count-alerts"><a href="#/rules/alerts">${compact(data.alerts_today)}</a></dd></div>
     <div><dt>${t('overview.messages-held')}</dt><dd data-test="count-held"><a href="#/rules/messages">${compact(data.messages_held)}</a></dd></div>
-    ${data.dead_letters > 0 && html`<div class="bad"><dt>${t('overview.dead-letters')}</dt><dd data-test="count-dead-letters"><a href="#/devices/dead-letters">${compact(data.dead_letters)}</a></dd></div>`}
+    ${data.dead_letters > 0 && html`<div class="bad"><dt>${t('overview.dead-letters')}</dt><dd data-test="count-dead-letters"><a href="#/dead-letters">${compact(data.dead_letters)}</a></dd></div>`}
   </dl>`;
 }
 

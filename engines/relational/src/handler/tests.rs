@@ -6,7 +6,7 @@ use eventlog::Record;
 use tempfile::TempDir;
 
 use super::*;
-use crate::{Config, Migration, NewEvent, relay};
+use crate::{Config, DeadLetterFilter, Migration, NewEvent, relay};
 
 const ORGANISATION: OrganisationId = OrganisationId::DEFAULT;
 
@@ -65,6 +65,10 @@ impl Fixture {
 /// Unwraps, and says which error the closure has.
 fn fine<T>(said: Result<T, Error>) -> T {
     said.unwrap()
+}
+
+fn all() -> DeadLetterFilter {
+    DeadLetterFilter::default()
 }
 
 fn handler() -> Handler {
@@ -264,18 +268,19 @@ async fn what_cannot_be_handled_is_set_aside_and_what_may_be_later_is_tried_agai
     assert_eq!(outages.load(Ordering::SeqCst), 0);
     assert!(panics.load(Ordering::SeqCst) >= ATTEMPTS_MAX);
     let page = PageRequest { after: None, limit: 1 };
-    let latest = fixture.db.dead_letters(ORGANISATION, &page).await.unwrap();
+    let latest = fixture.db.dead_letters(ORGANISATION, &all(), &page).await.unwrap();
     assert!(latest.items[0].reason.contains("six breaks"), "{}", latest.items[0].reason);
     assert_eq!((latest.items[0].offset, &*latest.items[0].payload), (Some(6), b"6".as_slice()));
     let page = PageRequest { after: latest.next, limit: 1 };
-    let earlier = fixture.db.dead_letters(ORGANISATION, &page).await.unwrap();
+    let earlier = fixture.db.dead_letters(ORGANISATION, &all(), &page).await.unwrap();
     assert_eq!(earlier.items[0].reason, "two is never right");
     assert_eq!(earlier.items[0].kind.as_deref(), Some("deed.done"));
     assert_eq!(earlier.next, None);
-    let other = fixture.db.dead_letters(OrganisationId::fixed(2), &PageRequest::default()).await;
+    let other =
+        fixture.db.dead_letters(OrganisationId::fixed(2), &all(), &PageRequest::default()).await;
     assert!(other.unwrap().items.is_empty(), "nobody sees another organisation's");
     let wrong = PageRequest { after: Some("x".into()), limit: 1 };
-    let wrong = fixture.db.dead_letters(ORGANISATION, &wrong).await.unwrap_err();
+    let wrong = fixture.db.dead_letters(ORGANISATION, &all(), &wrong).await.unwrap_err();
     assert_eq!(wrong.kind(), ErrorKind::Invalid);
 }
 
@@ -298,7 +303,8 @@ async fn an_event_that_the_log_refuses_does_not_block_the_others() {
     while fixture.db.outbox_length() > 0 {
         tokio::task::yield_now().await;
     }
-    let letters = fixture.db.dead_letters(ORGANISATION, &PageRequest::default()).await.unwrap();
+    let letters =
+        fixture.db.dead_letters(ORGANISATION, &all(), &PageRequest::default()).await.unwrap();
     assert_eq!(letters.items.len(), 1);
     assert_eq!((letters.items[0].handler.as_str(), letters.items[0].offset), ("relay", None));
 }

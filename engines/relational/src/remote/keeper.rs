@@ -6,9 +6,9 @@ use parking_lot::{Condvar, Mutex};
 use super::session::{Ended, Session};
 pub(crate) use crate::sqlite::Slot;
 use crate::work::Verdict;
-use crate::{Error, outbox};
+use crate::{Error, command, outbox};
 
-/// Knows how long the outbox is whoever fills it, and names closures that do not come to an end.
+/// Knows how many events and commands wait, whoever sent them, and names closures that do not come to an end.
 pub(crate) struct Keeper {
     session: Session,
     signal: Arc<Signal>,
@@ -21,7 +21,7 @@ pub(crate) struct Signal {
     slots: Vec<Arc<Slot>>,
 }
 
-/// Other servers fill the outbox too, so the relay is called this often.
+/// Other servers send too, so relay and runner are called this often.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 impl Signal {
@@ -64,35 +64,42 @@ impl Keeper {
             for slot in &self.signal.slots {
                 slot.look(now);
             }
-            match self.outbox_length() {
-                Ok(length) => {
+            match self.waiting() {
+                Ok((events, commands)) => {
                     is_told = false;
-                    shared.outbox_is(length);
+                    shared.outbox_is(events);
+                    shared.commands_are(commands);
                 }
                 Err(error) if !is_told => {
                     is_told = true;
-                    tracing::warn!(%error, "the database does not say how long the outbox is");
+                    tracing::warn!(%error, "the database does not say what waits");
                 }
                 Err(_) => {}
             }
         }
     }
 
-    /// An upper bound, without counting: events leave the outbox about in the order that they came.
-    fn outbox_length(&mut self) -> Result<i64, Error> {
+    /// How many events and commands. Events leave the outbox about in the order that they came, so its span
+    /// says how many there are without counting them.
+    fn waiting(&mut self) -> Result<(i64, i64), Error> {
         let shared = self.session.shared().clone();
         let limit = shared.config.read_time_max;
         let place = std::panic::Location::caller();
         let begun = self.session.begin(place, limit, shared.clock.instant() + limit);
-        let length = match begun {
-            Ok(()) => self.session.look(outbox::SPAN),
+        match begun {
+            Ok(()) | Err(Ended::AsItSaid) => {}
             Err(Ended::Again(error) | Ended::Failed(error)) => return Err(error),
-            Err(Ended::AsItSaid) => return Ok(0),
-        };
+        }
+        let span = self.session.look(outbox::SPAN);
+        let count = self.session.look(command::COUNT);
         match self.session.end(Ok(Verdict::Keep)) {
             Ended::AsItSaid => {}
             Ended::Again(error) | Ended::Failed(error) => return Err(error),
         }
-        outbox::span(length?.as_ref())
+        let commands = match count? {
+            Some(row) => row.get("length")?,
+            None => 0,
+        };
+        Ok((outbox::span(span?.as_ref())?, commands))
     }
 }

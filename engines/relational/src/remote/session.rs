@@ -87,6 +87,7 @@ struct Closure {
     is_again: bool,
     has_changed: bool,
     emitted: i64,
+    sent: i64,
     events: Vec<Event>,
 }
 
@@ -109,6 +110,7 @@ impl Session {
             is_again: false,
             has_changed: false,
             emitted: 0,
+            sent: 0,
             events: Vec::new(),
         };
         Self { driver, shared: shared.clone(), said: HashMap::new(), closure }
@@ -136,6 +138,14 @@ impl Session {
         self.closure.emitted += by;
     }
 
+    pub(crate) fn sent(&self) -> i64 {
+        self.closure.sent
+    }
+
+    pub(crate) fn sends(&mut self, by: i64) {
+        self.closure.sent += by;
+    }
+
     pub(crate) fn tell(&mut self, event: Event) {
         self.shared.meter.statements.inc();
         self.closure.events.push(event);
@@ -159,6 +169,7 @@ impl Session {
         self.closure.is_again = false;
         self.closure.has_changed = false;
         self.closure.emitted = 0;
+        self.closure.sent = 0;
         self.closure.events.clear();
         let begun = self.driver.connect(self.left().min(self.shared.config.connect_wait_max));
         begun.and_then(|()| self.driver.begin()).map_err(|trouble| {

@@ -30,7 +30,7 @@ pub(crate) struct Turns {
 pub(crate) trait On {
     fn session(&mut self) -> &mut Session;
     /// Counts one that ended.
-    fn count(shared: &Shared, is_kept: bool, emitted: i64);
+    fn count(shared: &Shared, kept: Option<&Session>);
 }
 
 /// Losses after which a closure runs alone.
@@ -43,12 +43,13 @@ impl On for Tx {
         self.session.remote()
     }
 
-    fn count(shared: &Shared, is_kept: bool, emitted: i64) {
-        if is_kept {
+    fn count(shared: &Shared, kept: Option<&Session>) {
+        if let Some(session) = kept {
             shared.meter.transactions.inc();
             shared.meter.commits.inc();
             shared.meter.group_size.observe(1.0);
-            shared.outbox_changed(emitted);
+            shared.outbox_changed(session.emitted());
+            shared.commands_changed(session.sent());
         } else {
             shared.meter.transactions_refused.inc();
         }
@@ -60,7 +61,7 @@ impl On for Read {
         self.session.remote()
     }
 
-    fn count(shared: &Shared, _: bool, _: i64) {
+    fn count(shared: &Shared, _: Option<&Session>) {
         shared.meter.reads.inc();
     }
 }
@@ -105,11 +106,12 @@ impl<O: On> Worker<O> {
             let (ended, is_kept) = self.attempt(order, until);
             let error = match ended {
                 Ended::AsItSaid => {
-                    O::count(&self.shared, is_kept, self.on.session().emitted());
+                    let session = self.on.session();
+                    O::count(&self.shared, is_kept.then_some(&*session));
                     return Fate::AsItSaid;
                 }
                 Ended::Failed(error) => {
-                    O::count(&self.shared, false, 0);
+                    O::count(&self.shared, None);
                     return Fate::Failed(error);
                 }
                 Ended::Again(error) => error,
@@ -121,7 +123,7 @@ impl<O: On> Worker<O> {
             }
             let pause = (PAUSE_MIN * 2_u32.saturating_pow(cuts)).min(PAUSE_MAX);
             if self.shared.clock.instant() + pause >= until {
-                O::count(&self.shared, false, 0);
+                O::count(&self.shared, None);
                 return Fate::Failed(error);
             }
             self.shared.meter.transactions_again.inc();

@@ -47,6 +47,7 @@ struct Closure {
     limit: Duration,
     failed: Option<Error>,
     emitted: i64,
+    sent: i64,
 }
 
 /// Operations of SQLite's machine between two looks at the clock.
@@ -70,6 +71,7 @@ impl Session {
                 limit: Duration::ZERO,
                 failed: None,
                 emitted: 0,
+                sent: 0,
             },
             is_suspect: false,
         };
@@ -113,7 +115,7 @@ impl Session {
 
     /// Makes the session the closure's.
     pub(crate) fn begin(&mut self, place: Place, limit: Duration) {
-        self.closure = Closure { place, limit, failed: None, emitted: 0 };
+        self.closure = Closure { place, limit, failed: None, emitted: 0, sent: 0 };
         self.deadline.set(limit);
     }
 
@@ -130,6 +132,15 @@ impl Session {
     /// Counts what the closure added to the outbox, or took from it.
     pub(crate) fn emits(&mut self, by: i64) {
         self.closure.emitted += by;
+    }
+
+    pub(crate) fn sent(&self) -> i64 {
+        self.closure.sent
+    }
+
+    /// Counts the commands that the closure sent, less those that it took away.
+    pub(crate) fn sends(&mut self, by: i64) {
+        self.closure.sent += by;
     }
 
     /// Ends the closure's transaction as a failed statement does, and gives the error back.

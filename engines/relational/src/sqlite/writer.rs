@@ -28,6 +28,7 @@ struct Ran {
     fate: Fate,
     is_kept: bool,
     emitted: i64,
+    sent: i64,
 }
 
 type Group = VecDeque<Order<Tx>>;
@@ -91,8 +92,10 @@ impl Writer {
         while let Some(mut order) = waiting.pop_front() {
             match self.work(&mut order) {
                 Ok((fate, is_kept)) => {
-                    let emitted = if is_kept { self.session().emitted() } else { 0 };
-                    ran.push(Ran { order, fate, is_kept, emitted });
+                    let session = self.session();
+                    let (emitted, sent) =
+                        if is_kept { (session.emitted(), session.sent()) } else { (0, 0) };
+                    ran.push(Ran { order, fate, is_kept, emitted, sent });
                 }
                 Err(fate) => {
                     // SQLite gave up the whole transaction for this one: the earlier ones run again.
@@ -160,6 +163,7 @@ impl Writer {
             meter.commit_seconds.observe(took.as_secs_f64());
         }
         self.shared.outbox_changed(ran.iter().map(|ran| ran.emitted).sum());
+        self.shared.commands_changed(ran.iter().map(|ran| ran.sent).sum());
         for ran in ran {
             ran.order.answer(ran.fate);
         }

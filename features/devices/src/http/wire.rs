@@ -12,7 +12,6 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use crate::intake::{Encoding, Letter};
 use crate::needs::IssuedKey;
 use crate::reading::{check_name, moment};
 use crate::registry::{Device, Position, Rectangle, Sensor, SensorValue};
@@ -245,23 +244,6 @@ pub(crate) struct AlertView {
     raised: String,
     /// Why no mail was sent, when one should have been.
     mail_error: Option<String>,
-}
-
-#[derive(Debug, Clone, Serialize, JsonSchema)]
-pub(crate) struct LetterView {
-    pub offset: u64,
-    /// Where it came: the broker's topic, or the log's topic with partition and offset.
-    topic: String,
-    /// One word for the reason.
-    kind: String,
-    reason: String,
-    payload: String,
-    encoding: Encoding,
-    /// The payload was longer.
-    truncated: bool,
-    time: String,
-    /// Who sent it.
-    from: String,
 }
 
 #[derive(Debug, Clone, Serialize, JsonSchema)]
@@ -726,12 +708,5 @@ impl From<Alert> for AlertView {
             raised: alert.raised.to_string(),
             mail_error: alert.mail_error,
         }
-    }
-}
-
-impl LetterView {
-    pub(crate) fn new(offset: u64, letter: Letter) -> Self {
-        let Letter { topic, kind, reason, payload, encoding, is_truncated, time, from } = letter;
-        Self { offset, topic, kind, reason, payload, encoding, truncated: is_truncated, time, from }
     }
 }

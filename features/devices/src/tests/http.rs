@@ -2,6 +2,7 @@ use edge::Info;
 use futures::StreamExt;
 
 use super::*;
+use crate::{Encoding, LetterFilter};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sensor_and_a_device_live_their_life() {
@@ -217,12 +218,11 @@ async fn readings_by_http_are_judged_one_by_one() {
     stack.settled().await;
     assert_eq!(stack.rows().await.as_array().unwrap().len(), 3);
 
-    let first = stack.get("/v1/dead-letters?limit=1").await;
-    assert_eq!(first["items"][0]["payload"], "7", "the newest first");
-    let next = first["next"].as_str().unwrap();
-    let second = stack.get(&format!("/v1/dead-letters?limit=1&after={next}")).await;
-    assert_eq!(second["items"][0]["payload"], r#"{"sensor":"weather"}"#);
-    assert_eq!(second["next"], Value::Null);
+    let first = stack.letters(&LetterFilter::default(), 1, None).await;
+    assert_eq!(first.items[0].payload, "7", "the newest first");
+    let second = stack.letters(&LetterFilter::default(), 1, first.next).await;
+    assert_eq!(second.items[0].payload, r#"{"sensor":"weather"}"#);
+    assert_eq!(second.next, None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -231,11 +231,11 @@ async fn a_payload_that_is_no_text_is_kept_as_base64_and_a_long_one_is_cut() {
     let admin = principal("admin");
     stack.devices.accept(&admin, "EWR", &[0xFF, 0x00]).await;
     stack.devices.accept(&admin, "EWR", "가".repeat(5_000).as_bytes()).await;
-    let letters = stack.get("/v1/dead-letters").await;
-    let (long, bytes) = (&letters["items"][0], &letters["items"][1]);
-    assert_eq!((&bytes["encoding"], &bytes["payload"]), (&json!("base64"), &json!("/wA=")));
-    assert_eq!((&long["encoding"], &long["truncated"]), (&json!("utf-8"), &json!(true)));
-    assert_eq!(long["payload"].as_str().unwrap().chars().count(), 4_096 / 3);
+    let letters = stack.all_letters().await;
+    let (long, bytes) = (&letters[0], &letters[1]);
+    assert_eq!((bytes.encoding, &*bytes.payload), (Encoding::Base64, "/wA="));
+    assert_eq!((long.encoding, long.is_truncated), (Encoding::Utf8, true));
+    assert_eq!(long.payload.chars().count(), 4_096 / 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
