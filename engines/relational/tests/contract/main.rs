@@ -54,6 +54,7 @@ async fn shared(ground: &Ground) {
         schema::servers_that_start_together_migrate_once,
         nodes::a_dead_holder_on_another_server_is_replaced_and_its_late_write_refused,
         nodes::events_of_another_server_are_relayed,
+        nodes::commands_of_two_servers_are_carried_out_once_and_in_order,
         faults::cut_connections_lose_nothing_and_double_nothing,
         faults::an_address_where_nobody_answers_is_refused_without_its_password,
     );
