@@ -1,7 +1,8 @@
 //! Development only: starts the real binary and talks to it as its users do, over real sockets.
 //!
 //! Nothing here is part of the product. Start at [`Stack`], one running `madang`; [`proofs`] holds the
-//! acceptance lines, called with small counts by the tests and with full counts by `cargo xtask prove`.
+//! acceptance lines, called with small counts by the tests and with full counts by `cargo xtask prove`. [`sim`] is for parts
+//! that run inside a test: time, disk and network from one seed.
 
 mod browser;
 pub mod disk;
@@ -11,6 +12,7 @@ mod mailbox;
 mod mqtt_client;
 pub mod proofs;
 mod servers;
+pub mod sim;
 mod stack;
 mod wait;
 

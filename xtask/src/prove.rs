@@ -12,8 +12,14 @@ use crate::{newcomer, shell};
 type Runner = fn() -> Result<Report>;
 
 /// Proofs that need more than a binary, or less.
-const HERE: &[(&str, Runner)] =
-    &[("first/newcomer", newcomer::newcomer), ("spine/fence", || example("relational", "fence"))];
+const HERE: &[(&str, Runner)] = &[
+    ("first/newcomer", newcomer::newcomer),
+    ("spine/fence", || example("relational", "fence")),
+    ("spine/simulated", simulated),
+];
+
+/// Seeds of each simulation at full count.
+const SIMULATED: &[(&str, u64)] = &[("eventlog", 100_000), ("mqtt", 100_000)];
 
 pub(crate) fn list() {
     for name in names() {
@@ -59,6 +65,31 @@ fn example(part: &str, name: &str) -> Result<Report> {
     let lines = |bytes: &[u8]| String::from_utf8_lossy(bytes).lines().map(str::to_owned).collect();
     let short = if ran.status.success() { Vec::new() } else { lines(&ran.stderr) };
     Ok(Report { figures: lines(&ran.stdout), short })
+}
+
+/// Runs the simulations of the cores, which are tests that take a count of seeds.
+fn simulated() -> Result<Report> {
+    let mut report = Report::default();
+    for (part, seeds) in SIMULATED {
+        let arguments =
+            ["test", "--release", "-q", "-p", part, "--lib", "simulated", "--", "--nocapture"];
+        let ran = Command::new("cargo")
+            .args(arguments)
+            .env("MADANG_SIM_SEEDS", seeds.to_string())
+            .output()
+            .context("start cargo")?;
+        let said = String::from_utf8_lossy(&ran.stdout);
+        let name = format!("{part}: ");
+        let figures: Vec<&str> = said.lines().filter(|line| line.starts_with(&name)).collect();
+        report.figures.extend(figures.iter().flat_map(|line| line.split("; ")).map(str::to_owned));
+        let told = figures.iter().any(|line| line.starts_with(&format!("{name}{seeds} seeds")));
+        if !ran.status.success() || !told {
+            let errors = String::from_utf8_lossy(&ran.stderr);
+            let why = errors.lines().chain(said.lines()).filter(|line| !line.is_empty());
+            report.short.push(format!("{part}: {}", why.take(40).collect::<Vec<_>>().join("\n")));
+        }
+    }
+    Ok(report)
 }
 
 /// Replaces the figures of a proof's page and leaves what people wrote above them.

@@ -33,6 +33,8 @@ pub struct Config {
     pub open_files_max: usize,
     /// How many positions of consumer groups there may be, over all organisations.
     pub group_positions_max: usize,
+    /// So few positions of groups are never worth a rewrite of their file.
+    pub group_rewrite_records_min: u64,
     /// Makes every sync take longer, for tests.
     #[serde(skip)]
     pub fsync_delay: Duration,
@@ -54,6 +56,7 @@ impl Default for Config {
             topics_max: 10_000,
             open_files_max: 256,
             group_positions_max: 100_000,
+            group_rewrite_records_min: 10_000,
             fsync_delay: Duration::ZERO,
         }
     }

@@ -1,7 +1,6 @@
 //! How far consumer groups have read: a small log of its own, rewritten when most of it is superseded.
 
-use std::collections::HashMap;
-use std::fs;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,7 +32,7 @@ pub struct Position {
     pub offset: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key {
     pub(crate) organisation: OrganisationId,
     pub(crate) group: String,
@@ -42,7 +41,7 @@ pub(crate) struct Key {
 }
 
 /// What is durable, for everybody to read.
-pub(crate) type Positions = Arc<RwLock<HashMap<Key, u64>>>;
+pub(crate) type Positions = Arc<RwLock<BTreeMap<Key, u64>>>;
 
 /// The writer's side.
 #[derive(Debug)]
@@ -58,11 +57,10 @@ pub(crate) struct GroupLog {
     /// A rewrite is due when the file reaches this offset.
     rewrite_at: u64,
     positions_max: usize,
+    rewrite_records_min: u64,
     failed: Option<Arc<str>>,
 }
 
-/// So many records are never worth a rewrite.
-const REWRITE_RECORDS_MIN: u64 = 10_000;
 /// The first byte of every key and value.
 const VERSION: u8 = 1;
 const NAME: &str = "the positions of consumer groups";
@@ -78,7 +76,7 @@ impl Group {
 impl GroupLog {
     pub(crate) fn open(files: &Files, config: &Config, folder: PathBuf) -> Result<Self, Error> {
         files.create_folder(&folder).map_err(Error::io("create", &folder))?;
-        let mut bases = segment_bases(&folder)?;
+        let mut bases = segment_bases(files, &folder)?;
         // The newest file holds everything: older ones are left-overs of a rewrite.
         let base = bases.pop();
         for base in bases {
@@ -87,13 +85,14 @@ impl GroupLog {
         }
         let base = base.unwrap_or(0);
         let path = segment_path(&folder, base);
-        if !path.exists() {
+        if !files.exists(&path) {
             files.create(&path).and_then(|file| file.sync()).map_err(Error::io("create", &path))?;
         }
         files.sync_folder(&folder).map_err(Error::io("sync", &folder))?;
-        let scan = recover(files, &path, Scan::new(base, config.index_interval_bytes))?;
-        let positions = read(&path)?;
-        let rewrite_at = rewrite_at(base, positions.len());
+        let scan = recover(files, config, &path, Scan::new(base, config.index_interval_bytes))?;
+        let positions = read(files, &path)?;
+        let rewrite_records_min = config.group_rewrite_records_min;
+        let rewrite_at = rewrite_at(base, positions.len(), rewrite_records_min);
         Ok(Self {
             file: files.open(&path).map_err(Error::io("open", &path))?,
             files: files.clone(),
@@ -103,6 +102,7 @@ impl GroupLog {
             next: scan.next,
             rewrite_at,
             positions_max: config.group_positions_max,
+            rewrite_records_min,
             failed: None,
         })
     }
@@ -113,7 +113,7 @@ impl GroupLog {
 
     /// Stores positions in one batch and one sync; of one key the last counts. Gives an answer for each.
     pub(crate) fn commit(&mut self, commits: &[(Key, u64)]) -> Vec<Result<(), Error>> {
-        let mut changed = HashMap::new();
+        let mut changed = BTreeMap::new();
         let mut answers = Vec::with_capacity(commits.len());
         {
             let positions = self.positions.read();
@@ -141,7 +141,7 @@ impl GroupLog {
         }
     }
 
-    fn store(&mut self, changed: HashMap<Key, u64>) -> Result<(), Error> {
+    fn store(&mut self, changed: BTreeMap<Key, u64>) -> Result<(), Error> {
         if let Some(reason) = &self.failed {
             return Err(Error::Unavailable { of: NAME.into(), reason: reason.clone() });
         }
@@ -191,18 +191,19 @@ impl GroupLog {
                 }
             }
             // The next open would prefer the new file, so the old one must not grow any more.
-            Err(error) if new.exists() => drop(self.fail(&error)),
+            Err(error) if self.files.exists(&new) => drop(self.fail(&error)),
             Err(error) => {
                 tracing::warn!(%error, "the positions of consumer groups were not rewritten");
             }
         }
-        self.rewrite_at = rewrite_at(self.next, self.positions.read().len());
+        let live = self.positions.read().len();
+        self.rewrite_at = rewrite_at(self.next, live, self.rewrite_records_min);
     }
 
     fn snapshot(&self) -> io::Result<(LogFile, u64, u64)> {
         let path = segment_path(&self.folder, self.next);
         let draft = path.with_extension("draft");
-        if draft.exists() {
+        if self.files.exists(&draft) {
             self.files.remove(&draft)?;
         }
         let mut bytes = Vec::new();
@@ -219,11 +220,11 @@ impl GroupLog {
     }
 }
 
-fn rewrite_at(base: u64, live: usize) -> u64 {
-    base + (live as u64 * 4).max(REWRITE_RECORDS_MIN)
+fn rewrite_at(base: u64, live: usize, records_min: u64) -> u64 {
+    base + (live as u64 * 4).max(records_min)
 }
 
-fn encode(positions: &HashMap<Key, u64>, base: u64, out: &mut Vec<u8>) {
+fn encode(positions: &BTreeMap<Key, u64>, base: u64, out: &mut Vec<u8>) {
     let mut batch = Builder::begin(out, base);
     for (key, offset) in positions {
         batch.push(out, &record_of(key, *offset));
@@ -271,9 +272,9 @@ fn position_of(record: &Record) -> Option<(Key, u64)> {
 }
 
 /// Reads a file that was recovered before.
-fn read(path: &Path) -> Result<HashMap<Key, u64>, Error> {
-    let mut bytes = Bytes::from(fs::read(path).map_err(Error::io("read", path))?);
-    let mut positions = HashMap::new();
+fn read(files: &Files, path: &Path) -> Result<BTreeMap<Key, u64>, Error> {
+    let mut bytes = Bytes::from(files.read(path).map_err(Error::io("read", path))?);
+    let mut positions = BTreeMap::new();
     let mut stored = Vec::new();
     let mut position = 0;
     while !bytes.is_empty() {

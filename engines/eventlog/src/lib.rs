@@ -36,10 +36,10 @@ use base::{Base, OrganisationId};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use crate::files::Files;
-use crate::groups::{GroupLog, Key, Positions};
+use crate::files::{Files, Lock};
+use crate::groups::{Key, Positions};
 use crate::metrics::Metrics;
-use crate::writer::{Request, Writer};
+use crate::writer::{Request, Thread, Writer};
 
 /// The log of one folder; cloning it is cheap. It ends with its last handle, at shutdown, or by [`EventLog::close`].
 #[derive(Clone)]
@@ -66,7 +66,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 impl EventLog {
     /// Opens the folder or makes it: takes its lock, cuts what a crash tore, and starts the writer.
     pub async fn open(config: Config, base: &Base) -> Result<Self, Error> {
-        Self::open_on(Files::new(config.fsync_delay), config, base).await
+        Self::open_on(Files::system(config.fsync_delay), config, base).await
     }
 
     async fn open_on(files: Files, config: Config, base: &Base) -> Result<Self, Error> {
@@ -74,30 +74,22 @@ impl EventLog {
         let lock = lock(&files, &config, base).await?;
         let (topics, groups) = blocking({
             let (files, config) = (files.clone(), config.clone());
-            move || {
-                store::check_format(&files, &config.dir)?;
-                let groups = GroupLog::open(&files, &config, store::groups_folder(&config.dir))?;
-                Ok((store::load(&files, &config)?, groups))
-            }
+            move || store::open(&files, &config)
         })
         .await?;
         let (queue, receiver) = mpsc::channel(config.append_queue_max);
         let positions = groups.positions();
-        let ended = start(
-            Writer {
-                queue: receiver,
-                config: config.clone(),
-                files: files.clone(),
-                groups,
-                metrics: Metrics::register(&base.metrics),
-                clock: base.clock.clone(),
-                tasks: base.tasks.clone(),
-                open: HashMap::new(),
-                buffer: Vec::new(),
-                lock,
-            },
-            base,
-        )?;
+        let writer = Writer {
+            config: config.clone(),
+            files: files.clone(),
+            groups,
+            metrics: Metrics::register(&base.metrics),
+            clock: base.clock.clone(),
+            open: HashMap::new(),
+            buffer: Vec::new(),
+        };
+        let tasks = base.tasks.clone();
+        let ended = start(Thread { queue: receiver, tasks, writer, lock }, base)?;
         // An append of the largest size must fit at some time.
         let room = config.append_queue_bytes_max.max(config.group_bytes_max);
         Ok(Self(Arc::new(Inner {
@@ -192,14 +184,14 @@ fn key(group: &Group, topic: String, partition: u32) -> Key {
 }
 
 /// Starts the writer's thread, and a task that lasts as long and passes a panic on to whoever counts them.
-fn start(writer: Writer, base: &Base) -> Result<watch::Receiver<()>, Error> {
-    let dir = writer.config.dir.clone();
+fn start(thread: Thread, base: &Base) -> Result<watch::Receiver<()>, Error> {
+    let dir = thread.writer.config.dir.clone();
     let (end, ended) = watch::channel(());
     let (done, finished) = oneshot::channel();
     std::thread::Builder::new()
         .name("eventlog".to_owned())
         .spawn(move || {
-            let outcome = catch_unwind(AssertUnwindSafe(|| writer.run()));
+            let outcome = catch_unwind(AssertUnwindSafe(|| thread.run()));
             // The task is gone when the runtime is.
             drop(done.send(outcome));
             drop(end);
@@ -213,15 +205,15 @@ fn start(writer: Writer, base: &Base) -> Result<watch::Receiver<()>, Error> {
     Ok(ended)
 }
 
-async fn lock(files: &Files, config: &Config, base: &Base) -> Result<std::fs::File, Error> {
+async fn lock(files: &Files, config: &Config, base: &Base) -> Result<Lock, Error> {
     let mut waited = Duration::ZERO;
     loop {
-        let (files, dir) = (files.clone(), config.dir.clone());
-        if let Some(lock) = blocking(move || store::lock(&files, &dir)).await? {
+        let (here, dir) = (files.clone(), config.dir.clone());
+        if let Some(lock) = blocking(move || store::lock(&here, &dir)).await? {
             return Ok(lock);
         }
         if waited >= LOCK_WAIT {
-            return Err(store::in_use(&config.dir));
+            return Err(store::in_use(files, &config.dir));
         }
         base.clock.sleep(LOCK_PAUSE).await;
         waited += LOCK_PAUSE;

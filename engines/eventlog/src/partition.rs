@@ -1,8 +1,6 @@
 //! A partition's folder: opened and verified, then read up to the durable end.
 
-use std::fs::{self, File};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -15,7 +13,7 @@ use crate::core::batch::{self, Flaw, Front};
 use crate::core::partition::{Index, Partition as Core, Place, Segment, Tail};
 use crate::core::scan::{Role, Scan, Stop, Verdict};
 use crate::error::Error;
-use crate::files::Files;
+use crate::files::{Files, LogFile};
 use crate::record::Stored;
 
 /// How much a look over a segment reads at a time.
@@ -28,6 +26,7 @@ pub(crate) struct Partition {
     pub(crate) id: u64,
     /// For messages: `readings/0`.
     pub(crate) name: Arc<str>,
+    files: Files,
     folder: PathBuf,
     index_interval: u64,
     pub(crate) log: Mutex<Core>,
@@ -41,10 +40,9 @@ pub(crate) fn segment_path(folder: &Path, base: u64) -> PathBuf {
 }
 
 /// The base offsets of the segment files in a folder, in order.
-pub(crate) fn segment_bases(folder: &Path) -> Result<Vec<u64>, Error> {
+pub(crate) fn segment_bases(files: &Files, folder: &Path) -> Result<Vec<u64>, Error> {
     let mut bases = Vec::new();
-    for entry in fs::read_dir(folder).map_err(Error::io("list", folder))? {
-        let path = entry.map_err(Error::io("list", folder))?.path();
+    for path in files.list(folder).map_err(Error::io("list", folder))? {
         if path.extension().is_none_or(|extension| extension != "log") {
             continue;
         }
@@ -69,7 +67,7 @@ pub(crate) fn create(files: &Files, folder: &Path) -> Result<(), Error> {
 }
 
 /// Looks over a file's first `bytes` bytes. Says what is good, and what is wrong behind it.
-pub(crate) fn scan(file: &File, bytes: u64, mut scan: Scan) -> io::Result<(Scan, Option<Flaw>)> {
+pub(crate) fn scan(file: &LogFile, bytes: u64, mut scan: Scan) -> io::Result<(Scan, Option<Flaw>)> {
     let mut buffer = Vec::new();
     loop {
         let (taken, stop) = scan.take(&buffer);
@@ -92,13 +90,23 @@ pub(crate) fn scan(file: &File, bytes: u64, mut scan: Scan) -> io::Result<(Scan,
 }
 
 /// Opens a file that a crash may have torn, cuts it behind the last good batch, and gives what is good.
-/// All of it is on disk when this returns: a killed process may have left bytes that were never synced.
-pub(crate) fn recover(files: &Files, path: &Path, start: Scan) -> Result<Scan, Error> {
+/// All of it is on disk when this returns: a killed process may have left bytes that were never synced, and after a failed
+/// sync the system remembers bytes that it will never write, so what could be such is read from the disk itself.
+pub(crate) fn recover(
+    files: &Files,
+    config: &Config,
+    path: &Path,
+    start: Scan,
+) -> Result<Scan, Error> {
     let file = files.open(path).map_err(Error::io("open", path))?;
-    let bytes = file.file().metadata().map_err(Error::io("read", path))?.len();
-    let (scan, flaw) = scan(file.file(), bytes, start).map_err(Error::io("read", path))?;
+    file.sync().map_err(Error::io("sync", path))?;
+    // No more than one group of appends was ever written without a sync; its headers are in the double.
+    file.forget_cache_of_last(2 * config.group_bytes_max as u64)
+        .map_err(Error::io("read", path))?;
+    let bytes = file.length().map_err(Error::io("read", path))?;
+    let (scan, flaw) = scan(&file, bytes, start).map_err(Error::io("read", path))?;
     match scan.verdict(Role::Last, flaw) {
-        Verdict::Keep => file.sync().map_err(Error::io("sync", path))?,
+        Verdict::Keep => {}
         Verdict::Cut(flaw) | Verdict::Corrupt(flaw) => {
             tracing::warn!(
                 file = %path.display(), position = scan.position, cut_bytes = bytes - scan.position, reason = %flaw,
@@ -118,24 +126,26 @@ impl Partition {
         folder: PathBuf,
         (id, name): (u64, Arc<str>),
     ) -> Result<Self, Error> {
-        let bases = segment_bases(&folder)?;
+        let bases = segment_bases(files, &folder)?;
         let Some((&last, sealed)) = bases.split_last() else {
             return Err(Error::Format { path: folder, reason: "it has no segment".to_owned() });
         };
         let mut segments = Vec::with_capacity(bases.len());
         for &base in sealed {
             let path = segment_path(&folder, base);
-            let bytes = fs::metadata(&path).map_err(Error::io("read", &path))?.len();
+            let bytes = files.open(&path).and_then(|file| file.length());
+            let bytes = bytes.map_err(Error::io("read", &path))?;
             segments.push(Segment { base, bytes, index: None });
         }
         let interval = config.index_interval_bytes;
-        let scan = recover(files, &segment_path(&folder, last), Scan::new(last, interval))?;
+        let scan = recover(files, config, &segment_path(&folder, last), Scan::new(last, interval))?;
         files.sync_folder(&folder).map_err(Error::io("sync", &folder))?;
         let end = scan.next;
         segments.push(Segment { base: last, bytes: scan.position, index: Some(scan.index) });
         Ok(Self {
             id,
             name,
+            files: files.clone(),
             folder,
             index_interval: interval,
             log: Mutex::new(Core::new(segments, end, interval)),
@@ -179,7 +189,7 @@ impl Partition {
             let place = place.map_err(|o| Error::OutOfRange { start: o.start, end: o.end })?;
             let Some(place) = place else { return Ok(Vec::new()) };
             let path = self.segment_path(place.segment);
-            let file = match File::open(&path) {
+            let file = match self.files.open(&path) {
                 // A trim deleted it meanwhile; the next round says that the offset is gone.
                 Err(error)
                     if error.kind() == ErrorKind::NotFound
@@ -198,7 +208,7 @@ impl Partition {
         }
     }
 
-    fn verify(&self, file: &File, path: &Path, place: Place) -> Result<Index, Error> {
+    fn verify(&self, file: &LogFile, path: &Path, place: Place) -> Result<Index, Error> {
         let start = Scan::new(place.segment, self.index_interval);
         let (scan, flaw) = scan(file, place.bytes, start).map_err(Error::io("read", path))?;
         let role = place.sealed_by.map_or(Role::Last, |next| Role::Sealed { next });
@@ -211,7 +221,7 @@ impl Partition {
 
 /// One fetch from one segment.
 struct Reader {
-    file: File,
+    file: LogFile,
     path: PathBuf,
     /// How many bytes may be read.
     end: u64,
@@ -223,6 +233,7 @@ impl Reader {
     fn read(mut self, from: u64, bytes_max: usize, skip: u64) -> Result<Vec<Stored>, Error> {
         let mut stored = Vec::new();
         let mut taken = 0;
+        let mut next = None;
         let mut bytes = self.load(skip + bytes_max as u64)?;
         while self.position < self.end {
             let front = batch::front(&bytes).map_err(|flaw| self.corrupt(flaw))?;
@@ -237,6 +248,11 @@ impl Reader {
                     continue;
                 }
             };
+            // The checksum does not cover the offset.
+            if next.is_some_and(|next| next != header.base_offset) {
+                return Err(self.corrupt(Flaw::Offset));
+            }
+            next = Some(header.next_offset());
             let batch = bytes.split_to(header.bytes);
             if header.next_offset() > from {
                 if taken > 0 && taken + header.bytes > bytes_max {

@@ -1,8 +1,6 @@
 //! The folder of the log: who holds it, which format it has, which topics are in it.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +9,8 @@ use base::OrganisationId;
 
 use crate::config::Config;
 use crate::error::Error;
-use crate::files::Files;
+use crate::files::{Files, Lock};
+use crate::groups::GroupLog;
 use crate::partition::{self, Partition};
 use crate::topic::Parts;
 
@@ -26,41 +25,37 @@ const DRAFT: char = '~';
 pub(crate) type Topics = BTreeMap<OrganisationId, BTreeMap<String, Arc<Parts>>>;
 
 /// Takes the lock; nothing when another process has it.
-pub(crate) fn lock(files: &Files, dir: &Path) -> Result<Option<File>, Error> {
+pub(crate) fn lock(files: &Files, dir: &Path) -> Result<Option<Lock>, Error> {
     files.create_folder(dir).map_err(Error::io("create", dir))?;
+    // A process that made it may have been killed before its name was on disk.
+    files.sync_name(dir).map_err(Error::io("sync", dir))?;
     let path = dir.join(LOCK_FILE);
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(Error::io("open", &path))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Ok(None),
-        Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path)(error)),
-    }
-    file.set_len(0)
-        .and_then(|()| writeln!(file, "process {}", std::process::id()))
-        .map_err(Error::io("write", &path))?;
-    Ok(Some(file))
+    files.lock(&path).map_err(Error::io("lock", &path))
+}
+
+/// Opens everything in a folder whose lock is held.
+pub(crate) fn open(files: &Files, config: &Config) -> Result<(Topics, GroupLog), Error> {
+    check_format(files, &config.dir)?;
+    let groups = GroupLog::open(files, config, config.dir.join(GROUPS_FOLDER))?;
+    Ok((load(files, config)?, groups))
 }
 
 /// Who has the lock, in the words of the holder.
-pub(crate) fn in_use(dir: &Path) -> Error {
-    let holder = fs::read_to_string(dir.join(LOCK_FILE)).unwrap_or_default();
+pub(crate) fn in_use(files: &Files, dir: &Path) -> Error {
+    let holder = files.read(&dir.join(LOCK_FILE)).unwrap_or_default();
+    let holder = String::from_utf8_lossy(&holder);
     let holder = if holder.trim().is_empty() { "unknown" } else { holder.trim() }.to_owned();
     Error::InUse { dir: dir.to_owned(), holder }
 }
 
 /// Makes the marker in a new folder and checks it in an old one.
-pub(crate) fn check_format(files: &Files, dir: &Path) -> Result<(), Error> {
+fn check_format(files: &Files, dir: &Path) -> Result<(), Error> {
     let path = dir.join(FORMAT_FILE);
     let wrong = |reason: String| Error::Format { path: path.clone(), reason };
-    match fs::read_to_string(&path) {
-        Ok(found) if found == FORMAT => return Ok(()),
+    match files.read(&path) {
+        Ok(found) if found == FORMAT.as_bytes() => return Ok(()),
         Ok(found) => {
+            let found = String::from_utf8_lossy(&found);
             let (found, wanted) = (found.trim(), FORMAT.trim());
             return Err(wrong(format!("this version reads {wanted:?}, found {found:?}")));
         }
@@ -68,13 +63,12 @@ pub(crate) fn check_format(files: &Files, dir: &Path) -> Result<(), Error> {
         Err(error) => return Err(Error::io("read", &path)(error)),
     }
     let draft = dir.join(format!("{FORMAT_FILE}{DRAFT}"));
-    for entry in fs::read_dir(dir).map_err(Error::io("list", dir))? {
-        let entry = entry.map_err(Error::io("list", dir))?.path();
+    for entry in files.list(dir).map_err(Error::io("list", dir))? {
         if entry != dir.join(LOCK_FILE) && entry != draft {
             return Err(wrong("missing, and the folder is not empty".to_owned()));
         }
     }
-    if draft.exists() {
+    if files.exists(&draft) {
         files.remove(&draft).map_err(Error::io("remove", &draft))?;
     }
     files
@@ -87,16 +81,12 @@ pub(crate) fn check_format(files: &Files, dir: &Path) -> Result<(), Error> {
         .map_err(Error::io("write", &path))
 }
 
-pub(crate) fn groups_folder(dir: &Path) -> PathBuf {
-    dir.join(GROUPS_FOLDER)
-}
-
 /// Opens every topic of every organisation.
-pub(crate) fn load(files: &Files, config: &Config) -> Result<Topics, Error> {
+fn load(files: &Files, config: &Config) -> Result<Topics, Error> {
     let mut topics = Topics::new();
     // A killed process may have left names that are not on disk; what is stored behind them must not hang on that.
     files.sync_folder(&config.dir).map_err(Error::io("sync", &config.dir))?;
-    for folder in folders(&config.dir)? {
+    for folder in folders(files, &config.dir)? {
         let name = file_name(&folder)?;
         if name == GROUPS_FOLDER {
             continue;
@@ -106,11 +96,11 @@ pub(crate) fn load(files: &Files, config: &Config) -> Result<Topics, Error> {
             reason: "a folder here is named by the id of an organisation".to_owned(),
         })?;
         files.sync_folder(&folder).map_err(Error::io("sync", &folder))?;
-        for folder in folders(&folder)? {
+        for folder in folders(files, &folder)? {
             let name = file_name(&folder)?;
             if name.ends_with(DRAFT) {
                 // A crash came while the topic was made; nobody was told that it exists.
-                fs::remove_dir_all(&folder).map_err(Error::io("remove", &folder))?;
+                files.remove_folder(&folder).map_err(Error::io("remove", &folder))?;
                 continue;
             }
             check_topic_name(name)?;
@@ -131,17 +121,20 @@ pub(crate) fn create_topic(
     let above = config.dir.join(organisation.to_string());
     let folder = above.join(name);
     let draft = above.join(format!("{name}{DRAFT}"));
-    if folder.exists() {
+    if files.exists(&folder) {
         // An earlier attempt got this far and failed to put the name on disk.
         files.sync_folder(&above).map_err(Error::io("sync", &above))?;
+        files.sync_name(&above).map_err(Error::io("sync", &config.dir))?;
         return open_topic(files, config, organisation, &folder);
     }
-    if draft.exists() {
-        fs::remove_dir_all(&draft).map_err(Error::io("remove", &draft))?;
+    if files.exists(&draft) {
+        files.remove_folder(&draft).map_err(Error::io("remove", &draft))?;
     }
     for number in 0..config.partitions {
         partition::create(files, &draft.join(number.to_string()))?;
     }
+    // An earlier attempt may have made the organisation's folder and failed to put its name on disk.
+    files.sync_name(&above).map_err(Error::io("sync", &config.dir))?;
     files.rename(&draft, &folder).map_err(Error::io("create", &folder))?;
     open_topic(files, config, organisation, &folder)
 }
@@ -163,11 +156,11 @@ fn open_topic(
 ) -> Result<Parts, Error> {
     static ID: AtomicU64 = AtomicU64::new(0);
     let name = file_name(folder)?.to_owned();
-    let found = folders(folder)?.len();
+    let found = folders(files, folder)?.len();
     let mut partitions = Vec::with_capacity(found);
     for number in 0..found {
         let path = folder.join(number.to_string());
-        if !path.is_dir() {
+        if !files.is_folder(&path) {
             let reason = format!("partition {number} is missing");
             return Err(Error::Format { path: folder.to_owned(), reason });
         }
@@ -182,14 +175,9 @@ fn open_topic(
     Ok(Parts { organisation, name, partitions })
 }
 
-fn folders(above: &Path) -> Result<Vec<PathBuf>, Error> {
-    let mut folders = Vec::new();
-    for entry in fs::read_dir(above).map_err(Error::io("list", above))? {
-        let path = entry.map_err(Error::io("list", above))?.path();
-        if path.is_dir() {
-            folders.push(path);
-        }
-    }
+fn folders(files: &Files, above: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut folders = files.list(above).map_err(Error::io("list", above))?;
+    folders.retain(|path| files.is_folder(path));
     Ok(folders)
 }
 

@@ -2,7 +2,6 @@
 //! that it touched, moves the durable ends and only then answers.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
@@ -14,7 +13,7 @@ use crate::config::Config;
 use crate::core::batch::{self, Builder};
 use crate::core::partition::Tail;
 use crate::error::Error;
-use crate::files::{Files, LogFile, is_full};
+use crate::files::{Files, Lock, LogFile, is_full};
 use crate::groups::{GroupLog, Key};
 use crate::metrics::Metrics;
 use crate::partition::Partition;
@@ -48,20 +47,26 @@ pub(crate) enum Payload {
     },
 }
 
-pub(crate) struct Writer {
+/// The writer on its thread, behind its queue.
+pub(crate) struct Thread {
     pub(crate) queue: mpsc::Receiver<Request>,
+    pub(crate) tasks: Tasks,
+    pub(crate) writer: Writer,
+    /// Held until the thread ends, so that no other process begins before.
+    pub(crate) lock: Lock,
+}
+
+/// What it does, one group of requests after the other; it waits for nothing but the disk.
+pub(crate) struct Writer {
     pub(crate) config: Config,
     pub(crate) files: Files,
     pub(crate) groups: GroupLog,
     pub(crate) metrics: Metrics,
     pub(crate) clock: Clock,
-    pub(crate) tasks: Tasks,
     /// The last segments of the partitions that were written to lately, by the partition's id.
     pub(crate) open: HashMap<u64, Arc<LogFile>>,
     /// Reused for every write.
     pub(crate) buffer: Vec<u8>,
-    /// Held until the thread ends, so that no other process begins before.
-    pub(crate) lock: File,
 }
 
 /// Requests that share a sync.
@@ -97,34 +102,14 @@ struct Dirty {
 /// The partition could not store something; what it answers is in [`refusal`].
 struct Refused;
 
-impl Writer {
+impl Thread {
     /// Runs until the last handle is gone, the log is closed or Madang stops; what was accepted is done first.
     pub(crate) fn run(mut self) {
         let mut received = Vec::new();
         while self.receive(&mut received) {
-            let mut group = Batched::default();
-            for request in received.drain(..) {
-                let bytes = match &request {
-                    Request::Append(append) => append.bytes,
-                    _ => 0,
-                };
-                if group.bytes > 0 && group.bytes + bytes > self.config.group_bytes_max {
-                    self.settle(std::mem::take(&mut group));
-                }
-                group.bytes += bytes;
-                match request {
-                    Request::Append(append) => group.appends.push(append),
-                    Request::Commit { key, offset, answer } => {
-                        group.commits.push((key, offset));
-                        group.commit_answers.push(answer);
-                    }
-                    Request::Trim { partition, before, answer } => {
-                        group.trims.push((partition, before, answer));
-                    }
-                    Request::Close => self.queue.close(),
-                }
+            if self.writer.serve(received.drain(..)) {
+                self.queue.close();
             }
-            self.settle(group);
         }
         drop(self.lock);
     }
@@ -132,7 +117,7 @@ impl Writer {
     /// Waits for requests; false when there will be none any more.
     fn receive(&mut self, received: &mut Vec<Request>) -> bool {
         let stopping = self.tasks.stopping();
-        let limit = self.config.append_queue_max;
+        let limit = self.writer.config.append_queue_max;
         let queue = &mut self.queue;
         futures::executor::block_on(async {
             if !queue.is_closed() {
@@ -145,6 +130,37 @@ impl Writer {
             }
             queue.recv_many(received, limit).await > 0
         })
+    }
+}
+
+impl Writer {
+    /// Does what waited, in as few syncs as limits let it. Says whether it was asked to be the last.
+    pub(crate) fn serve(&mut self, received: impl Iterator<Item = Request>) -> bool {
+        let mut group = Batched::default();
+        let mut is_last = false;
+        for request in received {
+            let bytes = match &request {
+                Request::Append(append) => append.bytes,
+                _ => 0,
+            };
+            if group.bytes > 0 && group.bytes + bytes > self.config.group_bytes_max {
+                self.settle(std::mem::take(&mut group));
+            }
+            group.bytes += bytes;
+            match request {
+                Request::Append(append) => group.appends.push(append),
+                Request::Commit { key, offset, answer } => {
+                    group.commits.push((key, offset));
+                    group.commit_answers.push(answer);
+                }
+                Request::Trim { partition, before, answer } => {
+                    group.trims.push((partition, before, answer));
+                }
+                Request::Close => is_last = true,
+            }
+        }
+        self.settle(group);
+        is_last
     }
 
     fn settle(&mut self, group: Batched) {
@@ -216,7 +232,10 @@ impl Writer {
                 Ok(Chunk::new(partition.tail(), std::mem::take(&mut self.buffer)))
             }
             Err(error) => {
-                let is_gone = !path.exists() || self.files.remove(&path).is_ok();
+                // A power cut must not bring it back when this segment has grown beyond its name.
+                let is_gone = !self.files.exists(&path)
+                    || self.files.remove(&path).is_ok()
+                        && self.files.sync_folder(partition.folder()).is_ok();
                 if !is_full(&error) || !is_gone {
                     self.fail(partition, &error);
                 }
@@ -323,18 +342,21 @@ impl Writer {
         Ok(file)
     }
 
-    /// Deletes sealed segments, oldest first, so that what is left is always without a gap.
+    /// Deletes sealed segments, oldest first, so that what is left is always without a gap: each is gone for good
+    /// before the next one goes.
     fn trim(&self, partition: &Partition, before: u64) -> Result<u64, Error> {
-        let mut trimmed = false;
+        let folder = partition.folder();
+        let sync = || self.files.sync_folder(folder).map_err(Error::io("sync", folder));
+        // The last trim may have failed before its deletions were on disk.
+        sync()?;
         loop {
-            let Some(base) = partition.log.lock().drop_first(before) else { break };
-            let path = partition.segment_path(base);
-            self.files.remove(&path).map_err(Error::io("remove", &path))?;
-            trimmed = true;
-        }
-        if trimmed {
-            let folder = partition.folder();
-            self.files.sync_folder(folder).map_err(Error::io("sync", folder))?;
+            let Some(first) = partition.log.lock().drop_first(before) else { break };
+            let path = partition.segment_path(first.base);
+            if let Err(error) = self.files.remove(&path) {
+                partition.log.lock().put_back(first);
+                return Err(Error::io("remove", &path)(error));
+            }
+            sync()?;
         }
         Ok(partition.log.lock().start())
     }

@@ -28,7 +28,7 @@ const SWEEP_EVERY: Duration = Duration::from_millis(250);
 pub(crate) struct Broker {
     pub(crate) config: Config,
     pub(crate) base: Base,
-    pub(crate) store: Store,
+    pub(crate) store: Arc<dyn Store>,
     pub(crate) authority: Arc<dyn Authority>,
     pub(crate) intake: Arc<dyn Intake>,
     pub(crate) meter: Meter,
@@ -99,7 +99,7 @@ impl Broker {
     pub(crate) async fn open(
         config: Config,
         base: &Base,
-        store: Store,
+        store: Arc<dyn Store>,
         doors: (Arc<dyn Authority>, Arc<dyn Intake>),
     ) -> Result<Arc<Self>, Error> {
         if let Some(limit) = config.fault() {
@@ -326,6 +326,10 @@ impl Broker {
         {
             let mut state = session.state.lock();
             forbidden = state.outbox.forbid(|message| is_allowed(&message.topic));
+            // The client has them: they are not new, and must not come again.
+            let done = std::mem::take(&mut state.unforgotten);
+            rows.retain(|row| !done.contains(&row.sequence));
+            forbidden.extend(done);
             for row in &mut rows {
                 state.committing.remove(&row.sequence);
                 // Nobody knows whether a former server sent it.
@@ -345,8 +349,11 @@ impl Broker {
         }
         attached.organisation.unlink_filters(session, &removed);
         if is_stored && !(forbidden.is_empty() && removed.is_empty()) {
-            let forget = self.store.forget(session.number, forbidden);
-            forget.await.map_err(|error| cannot_answer(&error))?;
+            let forget = self.store.forget(session.number, forbidden.clone());
+            if let Err(error) = forget.await {
+                session.state.lock().unforgotten = forbidden;
+                return Err(cannot_answer(&error));
+            }
             let unsubscribe = self.store.unsubscribe(session.number, removed);
             unsubscribe.await.map_err(|error| cannot_answer(&error))?;
         }

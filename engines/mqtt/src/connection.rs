@@ -1,8 +1,10 @@
 //! One connection: moves bytes between a socket, its protocol and the broker.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 
 use base::access::{Door, Principal, Refused};
 use bytes::BytesMut;
@@ -10,6 +12,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
 use futures::{FutureExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::Notify;
 
 use crate::broker::{Arrival, Attached, Broker, Ended, PUBLISH};
 use crate::encode::{self, Delivered, Welcome};
@@ -31,6 +34,7 @@ where
     let protocol = Protocol::new(&broker.config, broker.base.clock.instant());
     let mut wire = Wire { read, write, input: BytesMut::new(), protocol };
     let admitted = tokio::select! {
+        biased;
         admitted = wire.admit(&broker, is_over) => admitted,
         () = broker.base.clock.sleep(broker.config.connect_time_max) => None,
         () = broker.base.tasks.stopping().cancelled_owned() => None,
@@ -141,6 +145,33 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Wire<R, W> {
         Ok(attached)
     }
 
+    /// Reads, writes or hears of deliveries, whatever can be done; each is asked first in its turn.
+    async fn turn(&mut self, turn: usize, can_read: bool, wake: &Notify) -> Event {
+        let can_write = !self.protocol.out.is_empty();
+        let mut read = pin!(self.read.read_buf(&mut self.input));
+        let mut write = pin!(self.write.write_buf(&mut self.protocol.out));
+        let mut woken = pin!(wake.notified());
+        poll_fn(|context| {
+            for offset in 0..3 {
+                let event = match (turn + offset) % 3 {
+                    0 if can_read => {
+                        read.as_mut().poll(context).map(|it| Event::Read(it.unwrap_or(0)))
+                    }
+                    1 if can_write => {
+                        write.as_mut().poll(context).map(|it| Event::Wrote(it.unwrap_or(0)))
+                    }
+                    2 => woken.as_mut().poll(context).map(|()| Event::Woken),
+                    _ => Poll::Pending,
+                };
+                if event.is_ready() {
+                    return event;
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
     /// Sends what is left, within the time that a close may take.
     async fn finish(mut self, broker: &Broker) {
         let send = async {
@@ -149,6 +180,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Wire<R, W> {
             let _ = self.write.shutdown().await;
         };
         tokio::select! {
+            biased;
             () = send => {}
             () = broker.base.clock.sleep(broker.config.close_time_max / 2) => {}
         }
@@ -212,6 +244,10 @@ struct Live<R, W> {
     /// The client sends nothing more.
     is_eof: bool,
     ending: Option<Ending>,
+    /// A publish was not acknowledged; none behind it may be.
+    has_failed: bool,
+    /// Counts events.
+    turn: usize,
 }
 
 enum Control {
@@ -263,6 +299,8 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Live<R, W> {
             is_starved: true,
             is_eof: false,
             ending: None,
+            has_failed: false,
+            turn: 0,
         }
     }
 
@@ -314,21 +352,22 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Live<R, W> {
         let can_read = !self.is_eof
             && self.ending.is_none()
             && (self.is_starved || self.wire.input.len() < self.broker.config.read_bytes_max);
+        self.turn = self.turn.wrapping_add(1);
+        let turn = self.turn;
         let Self { wire, accepting, routing, control, forgetting, attached, .. } = self;
         if can_read {
             wire.input.reserve(READ_BYTES);
         }
+        // What comes seldom goes first; what can come without an end takes turns. No chance is in it.
         tokio::select! {
-            result = wire.read.read_buf(&mut wire.input), if can_read => Event::Read(result.unwrap_or(0)),
-            result = wire.write.write_buf(&mut wire.protocol.out),
-                if !wire.protocol.out.is_empty() => Event::Wrote(result.unwrap_or(0)),
-            judged = accepting.next(), if !accepting.is_empty() => Event::Judged(judged),
-            answers = present(routing) => { *routing = None; Event::Routed(answers) }
-            result = present(control) => { *control = None; Event::Control(result) }
-            () = present(forgetting) => Event::Forgotten,
-            () = attached.session.wake.notified() => Event::Woken,
-            () = &mut *timer => Event::Tick,
+            biased;
             event = interrupts.next() => event,
+            () = &mut *timer => Event::Tick,
+            result = present(control) => { *control = None; Event::Control(result) }
+            answers = present(routing) => { *routing = None; Event::Routed(answers) }
+            judged = accepting.next(), if !accepting.is_empty() => Event::Judged(judged),
+            () = present(forgetting) => Event::Forgotten,
+            event = wire.turn(turn, can_read, &attached.session.wake) => event,
         }
     }
 
@@ -458,6 +497,11 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Live<R, W> {
                 return;
             }
             let (tickets, batch): (Vec<_>, Vec<_>) = self.judged.drain(..).unzip();
+            if self.has_failed {
+                let refused = tickets.into_iter().map(|ticket| (ticket, Outcome::Unavailable));
+                self.answer(refused.collect());
+                continue;
+            }
             let broker = self.broker.clone();
             let organisation = self.attached.organisation.clone();
             let source = self.attached.session.number;
@@ -479,6 +523,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Live<R, W> {
                 self.broker.meter.dropped("unavailable", 1);
             }
             if let Err(close) = self.wire.protocol.answer(ticket, &outcome) {
+                self.has_failed = true;
                 self.close_if(Some(close));
                 continue;
             }
@@ -541,10 +586,11 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Live<R, W> {
         if self.finished.is_empty() || self.forgetting.is_some() {
             return;
         }
-        let (broker, number) = (self.broker.clone(), self.attached.session.number);
+        let (broker, session) = (self.broker.clone(), self.attached.session.clone());
         let sequences = std::mem::take(&mut self.finished);
         self.forgetting = Some(Box::pin(async move {
-            if let Err(error) = broker.store.forget(number, sequences).await {
+            if let Err(error) = broker.store.forget(session.number, sequences.clone()).await {
+                session.state.lock().unforgotten.extend(sequences);
                 tracing::warn!(%error, "delivered messages may be delivered again after a restart");
             }
         }));
@@ -666,6 +712,7 @@ impl Interrupts {
         let Self { epoch, stopping, has_stopped, has_epoch } = self;
         loop {
             tokio::select! {
+                biased;
                 () = &mut *stopping, if !*has_stopped => {
                     *has_stopped = true;
                     return Event::Stopping;

@@ -51,7 +51,7 @@ pub use message::{Message, Properties, Qos};
 use broker::Broker;
 use protocol::Outcome;
 use route::{Judged, Verdict};
-use store::Store;
+use store::Rows;
 
 /// Connections over the limit that are told so; more are closed unheard.
 const REFUSALS_MAX: usize = 64;
@@ -72,7 +72,7 @@ impl Mqtt {
         authority: Arc<dyn Authority>,
         intake: Arc<dyn Intake>,
     ) -> Result<Self, Error> {
-        let store = Store::open(db).await?;
+        let store = Arc::new(Rows::open(db).await?);
         Ok(Self(Broker::open(config, base, store, (authority, intake)).await?))
     }
 

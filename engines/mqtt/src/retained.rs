@@ -1,6 +1,6 @@
 //! The last retained message of each topic of one organisation.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base::Timestamp;
@@ -16,7 +16,8 @@ pub(crate) struct Retained {
 
 #[derive(Default)]
 struct Node {
-    children: HashMap<Box<str>, Node>,
+    /// In order, so that a subscriber gets the same messages in the same order each time.
+    children: BTreeMap<Box<str>, Node>,
     message: Option<Arc<Message>>,
 }
 

@@ -94,10 +94,17 @@ impl Broker {
     ) -> Vec<Outcome> {
         let mut outcomes = Vec::with_capacity(batch.len());
         let mut plans = Vec::with_capacity(batch.len());
+        // Once a message is not acknowledged and its connection closes, none behind it may be: it is sent again, in order.
+        let mut is_closing = false;
         for Judged { message, verdict } in batch {
+            if is_closing {
+                outcomes.push(Outcome::Unavailable);
+                continue;
+            }
             let is_stored = match verdict {
                 Verdict::Route { is_stored } => is_stored,
                 Verdict::Answer(outcome) => {
+                    is_closing = closes(&message, &outcome);
                     outcomes.push(outcome);
                     continue;
                 }
@@ -115,7 +122,11 @@ impl Broker {
                     Err(blocked) => blocked,
                 };
                 // What waits for room must not hold back what has it.
-                self.carry_out(organisation, std::mem::take(&mut plans), &mut outcomes).await;
+                if !self.carry_out(organisation, std::mem::take(&mut plans), &mut outcomes).await {
+                    is_closing = true;
+                    outcomes[position] = Outcome::Unavailable;
+                    break;
+                }
                 let Blocked::Session(session) = blocked else {
                     outcomes[position] = Outcome::Full;
                     break;
@@ -230,6 +241,7 @@ impl Broker {
         let deadline =
             deadline.get_or_insert_with(|| Box::pin(async move { clock.sleep(wait_max).await }));
         tokio::select! {
+            biased;
             () = space => true,
             () = deadline => false,
         }
@@ -262,13 +274,13 @@ impl Broker {
         true
     }
 
-    /// Makes durable what must be, in one transaction, and delivers.
+    /// Makes durable what must be, in one transaction, and delivers; says whether it could.
     async fn carry_out(
         &self,
         organisation: &Organisation,
         plans: Vec<Plan>,
         outcomes: &mut [Outcome],
-    ) {
+    ) -> bool {
         let mut queued = Vec::new();
         let mut retained = Vec::new();
         for plan in &plans {
@@ -296,12 +308,13 @@ impl Broker {
                 outcomes[plan.position] = Outcome::Unavailable;
                 take_back(&plan.targets, plan.message.cost(), plan.sequence);
             }
-            return;
+            return false;
         }
         let now = self.base.clock.now();
         for plan in plans {
             self.deliver(plan, now);
         }
+        true
     }
 
     fn deliver(&self, plan: Plan, now: Timestamp) {
@@ -437,6 +450,11 @@ fn targets(organisation: &Organisation, source: u64, message: &Message) -> Vec<T
         });
     }
     targets
+}
+
+/// Whether the outcome closes the connection that the message came by.
+fn closes(message: &Message, outcome: &Outcome) -> bool {
+    *outcome == Outcome::Unavailable && message.qos != Qos::AtMostOnce
 }
 
 fn take_back(targets: &[Target], cost: usize, sequence: u64) {

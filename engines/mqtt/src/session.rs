@@ -40,6 +40,8 @@ pub(crate) struct State {
     pub(crate) kicked: Option<Close>,
     /// Deliveries whose rows are being committed.
     pub(crate) committing: HashSet<u64>,
+    /// Deliveries that are done and whose rows could not be removed.
+    pub(crate) unforgotten: Vec<u64>,
     pub(crate) will: Option<Will>,
     /// When a delayed will is due.
     pub(crate) will_at: Option<Timestamp>,
@@ -70,6 +72,7 @@ impl Session {
                 has_ended: false,
                 kicked: None,
                 committing: HashSet::new(),
+                unforgotten: Vec::new(),
                 will: None,
                 will_at: None,
                 expires_at: None,

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use base::access::{Principal, Subject};
 use base::{OrganisationId, Timestamp};
 use bytes::BytesMut;
@@ -72,7 +73,53 @@ const MIGRATIONS: &[Migration] = &[
 /// Rows that are read at once when everything is loaded.
 const PAGE: i64 = 200;
 
-pub(crate) struct Store {
+/// Where it survives. What a call was told is on disk; each call is there whole or not at all.
+#[async_trait]
+pub(crate) trait Store: Send + Sync {
+    /// The largest number that any row holds.
+    async fn last_number(&self) -> Result<u64, Error>;
+
+    /// The sessions after `after`, by number; none at the end.
+    async fn sessions(&self, after: u64) -> Result<Vec<Kept>, Error>;
+
+    /// The retained messages after one of them, by organisation and topic; none at the end.
+    async fn retained(
+        &self,
+        after: Option<(OrganisationId, Arc<str>)>,
+    ) -> Result<Vec<(OrganisationId, Message)>, Error>;
+
+    async fn begin(&self, session: Begun) -> Result<(), Error>;
+
+    /// Notes that the client is back, and gives what waits for it.
+    async fn resume(&self, session: Begun) -> Result<Vec<Delivery>, Error>;
+
+    async fn disconnected(&self, number: u64, expiry: u32, at: Timestamp) -> Result<(), Error>;
+
+    async fn end(&self, number: u64) -> Result<(), Error>;
+
+    async fn subscribe(
+        &self,
+        organisation: OrganisationId,
+        number: u64,
+        added: Vec<(Arc<str>, Options)>,
+    ) -> Result<(), Error>;
+
+    async fn unsubscribe(&self, number: u64, removed: Vec<Arc<str>>) -> Result<(), Error>;
+
+    /// Stores what a batch of publishes leaves behind.
+    async fn keep(
+        &self,
+        organisation: OrganisationId,
+        queued: Vec<Queued>,
+        retained: Vec<RetainedChange>,
+    ) -> Result<(), Error>;
+
+    /// Forgets deliveries that are done.
+    async fn forget(&self, number: u64, sequences: Vec<u64>) -> Result<(), Error>;
+}
+
+/// Rows of a database.
+pub(crate) struct Rows {
     db: Db,
 }
 
@@ -115,7 +162,7 @@ pub(crate) struct RetainedChange {
     pub(crate) retained: Arc<Mutex<Retained>>,
 }
 
-impl Store {
+impl Rows {
     pub(crate) async fn open(db: Db) -> Result<Self, Error> {
         db.migrate("mqtt", MIGRATIONS).await?;
         // A delivery can be committed just after its session ended.
@@ -132,9 +179,11 @@ impl Store {
         db.write(sweep).await?;
         Ok(Self { db })
     }
+}
 
-    /// The largest number that any row holds.
-    pub(crate) async fn last_number(&self) -> Result<u64, Error> {
+#[async_trait]
+impl Store for Rows {
+    async fn last_number(&self) -> Result<u64, Error> {
         let last = async |read: &mut Read| {
             let sql = "SELECT MAX(number) AS last FROM mqtt_session \
                 UNION ALL SELECT MAX(sequence) AS last FROM mqtt_queue";
@@ -146,8 +195,7 @@ impl Store {
         self.db.read(last).await
     }
 
-    /// The sessions after `after`, by number; none at the end.
-    pub(crate) async fn sessions(&self, after: u64) -> Result<Vec<Kept>, Error> {
+    async fn sessions(&self, after: u64) -> Result<Vec<Kept>, Error> {
         let after = signed(after);
         let page = async move |read: &mut Read| {
             let sql = "SELECT number, organisation, client, subject, name, expiry, disconnected, \
@@ -167,8 +215,7 @@ impl Store {
         self.db.read(page).await
     }
 
-    /// The retained messages after one of them, by organisation and topic; none at the end.
-    pub(crate) async fn retained(
+    async fn retained(
         &self,
         after: Option<(OrganisationId, Arc<str>)>,
     ) -> Result<Vec<(OrganisationId, Message)>, Error> {
@@ -193,7 +240,7 @@ impl Store {
         self.db.read(page).await
     }
 
-    pub(crate) async fn begin(&self, session: Begun) -> Result<(), Error> {
+    async fn begin(&self, session: Begun) -> Result<(), Error> {
         let begin = async move |tx: &mut Tx| {
             let sql = "INSERT INTO mqtt_session \
                 (number, organisation, client, subject, name, expiry, disconnected) \
@@ -214,8 +261,7 @@ impl Store {
         self.db.write(begin).await
     }
 
-    /// Notes that the client is back, and gives what waits for it.
-    pub(crate) async fn resume(&self, session: Begun) -> Result<Vec<Delivery>, Error> {
+    async fn resume(&self, session: Begun) -> Result<Vec<Delivery>, Error> {
         let resume = async move |tx: &mut Tx| {
             let sql = "UPDATE mqtt_session \
                 SET subject = ?, name = ?, expiry = ?, disconnected = NULL WHERE number = ?";
@@ -233,12 +279,7 @@ impl Store {
         self.db.write(resume).await
     }
 
-    pub(crate) async fn disconnected(
-        &self,
-        number: u64,
-        expiry: u32,
-        at: Timestamp,
-    ) -> Result<(), Error> {
+    async fn disconnected(&self, number: u64, expiry: u32, at: Timestamp) -> Result<(), Error> {
         let note = async move |tx: &mut Tx| {
             let sql = "UPDATE mqtt_session SET expiry = ?, disconnected = ? WHERE number = ?";
             tx.execute(sql, params![expiry, at, signed(number)]).await?;
@@ -247,7 +288,7 @@ impl Store {
         self.db.write(note).await
     }
 
-    pub(crate) async fn end(&self, number: u64) -> Result<(), Error> {
+    async fn end(&self, number: u64) -> Result<(), Error> {
         let end = async move |tx: &mut Tx| {
             for sql in [
                 "DELETE FROM mqtt_queue WHERE session = ?",
@@ -261,7 +302,7 @@ impl Store {
         self.db.write(end).await
     }
 
-    pub(crate) async fn subscribe(
+    async fn subscribe(
         &self,
         organisation: OrganisationId,
         number: u64,
@@ -288,11 +329,7 @@ impl Store {
         self.db.write(subscribe).await
     }
 
-    pub(crate) async fn unsubscribe(
-        &self,
-        number: u64,
-        removed: Vec<Arc<str>>,
-    ) -> Result<(), Error> {
+    async fn unsubscribe(&self, number: u64, removed: Vec<Arc<str>>) -> Result<(), Error> {
         let unsubscribe = async move |tx: &mut Tx| {
             for filter in &removed {
                 delete_subscription(tx, number, filter).await?;
@@ -302,8 +339,7 @@ impl Store {
         self.db.write(unsubscribe).await
     }
 
-    /// Stores what a batch of publishes leaves behind.
-    pub(crate) async fn keep(
+    async fn keep(
         &self,
         organisation: OrganisationId,
         queued: Vec<Queued>,
@@ -321,8 +357,7 @@ impl Store {
         self.db.write(keep).await
     }
 
-    /// Forgets deliveries that are done.
-    pub(crate) async fn forget(&self, number: u64, sequences: Vec<u64>) -> Result<(), Error> {
+    async fn forget(&self, number: u64, sequences: Vec<u64>) -> Result<(), Error> {
         let forget = async move |tx: &mut Tx| {
             for sequence in &sequences {
                 let sql = "DELETE FROM mqtt_queue WHERE session = ? AND sequence = ?";

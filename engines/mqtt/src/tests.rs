@@ -1,4 +1,4 @@
-//! The broker over real sockets.
+//! The broker over real sockets, and over simulated ones.
 
 mod access;
 mod client;
@@ -6,3 +6,4 @@ mod delivery;
 mod house;
 mod kept;
 mod limits;
+mod simulated;

@@ -149,12 +149,18 @@ impl Partition {
         }
     }
 
-    /// Forgets the oldest segment if all its records are before the offset, and names it. The last one stays.
-    pub(crate) fn drop_first(&mut self, before: u64) -> Option<u64> {
+    /// Forgets the oldest segment if all its records are before the offset, and gives it. The last one stays.
+    pub(crate) fn drop_first(&mut self, before: u64) -> Option<Segment> {
         if self.segments.get(1)?.base > before {
             return None;
         }
-        Some(self.segments.remove(0).base)
+        Some(self.segments.remove(0))
+    }
+
+    /// Remembers a segment that could not be deleted, or a later one would be and leave a gap behind it.
+    pub(crate) fn put_back(&mut self, first: Segment) {
+        debug_assert!(first.base < self.start(), "it was the first");
+        self.segments.insert(0, first);
     }
 }
 
@@ -196,9 +202,13 @@ mod tests {
     #[test]
     fn only_whole_sealed_segments_are_dropped() {
         let mut partition = partition();
-        assert_eq!(partition.drop_first(29), None);
-        assert_eq!(partition.drop_first(30), Some(10));
-        assert_eq!(partition.drop_first(40), None, "the last segment stays");
+        assert!(partition.drop_first(29).is_none());
+        let first = partition.drop_first(30).unwrap();
+        assert_eq!((first.base, partition.start()), (10, 30));
+        partition.put_back(first);
+        assert_eq!(partition.start(), 10);
+        partition.drop_first(30).unwrap();
+        assert!(partition.drop_first(40).is_none(), "the last segment stays");
         assert_eq!((partition.start(), partition.end()), (30, 40));
     }
 

@@ -1,11 +1,15 @@
-//! A disk that fails on demand, and that knows what a power cut would leave of it.
+//! The system's disk, failing on demand, and knowing what a power cut would leave of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
+
+use super::system::System;
+use super::{Disk, DiskFile, Lock};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Op {
@@ -22,8 +26,8 @@ pub(crate) const ENOSPC: i32 = 28;
 /// The disk is broken.
 pub(crate) const EIO: i32 = 5;
 
-#[derive(Debug, Default)]
-pub(crate) struct Faults(Mutex<State>);
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Faults(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -37,6 +41,105 @@ struct State {
     /// Names that are on disk for good, and those that are not yet.
     named: BTreeSet<PathBuf>,
     unnamed: BTreeSet<PathBuf>,
+}
+
+#[derive(Debug)]
+struct FaultyFile {
+    file: Box<dyn DiskFile>,
+    path: PathBuf,
+    faults: Faults,
+}
+
+impl Disk for Faults {
+    fn create_folder(&self, path: &Path) -> io::Result<()> {
+        System.create_folder(path)?;
+        self.created(path);
+        Ok(())
+    }
+
+    fn sync_folder(&self, path: &Path) -> io::Result<()> {
+        self.check(Op::SyncFolder, path)?;
+        System.sync_folder(path)?;
+        self.synced_folder(path);
+        Ok(())
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+        System.list(path)
+    }
+
+    fn is_folder(&self, path: &Path) -> bool {
+        System.is_folder(path)
+    }
+
+    fn exists(&self, path: &Path) -> bool {
+        System.exists(path)
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.check(Op::Create, path)?;
+        let file = System.create(path)?;
+        self.created(path);
+        Ok(Box::new(FaultyFile { file, path: path.to_owned(), faults: self.clone() }))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        let file = System.open(path)?;
+        Ok(Box::new(FaultyFile { file, path: path.to_owned(), faults: self.clone() }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        System.rename(from, to)?;
+        self.renamed(from, to);
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.check(Op::Remove, path)?;
+        System.remove(path)
+    }
+
+    fn remove_folder(&self, path: &Path) -> io::Result<()> {
+        System.remove_folder(path)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<Lock>> {
+        System.lock(path)
+    }
+}
+
+impl DiskFile for FaultyFile {
+    fn length(&self) -> io::Result<u64> {
+        self.file.length()
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], position: u64) -> io::Result<()> {
+        self.file.read_exact_at(buffer, position)
+    }
+
+    fn write_all_at(&self, bytes: &[u8], position: u64) -> io::Result<()> {
+        if let Err((room, error)) = self.faults.write(&self.path, bytes.len()) {
+            self.file.write_all_at(&bytes[..room], position)?;
+            return Err(error);
+        }
+        self.file.write_all_at(bytes, position)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.faults.check(Op::Sync, &self.path)?;
+        self.file.sync()?;
+        self.faults.synced(&self.path, self.file.length()?);
+        Ok(())
+    }
+
+    fn set_length(&self, bytes: u64) -> io::Result<()> {
+        self.faults.check(Op::Truncate, &self.path)?;
+        self.file.set_length(bytes)
+    }
+
+    fn forget_cache(&self, position: u64) -> io::Result<()> {
+        self.file.forget_cache(position)
+    }
 }
 
 impl Faults {
@@ -63,7 +166,7 @@ impl Faults {
         self.0.lock().writes
     }
 
-    pub(super) fn check(&self, op: Op, path: &Path) -> io::Result<()> {
+    fn check(&self, op: Op, path: &Path) -> io::Result<()> {
         let state = self.0.lock();
         let path = path.to_string_lossy();
         let failing = state.failing.iter().find(|(o, part, _)| *o == op && path.contains(part));
@@ -74,7 +177,7 @@ impl Faults {
     }
 
     /// How much is written before the error.
-    pub(super) fn write(&self, path: &Path, bytes: usize) -> Result<(), (usize, io::Error)> {
+    fn write(&self, path: &Path, bytes: usize) -> Result<(), (usize, io::Error)> {
         self.check(Op::Write, path).map_err(|error| (bytes / 2, error))?;
         let mut state = self.0.lock();
         state.writes += 1;
@@ -87,17 +190,17 @@ impl Faults {
         Ok(())
     }
 
-    pub(super) fn created(&self, path: &Path) {
+    fn created(&self, path: &Path) {
         self.0.lock().unnamed.insert(path.to_owned());
     }
 
-    pub(super) fn synced(&self, path: &Path, bytes: u64) {
+    fn synced(&self, path: &Path, bytes: u64) {
         let mut state = self.0.lock();
         state.syncs += 1;
         state.lengths.insert(path.to_owned(), bytes);
     }
 
-    pub(super) fn synced_folder(&self, path: &Path) {
+    fn synced_folder(&self, path: &Path) {
         let mut state = self.0.lock();
         let (now, later) = std::mem::take(&mut state.unnamed)
             .into_iter()
@@ -107,7 +210,7 @@ impl Faults {
     }
 
     /// Whatever lay under the old name, a folder's content included, has the new one.
-    pub(super) fn renamed(&self, from: &Path, to: &Path) {
+    fn renamed(&self, from: &Path, to: &Path) {
         let mut state = self.0.lock();
         let moved = |path: &PathBuf| match path.strip_prefix(from) {
             Ok(rest) if rest.as_os_str().is_empty() => to.to_owned(),

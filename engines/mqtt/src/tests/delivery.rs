@@ -296,3 +296,25 @@ async fn the_server_itself_publishes() {
     assert_eq!(house.metric("madang_mqtt_messages_sent_total"), 1);
     assert!(house.base.metrics.text().contains("madang_mqtt_publish_seconds_bucket"));
 }
+
+#[tokio::test]
+async fn nothing_behind_a_message_that_could_not_be_stored_is_acknowledged_or_delivered() {
+    let house = House::new().await;
+    for (rounds, version) in (1..).zip(BOTH) {
+        let mut subscriber = house.client(version, "subscriber").await;
+        subscriber.subscribe("#", 1).await;
+        let mut publisher = house.client(version, "publisher").await;
+        let first = publisher.publish("gate/first", "1", 1).await;
+        publisher.publish("down/second", "2", 1).await;
+        publisher.publish("data/third", "3", 1).await;
+        let seen = |topic: &str| house.desk.seen().iter().filter(|it| &***it == topic).count();
+        house.until("all three are looked at", || seen("data/third") == rounds).await;
+        house.desk.open("first");
+        assert_eq!(publisher.hear().await, Heard::Ack(first, 0));
+        let end = publisher.hear().await;
+        assert!(matches!(end, Heard::Closed | Heard::Disconnect(_)), "{end:?}");
+        assert_eq!(subscriber.text().await, "gate/first 1 1");
+        subscriber.hears_nothing().await;
+        subscriber.leave().await;
+    }
+}

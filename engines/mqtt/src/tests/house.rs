@@ -31,7 +31,7 @@ pub(super) struct Doorman {
 }
 
 impl Doorman {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             epoch: watch::Sender::new(1),
             revoked: Mutex::default(),
