@@ -28,6 +28,7 @@ const ENGINE_ARROWS: &[(&str, &str)] = &[
     ("identity", "relational"),
     ("delivery", "relational"),
     ("mqtt", "relational"),
+    ("results", "relational"),
 ];
 
 #[test]
