@@ -21,13 +21,15 @@ pub(crate) struct Queue<T> {
 struct Items<T> {
     waiting: VecDeque<T>,
     is_closed: bool,
+    /// Why nothing more is taken in for now.
+    refusal: Option<Error>,
 }
 
 impl<T> Queue<T> {
     pub(crate) fn new(name: &'static str, max: usize, wait_max: Duration, depth: Gauge) -> Self {
         Self {
             name,
-            items: Mutex::new(Items { waiting: VecDeque::new(), is_closed: false }),
+            items: Mutex::new(Items { waiting: VecDeque::new(), is_closed: false, refusal: None }),
             filled: Condvar::new(),
             room: Semaphore::new(max.min(Semaphore::MAX_PERMITS)),
             wait_max,
@@ -50,6 +52,11 @@ impl<T> Queue<T> {
         let mut items = self.items.lock();
         if items.is_closed {
             return Err(Error::Closed);
+        }
+        if let Some(error) = items.refusal.clone() {
+            drop(items);
+            self.room.add_permits(1);
+            return Err(error);
         }
         items.waiting.push_back(item);
         drop(items);
@@ -90,6 +97,26 @@ impl<T> Queue<T> {
             taken.into_iter().for_each(&mut each);
         }
         true
+    }
+
+    /// Refuses what comes from now on; gives what waited.
+    pub(crate) fn refuse(&self, error: Error) -> VecDeque<T> {
+        let mut items = self.items.lock();
+        items.refusal = Some(error);
+        let waiting = std::mem::take(&mut items.waiting);
+        drop(items);
+        self.taken(waiting.len());
+        waiting
+    }
+
+    /// Takes in again what comes. Says whether it was refused before.
+    pub(crate) fn accept(&self) -> bool {
+        self.items.lock().refusal.take().is_some()
+    }
+
+    /// Why what comes is refused, if it is.
+    pub(crate) fn refusal(&self) -> Option<Error> {
+        self.items.lock().refusal.clone()
     }
 
     /// Drops what waits; for a thread that ends before its queue is empty.

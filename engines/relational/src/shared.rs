@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use base::{Base, Clock, Entropy, EventId};
+use base::{Base, Clock, Entropy, EventId, Watch};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::meter::Meter;
@@ -14,6 +14,7 @@ pub(crate) struct Shared {
     /// Tells this opening of the database from every other one.
     pub(crate) process: String,
     pub(crate) meter: Meter,
+    pub(crate) watch: Watch,
     pub(crate) outbox: OutboxState,
     #[cfg(test)]
     pub(crate) faults: crate::sqlite::Faults,
@@ -35,6 +36,7 @@ impl Shared {
             entropy: base.entropy.clone(),
             process: EventId::new(base.clock.now(), &base.entropy).to_string(),
             meter: Meter::new(&base.metrics),
+            watch: base.watch.clone(),
             outbox: OutboxState {
                 length: AtomicI64::new(0),
                 filled: Notify::new(),

@@ -6,12 +6,14 @@ mod reader;
 mod session;
 mod writer;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
+use base::watch::What;
 use parking_lot::Mutex;
 
-use self::keeper::{Keeper, Signal};
+use self::keeper::{Keeper, Signal, Slot};
 use self::lock::Lock;
 use self::reader::Reader;
 use self::session::Access;
@@ -24,11 +26,26 @@ use crate::{Error, Read, Tx};
 
 /// The queues to the threads. Dropping it lets the threads finish what waits and end.
 pub(crate) struct Engine {
+    queues: Queues,
+    signal: Arc<Signal>,
+    threads: Arc<Threads>,
+    close_time_max: Duration,
+}
+
+#[derive(Clone)]
+struct Queues {
     writes: Arc<Queue<Order<Tx>>>,
     reads: Arc<Queue<Order<Read>>>,
-    signal: Arc<Signal>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
 }
+
+/// The threads that have a connection. Each holds the lock until its connection is closed.
+struct Threads {
+    lock: Weak<Lock>,
+    started: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// How often closing looks whether the threads have ended.
+const CLOSE_STEP: Duration = Duration::from_millis(5);
 
 impl Engine {
     pub(crate) async fn open(shared: Arc<Shared>) -> Result<Self, Error> {
@@ -38,31 +55,30 @@ impl Engine {
     }
 
     pub(crate) async fn write(&self, order: Order<Tx>) -> Result<(), Error> {
-        self.writes.push(order).await
+        self.queues.writes.push(order).await
     }
 
     pub(crate) async fn read(&self, order: Order<Read>) -> Result<(), Error> {
-        self.reads.push(order).await
+        self.queues.reads.push(order).await
+    }
+
+    /// Why writes or reads are refused, if they are.
+    pub(crate) fn refusal(&self) -> Option<Error> {
+        self.queues.writes.refusal().or_else(|| self.queues.reads.refusal())
     }
 
     pub(crate) async fn close(&self) {
         self.end();
-        let threads = std::mem::take(&mut *self.threads.lock());
-        let joined = tokio::task::spawn_blocking(move || {
-            for thread in threads {
-                if thread.join().is_err() {
-                    tracing::error!("a thread of the database panicked");
-                }
-            }
-        });
+        let (threads, wait) = (self.threads.clone(), self.close_time_max);
+        let joined = tokio::task::spawn_blocking(move || threads.join(wait));
         if let Err(error) = joined.await {
             tracing::error!(%error, "the database did not close");
         }
     }
 
     fn end(&self) {
-        self.reads.close();
-        self.writes.close();
+        self.queues.reads.close();
+        self.queues.writes.close();
         self.signal.close();
     }
 
@@ -71,8 +87,39 @@ impl Engine {
         let config = &shared.config;
         lock::make_folder(&config.path)?;
         let lock = Arc::new(Lock::hold(&config.path, config.lock_wait_max)?);
-        let meter = &shared.meter;
+        let threads = Threads { lock: Arc::downgrade(&lock), started: Mutex::default() };
         let engine = Self {
+            queues: Queues::new(shared),
+            signal: Arc::default(),
+            threads: Arc::new(threads),
+            close_time_max: config.close_time_max,
+        };
+        let (queues, signal, threads) = (&engine.queues, &engine.signal, &engine.threads);
+        let write = Slot::new(What::Write, shared);
+        let session = Session::open(shared, Access::Write)?;
+        let writer = Writer::new(session, queues.writes.clone(), signal.clone(), write.clone());
+        let (mut readers, mut slots) = (Vec::new(), Vec::new());
+        for _ in 0..config.readers() {
+            let (session, slot) =
+                (Session::open(shared, Access::Read)?, Slot::new(What::Read, shared));
+            readers.push(Reader::new(session, queues.reads.clone(), slot.clone()));
+            slots.push(slot);
+        }
+        let posts = (queues.clone(), threads.clone());
+        let keeper = Keeper::open(shared, signal.clone(), posts, (write, slots))?;
+        threads.start("rows-write", move || writer.run())?;
+        for reader in readers {
+            threads.start("rows-read", move || reader.run())?;
+        }
+        threads.start("rows-keep", move || keeper.run())?;
+        Ok(engine)
+    }
+}
+
+impl Queues {
+    fn new(shared: &Shared) -> Self {
+        let (config, meter) = (&shared.config, &shared.meter);
+        Self {
             writes: Arc::new(Queue::new(
                 "writes",
                 config.writes_queue_max,
@@ -85,33 +132,14 @@ impl Engine {
                 config.queue_wait_max,
                 meter.reads_waiting.clone(),
             )),
-            signal: Arc::new(Signal::new(config.readers() + 1)),
-            threads: Mutex::new(Vec::new()),
-        };
-        let session = Session::open(shared, Access::Write)?;
-        let writer = Writer::new(session, engine.writes.clone(), engine.signal.clone());
-        let mut readers = Vec::new();
-        for number in 1..=config.readers() {
-            let session = Session::open(shared, Access::Read)?;
-            readers.push(Reader::new(session, engine.reads.clone(), engine.signal.slot(number)));
         }
-        let keeper = Keeper::open(shared, engine.signal.clone())?;
-        engine.thread("rows-write", &lock, move || writer.run())?;
-        for reader in readers {
-            engine.thread("rows-read", &lock, move || reader.run())?;
-        }
-        engine.thread("rows-keep", &lock, move || keeper.run())?;
-        Ok(engine)
     }
+}
 
-    /// Every thread holds the lock until its connection is closed.
-    fn thread(
-        &self,
-        name: &str,
-        lock: &Arc<Lock>,
-        run: impl FnOnce() + Send + 'static,
-    ) -> Result<(), Error> {
-        let lock = lock.clone();
+impl Threads {
+    fn start(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+        // Whoever starts a thread holds the lock: it opens the database, or it is a thread of it.
+        let lock = self.lock.upgrade().ok_or(Error::Closed)?;
         let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
             run();
             drop(lock);
@@ -120,8 +148,27 @@ impl Engine {
             during: format!("start the thread {name}"),
             source: Arc::new(source),
         })?;
-        self.threads.lock().push(thread);
+        let mut started = self.started.lock();
+        started.retain(|thread| !thread.is_finished());
+        started.push(thread);
         Ok(())
+    }
+
+    /// Waits until all have ended, but not for ever: a closure may never end.
+    fn join(&self, wait: Duration) {
+        let mut threads = std::mem::take(&mut *self.started.lock());
+        let mut waited = Duration::ZERO;
+        while waited < wait && !threads.iter().all(JoinHandle::is_finished) {
+            std::thread::park_timeout(CLOSE_STEP);
+            waited += CLOSE_STEP;
+        }
+        for thread in threads.drain(..) {
+            if !thread.is_finished() {
+                tracing::error!("a closure does not end, so its connection stays open");
+            } else if thread.join().is_err() {
+                tracing::error!("a thread of the database panicked");
+            }
+        }
     }
 }
 

@@ -41,9 +41,14 @@ const REOPEN_PAUSE_MIN: Duration = Duration::from_millis(50);
 const REOPEN_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 impl Writer {
-    pub(crate) fn new(session: Session, queue: Arc<Queue<Order<Tx>>>, signal: Arc<Signal>) -> Self {
+    pub(crate) fn new(
+        mut session: Session,
+        queue: Arc<Queue<Order<Tx>>>,
+        signal: Arc<Signal>,
+        slot: Arc<Slot>,
+    ) -> Self {
         let shared = session.shared().clone();
-        let slot = signal.slot(0);
+        session.report_to(&slot);
         Self { tx: Tx { session }, shared, queue, signal, slot, checkpoint_at: 0 }
     }
 
@@ -104,9 +109,10 @@ impl Writer {
     fn work(&mut self, order: &mut Order<Tx>) -> Result<(Fate, bool), Fate> {
         self.tx.session.own(SAVEPOINT).map_err(Fate::Failed)?;
         self.tx.session.begin(order.place, order.limit);
-        self.slot.begin(order.place, order.limit, self.shared.clock.instant());
+        self.slot.begin(order.place, order.limit);
         let said = poll_once(&mut *order.work, &mut self.tx, order.place);
         self.slot.end();
+        order.count(self.tx.session.statements());
         let failed = self.tx.session.end();
         let (fate, is_kept) = match (said, failed) {
             (Err(error), _) | (Ok(Verdict::Keep), Some(error)) => (Fate::Failed(error), false),
