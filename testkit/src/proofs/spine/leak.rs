@@ -220,7 +220,7 @@ impl House {
             Ok(stuck(&self.stack)?.into_iter().find(is_it))
         });
         let item = item.with_context(|| format!("{what} {name}"))?;
-        let named = item["place"].as_str().or(item["request"].as_str()).unwrap_or_default();
+        let named = item["place"].as_str().or_else(|| item["request"].as_str()).unwrap_or_default();
         within(NAMED_WITHIN, "a line in the log", || {
             let log = self.stack.log();
             let is_told = |line: &str| line.contains("WARN") && line.contains(named);
