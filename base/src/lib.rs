@@ -1,5 +1,5 @@
 //! The words and surroundings that every part of Madang shares: ids, time, chance, error kinds,
-//! access, supervised tasks and metrics.
+//! access, supervised tasks, metrics, and who holds what for too long.
 //!
 //! It holds no feature logic, does no I/O of its own and names no other crate of the workspace.
 //! Start at [`Base`], the bundle that every part receives first.
@@ -10,16 +10,20 @@ mod error;
 mod id;
 mod metrics;
 mod page;
+mod spent;
 mod tasks;
 mod time;
+pub mod watch;
 
 pub use entropy::Entropy;
 pub use error::{ErrorKind, Failure};
 pub use id::{AccountId, CommandId, EventId, Id, KeyId, OrganisationId};
 pub use metrics::{Metrics, TaskLabels};
 pub use page::{Page, PageRequest};
+pub use spent::Spent;
 pub use tasks::Tasks;
 pub use time::{Clock, Timestamp};
+pub use watch::Watch;
 
 /// What surrounds every part; cloning it is cheap.
 #[derive(Clone)]
@@ -28,28 +32,29 @@ pub struct Base {
     pub entropy: Entropy,
     pub tasks: Tasks,
     pub metrics: Metrics,
+    pub watch: Watch,
 }
 
 impl Base {
     /// The real surroundings: the system's clock and randomness.
     pub fn system() -> Self {
-        let metrics = Metrics::default();
-        Self {
-            clock: Clock::system(),
-            entropy: Entropy::system(),
-            tasks: Tasks::new(&metrics),
-            metrics,
-        }
+        Self::new(Clock::system(), Entropy::system())
     }
 
     /// Surroundings for tests: time stands at `now` until it is moved, and chance repeats by `seed`.
     pub fn simulated(now: Timestamp, seed: u64) -> Self {
+        Self::new(Clock::simulated(now), Entropy::seeded(seed))
+    }
+
+    /// The same surroundings, with tasks on other threads.
+    #[must_use]
+    pub fn on(&self, threads: &tokio::runtime::Handle) -> Self {
+        Self { tasks: self.tasks.on(threads), ..self.clone() }
+    }
+
+    fn new(clock: Clock, entropy: Entropy) -> Self {
         let metrics = Metrics::default();
-        Self {
-            clock: Clock::simulated(now),
-            entropy: Entropy::seeded(seed),
-            tasks: Tasks::new(&metrics),
-            metrics,
-        }
+        let (tasks, watch) = (Tasks::new(&metrics), Watch::new(&clock, &metrics));
+        Self { clock, entropy, tasks, metrics, watch }
     }
 }

@@ -1,20 +1,26 @@
 use std::any::Any;
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, Location};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::{Failure, Metrics};
+use crate::watch::{self, Place};
+use crate::{Failure, Metrics, Spent};
 
 /// The one place that spawns tasks: each has a name, its panic is caught, logged and counted, and it
 /// ends at shutdown. Cloning shares it.
 #[derive(Clone)]
-pub struct Tasks(Arc<Inner>);
+pub struct Tasks {
+    inner: Arc<Inner>,
+    /// Where they run; nothing for the threads of whoever spawns.
+    threads: Option<Handle>,
+}
 
 struct Inner {
     tracker: TaskTracker,
@@ -29,23 +35,44 @@ const HEALTHY_AFTER: Duration = Duration::from_mins(1);
 
 impl Tasks {
     pub fn new(metrics: &Metrics) -> Self {
-        Self(Arc::new(Inner {
+        let inner = Inner {
             tracker: TaskTracker::new(),
             stopping: CancellationToken::new(),
             metrics: metrics.clone(),
-        }))
+        };
+        Self { inner: Arc::new(inner), threads: None }
+    }
+
+    /// The same tasks, spawned on these threads.
+    #[must_use]
+    pub fn on(&self, threads: &Handle) -> Self {
+        Self { inner: self.inner.clone(), threads: Some(threads.clone()) }
     }
 
     /// Runs one piece of work, such as one connection. Its panic ends it and nothing else; the handle then
     /// gives `None`. The work itself listens to [`Tasks::stopping`] when it could outlive shutdown.
-    #[allow(clippy::disallowed_methods, reason = "this is the one place that spawns")]
+    #[track_caller]
     pub fn spawn<F>(&self, name: &'static str, work: F) -> JoinHandle<Option<F::Output>>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let metrics = self.0.metrics.clone();
-        self.0.tracker.spawn(async move {
+        let place = Location::caller();
+        match Spent::current() {
+            Some(spent) => self.start(name, place, spent.scope(work)),
+            None => self.start(name, place, work),
+        }
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "this is the one place that spawns")]
+    fn start<F>(&self, name: &'static str, place: Place, work: F) -> JoinHandle<Option<F::Output>>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let metrics = self.inner.metrics.clone();
+        let work = watch::task(name, place, work);
+        let caught = async move {
             match AssertUnwindSafe(work).catch_unwind().await {
                 Ok(output) => Some(output),
                 Err(panic) => {
@@ -54,20 +81,26 @@ impl Tasks {
                     None
                 }
             }
-        })
+        };
+        match &self.threads {
+            Some(threads) => self.inner.tracker.spawn_on(caught, threads),
+            None => self.inner.tracker.spawn(caught),
+        }
     }
 
     /// Runs `make()` for the life of the process: after a panic or an error it is made and run again, with
     /// back-off. It is dropped at shutdown, so it must be safe to stop at any await; `Ok` ends it for good.
     #[allow(clippy::disallowed_methods, reason = "the pause between two runs")]
+    #[track_caller]
     pub fn supervise<M, F>(&self, name: &'static str, make: M)
     where
         M: Fn() -> F + Send + Sync + 'static,
         F: Future<Output = Result<(), Failure>> + Send + 'static,
     {
         let tasks = self.clone();
-        let metrics = self.0.metrics.clone();
-        self.spawn(name, async move {
+        let metrics = self.inner.metrics.clone();
+        // It outlives whoever begins it, so what it asks of the rows is its own.
+        self.start(name, Location::caller(), async move {
             let stopping = tasks.stopping();
             let mut pause = BACK_OFF_MIN;
             loop {
@@ -106,14 +139,14 @@ impl Tasks {
 
     /// Becomes cancelled when shutdown begins.
     pub fn stopping(&self) -> CancellationToken {
-        self.0.stopping.clone()
+        self.inner.stopping.clone()
     }
 
     /// Begins shutdown and waits for every task, at most `within`. Says whether all ended.
     pub async fn stop(&self, within: Duration) -> bool {
-        self.0.stopping.cancel();
-        self.0.tracker.close();
-        tokio::time::timeout(within, self.0.tracker.wait()).await.is_ok()
+        self.inner.stopping.cancel();
+        self.inner.tracker.close();
+        tokio::time::timeout(within, self.inner.tracker.wait()).await.is_ok()
     }
 }
 

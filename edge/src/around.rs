@@ -7,23 +7,41 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use base::ErrorKind;
+use base::watch::{Begin, Running, What};
+use base::{ErrorKind, Spent};
 use futures::FutureExt;
 
-use crate::guard::Shared;
+use crate::guard::{Entrance, Shared};
 use crate::problem::{Cause, Error};
 
 /// Names a request in its answer and in the log; a caller may give one of its own.
 #[derive(Debug, Clone)]
 pub struct RequestId(pub Arc<str>);
 
-/// Says afterwards which operation it was, also when its handler panicked.
-#[derive(Clone, Default)]
-pub(crate) struct Trace(Arc<OnceLock<&'static str>>);
+/// Says which operation it is: while it runs, and afterwards, also when its handler panicked.
+#[derive(Clone)]
+pub(crate) struct Trace(Arc<(OnceLock<&'static str>, Running)>);
 
 impl Trace {
-    pub(crate) fn matched(&self, operation: &'static str) {
-        let _ = self.0.set(operation);
+    fn begin(shared: &Shared, id: &Arc<str>) -> Self {
+        let running = shared.base.watch.begin(Begin {
+            what: What::Request,
+            id: Some(id.clone()),
+            place: None,
+            told_after: shared.config.request_told_after,
+            limit: shared.config.request_time_max,
+        });
+        Self(Arc::new((OnceLock::new(), running)))
+    }
+
+    pub(crate) fn matched(&self, entrance: &Entrance) {
+        let _ = self.0.0.set(entrance.operation.id());
+        self.0.1.name(&entrance.title);
+    }
+
+    /// Lets it be known which thread runs this part of it.
+    pub(crate) fn follow<F: Future>(&self, part: F) -> impl Future<Output = F::Output> + use<F> {
+        self.0.1.follow(part)
     }
 }
 
@@ -37,20 +55,26 @@ pub(crate) async fn around(
 ) -> Response {
     let started = shared.base.clock.instant();
     let id = request_id(&shared, request.headers());
-    let trace = Trace::default();
+    let trace = Trace::begin(&shared, &id);
+    let spent = Spent::default();
     request.extensions_mut().insert(RequestId(id.clone()));
     request.extensions_mut().insert(trace.clone());
     request.extensions_mut().insert(shared.clone());
 
-    let mut response = answer(&shared, request, next).await;
+    let mut response = spent.clone().scope(answer(&shared, request, next)).await;
 
-    let operation = trace.0.get().copied().unwrap_or("unmatched");
+    let operation = trace.0.0.get().copied().unwrap_or("unmatched");
     let took = shared.base.clock.instant().duration_since(started);
-    shared.counts.answered(operation, response.status().as_u16(), took);
+    let status = response.status().as_u16();
+    shared.counts.answered(operation, status, took);
+    shared.counts.asked(operation, spent.statements());
     if let Some(Cause(error)) = response.extensions_mut().remove::<Cause>() {
         tracing::error!(request = %id, operation, error = %chain(&**error), "a request failed");
     }
-    tracing::debug!(request = %id, operation, status = response.status().as_u16(), ?took);
+    let (statements, rows) = (spent.statements(), spent.rows_time());
+    tracing::debug!(request = %id, operation, status, ?took, statements, ?rows);
+    // Tests read it: what an operation costs does not depend on how many rows there are.
+    response.extensions_mut().insert(spent);
     finish(&shared, &id, response.headers_mut());
     response
 }
@@ -60,15 +84,23 @@ async fn answer(shared: &Shared, request: Request, next: Next) -> Response {
         return Error::new(ErrorKind::Unavailable, "too many requests are being worked on")
             .into_response();
     };
-    bounded(shared, request, next).await
+    bounded(shared, next.run(request)).await
 }
 
-/// Runs the request within the time limit; a panic becomes an answer.
-pub(crate) async fn bounded(shared: &Shared, request: Request, next: Next) -> Response {
-    let work = AssertUnwindSafe(next.run(request)).catch_unwind();
-    match tokio::time::timeout(shared.config.request_time_max, work).await {
-        Ok(Ok(response)) => response,
-        Ok(Err(panic)) => {
+/// Runs the work of a request within the time limit; a panic becomes an answer.
+pub(crate) async fn bounded(shared: &Shared, work: impl Future<Output = Response>) -> Response {
+    match tokio::time::timeout(shared.config.request_time_max, caught(shared, work)).await {
+        Ok(response) => response,
+        Err(_) => {
+            Error::new(ErrorKind::Unavailable, "the answer took too long to begin").into_response()
+        }
+    }
+}
+
+pub(crate) async fn caught(shared: &Shared, work: impl Future<Output = Response>) -> Response {
+    match AssertUnwindSafe(work).catch_unwind().await {
+        Ok(response) => response,
+        Err(panic) => {
             shared.counts.panics.inc();
             let text = panic
                 .downcast_ref::<&str>()
@@ -76,9 +108,6 @@ pub(crate) async fn bounded(shared: &Shared, request: Request, next: Next) -> Re
                 .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
                 .unwrap_or("no message");
             Error::internal(format!("a handler panicked: {text}")).into_response()
-        }
-        Err(_) => {
-            Error::new(ErrorKind::Unavailable, "the answer took too long to begin").into_response()
         }
     }
 }

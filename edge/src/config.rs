@@ -17,6 +17,9 @@ pub struct Config {
     /// How long an answer may take to begin.
     #[serde(with = "text")]
     pub request_time_max: Duration,
+    /// A request that has not ended after so long is named in the log while it runs.
+    #[serde(with = "text")]
+    pub request_told_after: Duration,
     /// Requests that are worked on at once.
     pub requests_max: usize,
     /// Event streams that are open at once.
@@ -56,6 +59,7 @@ impl Default for Config {
             body_discard_bytes_max: 16 << 20,
             body_read_time_max: Duration::from_secs(20),
             request_time_max: Duration::from_secs(30),
+            request_told_after: Duration::from_secs(5),
             requests_max: 1_024,
             streams_max: 1_000,
             stream_keep_alive: Duration::from_secs(15),

@@ -10,10 +10,11 @@ use axum::http::{HeaderMap, Method, Uri, header, uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base::access::{Action, Authority, Door, Principal, Refused, Resource, Subject};
-use base::{Base, ErrorKind, OrganisationId};
+use base::{Base, ErrorKind, OrganisationId, Tasks};
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 
-use crate::around::Trace;
+use crate::around::{Trace, caught};
 use crate::extract::{Peer, discard};
 use crate::metrics::Counts;
 use crate::once::{self, Claims};
@@ -41,6 +42,8 @@ pub struct Gate {
     pub claims: Option<Arc<dyn Claims>>,
     pub config: Config,
     pub base: Base,
+    /// Where handlers run, apart from the threads that move bytes: one that does not let go holds up no door.
+    pub handlers: Tasks,
 }
 
 /// Somebody who came through the gate; a handler that takes it as an argument cannot run without one.
@@ -87,6 +90,7 @@ pub(crate) struct Shared {
     pub(crate) claims: Option<Arc<dyn Claims>>,
     pub(crate) config: Config,
     pub(crate) base: Base,
+    pub(crate) handlers: Tasks,
     pub(crate) counts: Counts,
     pub(crate) requests: Semaphore,
     pub(crate) streams: Arc<Semaphore>,
@@ -105,6 +109,7 @@ impl Shared {
             claims: gate.claims,
             config: gate.config,
             base: gate.base,
+            handlers: gate.handlers,
         }
     }
 }
@@ -112,6 +117,8 @@ impl Shared {
 /// What one operation's gate knows.
 pub(crate) struct Entrance {
     pub(crate) operation: Operation,
+    /// Its method, its path and its id, for the log.
+    pub(crate) title: Arc<str>,
     /// The query parameters that its handler reads; any other is refused.
     pub(crate) query: Vec<String>,
     pub(crate) body_bytes_max: usize,
@@ -136,19 +143,52 @@ pub(crate) async fn pass(
     next: Next,
 ) -> Response {
     if let Some(trace) = request.extensions().get::<Trace>() {
-        trace.matched(entrance.operation.id());
+        trace.matched(&entrance);
     }
     let (mut parts, body) = request.into_parts();
     let admitted = admit(&shared, &entrance, &mut parts).await;
     let admitted = admitted.and_then(|()| once::key(&shared, &entrance.operation, &parts));
     let request = Request::from_parts(parts, body);
     match admitted {
-        Ok(None) => next.run(request).await,
-        Ok(Some(key)) => once::once(shared, &entrance, key, request, next).await,
+        Ok(None) => handle(&shared, &entrance, request, next).await,
+        Ok(Some(key)) => once::once(shared, entrance, key, request, next).await,
         Err(error) => {
             discard(request).await;
             error.into_response()
         }
+    }
+}
+
+/// Runs the handler on the threads for handlers. It ends when nobody waits for it any more.
+pub(crate) async fn handle(
+    shared: &Arc<Shared>,
+    entrance: &Entrance,
+    request: Request,
+    next: Next,
+) -> Response {
+    if entrance.operation.is_at_the_door {
+        return next.run(request).await;
+    }
+    let (trace, own) = (request.extensions().get::<Trace>().cloned(), shared.clone());
+    let work = async move { caught(&own, next.run(request)).await };
+    let spawned = match trace {
+        Some(trace) => shared.handlers.spawn("http_handler", trace.follow(work)),
+        None => shared.handlers.spawn("http_handler", work),
+    };
+    let mut handling = Handling(spawned);
+    match (&mut handling.0).await {
+        Ok(Some(response)) => response,
+        Ok(None) => Error::internal("a handler panicked").into_response(),
+        Err(_) => Error::new(ErrorKind::Unavailable, "the server is stopping").into_response(),
+    }
+}
+
+/// A handler that runs.
+struct Handling(JoinHandle<Option<Response>>);
+
+impl Drop for Handling {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

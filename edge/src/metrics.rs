@@ -12,6 +12,7 @@ use prometheus_client::metrics::histogram::Histogram;
 pub(crate) struct Counts {
     requests: Family<RequestLabels, Counter>,
     seconds: Family<OperationLabels, Histogram, fn() -> Histogram>,
+    statements: Family<OperationLabels, Histogram, fn() -> Histogram>,
     pub(crate) panics: Counter,
     pub(crate) streams: Gauge,
 }
@@ -37,6 +38,11 @@ impl Counts {
                 "Time until an answer began.",
                 seconds,
             ),
+            statements: metrics.register(
+                "http_request_statements",
+                "Statements that a request ran on rows.",
+                Family::new_with_constructor(statements as fn() -> Histogram),
+            ),
             panics: metrics.register("http_panics", "Handlers that panicked.", Counter::default()),
             streams: metrics.register("http_streams", "Event streams open.", Gauge::default()),
         }
@@ -53,6 +59,14 @@ impl Counts {
         self.requests.get_or_create(&RequestLabels { operation, status }).inc();
         self.seconds.get_or_create(&OperationLabels { operation }).observe(took.as_secs_f64());
     }
+
+    pub(crate) fn asked(&self, operation: &'static str, statements: u64) {
+        self.statements.get_or_create(&OperationLabels { operation }).observe(statements as f64);
+    }
+}
+
+fn statements() -> Histogram {
+    Histogram::new([0.0, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0, 500.0])
 }
 
 fn histogram() -> Histogram {

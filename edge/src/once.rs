@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 
 use crate::around::bounded;
 use crate::extract::read;
-use crate::guard::{BoxFuture, Caller, Entrance, Shared};
+use crate::guard::{BoxFuture, Caller, Entrance, Shared, handle};
 use crate::operation::{Access, Operation};
 use crate::problem::{Error, Result};
 
@@ -117,7 +117,7 @@ pub(crate) fn key(
 /// Runs the request, or answers as its first run did.
 pub(crate) async fn once(
     shared: Arc<Shared>,
-    entrance: &Entrance,
+    entrance: Arc<Entrance>,
     key: String,
     request: Request,
     next: Next,
@@ -145,7 +145,8 @@ pub(crate) async fn once(
     let request = Request::from_parts(parts, Body::from(body));
     // A task of its own: a caller who goes away must not leave the run without its end.
     let run = shared.base.tasks.clone().spawn("http_once", async move {
-        let response = claim(&shared, &*claims, &keyed, request, next).await;
+        let response =
+            claim(&shared, &*claims, &keyed, handle(&shared, &entrance, request, next)).await;
         drop(permit);
         response.unwrap_or_else(Error::into_response)
     });
@@ -157,8 +158,7 @@ async fn claim(
     shared: &Shared,
     claims: &dyn Claims,
     keyed: &Keyed,
-    request: Request,
-    next: Next,
+    work: impl Future<Output = Response>,
 ) -> Result<Response> {
     let claim = match claims.begin(keyed).await? {
         Begun::New { claim } => claim,
@@ -176,7 +176,7 @@ async fn claim(
         }
         Begun::Ended(outcome) => return replay(&outcome),
     };
-    let response = bounded(shared, request, next).await;
+    let response = bounded(shared, work).await;
     let (response, outcome) = taken(shared.config.kept_answer_bytes_max, response).await;
     if let Err(error) = claims.end(keyed, claim, outcome).await {
         tracing::warn!(error = %error, operation = keyed.operation, "an answer was not kept");

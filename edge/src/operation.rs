@@ -13,6 +13,7 @@ pub struct Operation {
     pub(crate) kinds: &'static [ErrorKind],
     pub(crate) body_bytes_max: Option<usize>,
     pub(crate) is_secret: bool,
+    pub(crate) is_at_the_door: bool,
     pub(crate) media: Vec<&'static str>,
     pub(crate) returns: Vec<(u16, SchemaOf)>,
 }
@@ -94,6 +95,14 @@ impl Operation {
     #[must_use]
     pub fn secret(mut self) -> Self {
         self.is_secret = true;
+        self
+    }
+
+    /// Answered on the threads of the door itself: it is short, and answers also when every thread for handlers is
+    /// kept by one that does not let go.
+    #[must_use]
+    pub fn at_the_door(mut self) -> Self {
+        self.is_at_the_door = true;
         self
     }
 
@@ -191,6 +200,7 @@ impl Undeclared {
             kinds: &[],
             body_bytes_max: None,
             is_secret: false,
+            is_at_the_door: false,
             media: Vec::new(),
             returns: Vec::new(),
         }

@@ -102,6 +102,7 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
             .summary("This document.")
             .tag("system")
             .public()
+            .at_the_door()
             .returns::<Value>(200);
         // Added twice, so that the document has itself in it.
         let text = Arc::<str>::from("");
@@ -134,7 +135,9 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
             assert!(ids.insert(operation.id()), "two operations have the id {}", operation.id());
             let mut said = Description::default();
             describe(&mut said, &mut schemas());
+            let title = format!("{} {} ({})", operation.method(), operation.path(), operation.id());
             let entrance = Arc::new(Entrance {
+                title: title.into(),
                 query: said.query.into_iter().map(|parameter| parameter.name).collect(),
                 body_bytes_max: operation.body_bytes_max.unwrap_or(shared.config.body_bytes_max),
                 operation,

@@ -11,7 +11,7 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base::access::{Action, Authority, Door, Principal, Refused, Resource, Subject};
-use base::{AccountId, Base, ErrorKind, KeyId, OrganisationId, Page, Timestamp};
+use base::{AccountId, Base, ErrorKind, KeyId, OrganisationId, Page, Spent, Tasks, Timestamp};
 use bytes::Bytes;
 use edge::{
     Begun, BoxFuture, Caller, Claims, Config, Created, Error, Event, Events, Gate, Info, Json,
@@ -288,6 +288,7 @@ fn yard_with(config: Config) -> Yard {
         claims: Some(claims.clone()),
         config,
         base: base.clone(),
+        handlers: base.tasks.clone(),
     };
     let made = Made::default();
     Yard {
@@ -841,4 +842,71 @@ fn the_document_says_which_operations_take_a_key() {
         !takes("/v1/secret", "put") && !takes("/v1/things", "get") && !takes("/v1/things", "post")
     );
     assert!(document["paths"]["/v1/once"]["post"]["responses"]["409"].is_object());
+}
+
+/// Computes until told, as a handler with an endless loop does.
+async fn spin(State(go): State<Arc<std::sync::Barrier>>) -> NoContent {
+    go.wait();
+    NoContent
+}
+
+async fn asks_rows() -> NoContent {
+    Spent::current().unwrap().add_statements(4);
+    NoContent
+}
+
+fn public_gate(base: &Base, handlers: Tasks) -> Gate {
+    let grants = Arc::new(Grants(watch::Sender::new(0)));
+    Gate {
+        authority: grants.clone(),
+        sessions: grants,
+        claims: None,
+        config: Config { request_told_after: Duration::ZERO, ..Config::default() },
+        base: base.clone(),
+        handlers,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_handler_that_does_not_let_go_is_named_and_holds_up_no_door() {
+    let handlers = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+    let base = Base::system();
+    let go = Arc::new(std::sync::Barrier::new(2));
+    let door = Operation::get("/door").id("door").summary("Is quick.").public().at_the_door();
+    let router = Routes::new(go.clone())
+        .add(Operation::get("/spin").id("spin").summary("Spins.").public(), spin)
+        .add(door, || async { NoContent })
+        .build(public_gate(&base, base.tasks.on(handlers.handle())));
+    let request = |path: &str| {
+        let request = Request::get(path).header("x-request-id", "r7").body(Body::empty()).unwrap();
+        router.clone().oneshot(request)
+    };
+    let spinning = base.tasks.spawn("asker", request("/spin"));
+    while base.watch.stuck().first().is_none_or(|stuck| !stuck.name.contains("/spin")) {
+        tokio::task::yield_now().await;
+    }
+    let named = base.watch.stuck().remove(0);
+    assert_eq!((named.what, named.name.as_str()), ("request", "GET /spin (spin)"));
+    assert_eq!(named.id.as_deref(), Some("r7"));
+    assert_eq!(request("/door").await.unwrap().status(), StatusCode::NO_CONTENT);
+    tokio::task::block_in_place(|| go.wait());
+    let answer = spinning.await.unwrap().unwrap().unwrap();
+    assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+    drop(answer);
+    assert!(base.watch.stuck().is_empty(), "{:?}", base.watch.stuck());
+    handlers.shutdown_background();
+}
+
+#[tokio::test]
+async fn an_answer_says_what_its_request_asked_of_the_rows() {
+    let base = Base::system();
+    let router = Routes::new(())
+        .add(Operation::get("/asks").id("asks").summary("Asks.").public(), asks_rows)
+        .build(public_gate(&base, base.tasks.clone()));
+    let request = Request::get("/asks").body(Body::empty()).unwrap();
+    let answer = router.oneshot(request).await.unwrap();
+    assert_eq!(answer.extensions().get::<Spent>().unwrap().statements(), 4);
+    let text = base.metrics.text();
+    let sum = "madang_http_request_statements_sum{operation=\"asks\"} 4";
+    assert!(text.contains(sum), "{text}");
 }

@@ -75,6 +75,7 @@ async fn start(config: Config) -> (SocketAddr, Base) {
         claims: None,
         config: config.clone(),
         base: base.clone(),
+        handlers: base.tasks.clone(),
     };
     let router = Routes::new(())
         .add(Operation::post("/echo").id("echo").summary("Echoes.").public(), echo)

@@ -7,6 +7,8 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use crate::threads;
+
 /// Everything that can be set. Each part's section is its own `Config`, with a default for everything.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -22,6 +24,8 @@ pub(crate) struct Config {
     pub(crate) delivery: delivery::Config,
     pub(crate) egress: delivery::Egress,
     pub(crate) devices: devices::Config,
+    pub(crate) threads: threads::Config,
+    pub(crate) watch: base::watch::Config,
     pub(crate) log: Log,
 }
 
@@ -56,6 +60,8 @@ impl Default for Config {
             delivery: delivery::Config::default(),
             egress: delivery::Egress::default(),
             devices: devices::Config::default(),
+            threads: threads::Config::default(),
+            watch: base::watch::Config::default(),
             log: Log::default(),
         }
     }
@@ -168,6 +174,8 @@ impl Config {
         shown.insert("delivery".into(), Value::try_from(&self.delivery)?);
         shown.insert("egress".into(), Value::try_from(&self.egress)?);
         shown.insert("devices".into(), Value::try_from(&self.devices)?);
+        shown.insert("threads".into(), Value::try_from(&self.threads)?);
+        shown.insert("watch".into(), Value::try_from(&self.watch)?);
         shown.insert("log".into(), Value::try_from(&self.log)?);
         let url = shown["delivery"].get_mut("smtp").and_then(|smtp| smtp.get_mut("url"));
         if let Some(Value::String(url)) = url {

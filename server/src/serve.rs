@@ -13,7 +13,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, Settings};
 use crate::listen::Port;
-use crate::wiring::{self, Running};
+use crate::threads::Threads;
+use crate::wiring::{self, Added, Running};
 
 #[derive(Args)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
@@ -41,7 +42,11 @@ pub(crate) struct Options {
 /// A stopping process drains for this long.
 const DRAIN_MAX: Duration = Duration::from_secs(8);
 
-pub(crate) fn serve(mut settings: Settings, mut options: Options) -> Result<()> {
+pub(crate) fn serve(
+    mut settings: Settings,
+    mut options: Options,
+    added: Option<Added>,
+) -> Result<()> {
     let temporary = if options.ephemeral {
         options.free_ports = true;
         options.open_sign_up = true;
@@ -69,18 +74,26 @@ pub(crate) fn serve(mut settings: Settings, mut options: Options) -> Result<()> 
         _ => Port::Usual,
     };
     let ports = wiring::Ports { http: port("http"), mqtt: port("mqtt") };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let ended = runtime.block_on(run(config, ports, &options));
-    // What still runs after draining is dropped with the runtime; its writes were never acknowledged.
-    runtime.shutdown_timeout(Duration::from_millis(500));
+    let base = Base::system();
+    let threads = Threads::start(&config.threads, config.watch.clone(), &base)?;
+    let grounds = wiring::Bases {
+        handlers: base.on(threads.handlers.handle()),
+        io: base.on(threads.io.handle()),
+    };
+    let ended = threads.io.block_on(run(config, ports, grounds, (&options, added)));
+    threads.end();
     drop(temporary);
     ended
 }
 
-async fn run(config: Config, ports: wiring::Ports, options: &Options) -> Result<()> {
+async fn run(
+    config: Config,
+    ports: wiring::Ports,
+    bases: wiring::Bases,
+    (options, added): (&Options, Option<Added>),
+) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let base = Base::system();
     let stop = async {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -89,7 +102,7 @@ async fn run(config: Config, ports: wiring::Ports, options: &Options) -> Result<
     };
     tokio::pin!(stop);
     let running = tokio::select! {
-        running = wiring::start(config, ports, &base) => running?,
+        running = wiring::start(config, ports, &bases, added) => running?,
         () = &mut stop => return Ok(()),
     };
     if options.sample {
@@ -101,7 +114,7 @@ async fn run(config: Config, ports: wiring::Ports, options: &Options) -> Result<
     greet(&running).await?;
     stop.await;
     tracing::info!("stopping");
-    running.stop(&base, DRAIN_MAX).await;
+    running.stop(&bases.io, DRAIN_MAX).await;
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use base::access::Authority;
 use base::{Base, OrganisationId};
 use delivery::Delivery;
 use devices::{Devices, Needs};
-use edge::Router;
+use edge::{Router, Routes};
 use eventlog::EventLog;
 use identity::{Grant, Identity, NewKey};
 use lake::Lake;
@@ -27,6 +27,28 @@ pub(crate) struct Ports {
     pub(crate) http: Port,
     pub(crate) mqtt: Port,
 }
+
+/// The same surroundings, with tasks on either group of threads.
+pub(crate) struct Bases {
+    /// For doors and engines.
+    pub(crate) io: Base,
+    /// For handlers and features.
+    pub(crate) handlers: Base,
+}
+
+/// What an added room stands on.
+#[derive(Clone)]
+pub struct Ground {
+    /// Tasks of it run on the threads for doors and engines.
+    pub io: Base,
+    /// Tasks of it run on the threads for handlers and features.
+    pub handlers: Base,
+    pub db: Db,
+    pub log: EventLog,
+}
+
+/// Makes the operations of a room that a development tool adds.
+pub type Added = fn(Ground) -> Routes<Ground>;
 
 /// Everything but the doors' sockets.
 pub(crate) struct Rooms {
@@ -56,8 +78,10 @@ pub(crate) struct AnnouncedKeys {
 pub(crate) async fn open(
     config: &Config,
     mqtt_address: Option<SocketAddr>,
-    base: &Base,
+    bases: &Bases,
+    added: Option<Added>,
 ) -> Result<Rooms> {
+    let base = &bases.io;
     std::fs::create_dir_all(&config.data_dir)
         .with_context(|| format!("make the folder {}", config.data_dir.display()))?;
 
@@ -85,7 +109,7 @@ pub(crate) async fn open(
         mailer: Arc::new(AlertMails),
         keys: Arc::new(DeviceKeys(identity.clone())),
     };
-    let devices = Devices::open(config.devices.clone(), base, needs).await?;
+    let devices = Devices::open(config.devices.clone(), &bases.handlers, needs).await?;
     commands.start().await.context("carry out the commands that wait")?;
 
     // The broker hands readings to devices, so it comes after them.
@@ -94,13 +118,33 @@ pub(crate) async fn open(
     let mqtt = Mqtt::open(mqtt, base, db.clone(), authority.clone(), intake).await?;
 
     let started = base.clock.now();
-    let base = base.clone();
-    let doors = Doors { base, started, mqtt_address, db, identity, lake, delivery, devices };
+    let (base, handlers) = (base.clone(), bases.handlers.clone());
+    let ground = Ground { io: base.clone(), handlers, db: db.clone(), log: log.clone() };
+    let added = added.map(|added| (added, ground));
+    let handlers = bases.handlers.tasks.clone();
+    let doors = Doors {
+        base,
+        handlers,
+        started,
+        mqtt_address,
+        db,
+        identity,
+        lake,
+        delivery,
+        devices,
+        added,
+    };
     Ok(Rooms { doors, log, mqtt, authority })
 }
 
 /// Opens every part and every door.
-pub(crate) async fn start(config: Config, ports: Ports, base: &Base) -> Result<Running> {
+pub(crate) async fn start(
+    config: Config,
+    ports: Ports,
+    bases: &Bases,
+    added: Option<Added>,
+) -> Result<Running> {
+    let base = &bases.io;
     // Ports first: a busy one is told before anything is opened.
     let address = config.http.listen.as_deref().unwrap_or("127.0.0.1:8080");
     let http = listen("http", address, ports.http).await?;
@@ -108,7 +152,7 @@ pub(crate) async fn start(config: Config, ports: Ports, base: &Base) -> Result<R
     let mqtt = listen("mqtt", address, ports.mqtt).await?;
     let (http_address, mqtt_address) = (http.local_addr()?, mqtt.local_addr()?);
 
-    let rooms = open(&config, Some(mqtt_address), base).await?;
+    let rooms = open(&config, Some(mqtt_address), bases, added).await?;
     let sessions = Arc::new(BrowserSessions(rooms.doors.identity.clone()));
     let edge_config = config.http.part.clone();
     let router = rooms.doors.router(rooms.authority.clone(), sessions, edge_config.clone());

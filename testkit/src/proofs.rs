@@ -43,6 +43,8 @@ pub const ALL: &[(&str, Proof)] = &[
     ("first/one-reading", first::one_reading),
     ("first/strangers", first::strangers),
     ("spine/disk", spine::disk),
+    ("spine/isolation", spine::isolation),
+    ("spine/leak", spine::leak),
     ("spine/power-cut", spine::power_cut),
     ("spine/power-cut-fails", spine::power_cut_fails),
 ];

@@ -21,6 +21,9 @@ const HERE: &[(&str, Runner)] = &[
 /// Seeds of each simulation at full count.
 const SIMULATED: &[(&str, u64)] = &[("eventlog", 100_000), ("mqtt", 100_000)];
 
+/// Proofs of a binary whose work goes wrong when it is asked to.
+const FAULTY: &[&str] = &["spine/isolation", "spine/leak"];
+
 pub(crate) fn list() {
     for name in names() {
         println!("{name}");
@@ -42,8 +45,11 @@ pub(crate) fn prove(name: &str, binary: Option<PathBuf>) -> Result<()> {
         let binary = if let Some(binary) = binary {
             std::fs::canonicalize(&binary)?
         } else {
-            shell::run("cargo", &["build", "--release"])?;
-            target_folder()?.join("release/madang")
+            let is_faulty = FAULTY.contains(&name);
+            let (package, program) =
+                if is_faulty { ("faulty", "faulty") } else { ("server", "madang") };
+            shell::run("cargo", &["build", "--release", "-p", package])?;
+            target_folder()?.join("release").join(program)
         };
         let evidence = Path::new("docs/proofs").join(name.replace('/', "-"));
         proof(&Ground { binary, evidence, size: Size::Full })?

@@ -47,6 +47,17 @@ pub struct Config {
     /// A statement that takes longer is logged with the place that asked for it.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub statement_slow: Duration,
+    /// A closure that keeps its connection for longer is named while it still does.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub held_told_after: Duration,
+    /// A reader whose closure runs no statement, and has not ended after so long, gets another reader in its place.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub reader_replaced_after: Duration,
+    /// Readers with closures that do not end, beside those that serve; beyond it reads are refused.
+    pub readers_stuck_max: usize,
+    /// How long closing waits for closures that do not end.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub close_time_max: Duration,
     /// Rows that one query may give.
     pub rows_max: usize,
     /// Prepared statements kept per connection.
@@ -183,6 +194,10 @@ impl Default for Config {
             read_time_max: Duration::from_secs(30),
             migration_time_max: Duration::from_mins(10),
             statement_slow: Duration::from_millis(200),
+            held_told_after: Duration::from_secs(1),
+            reader_replaced_after: Duration::from_secs(3),
+            readers_stuck_max: 4,
+            close_time_max: Duration::from_secs(5),
             rows_max: 100_000,
             statements_kept_max: 256,
             cache_bytes: 64 << 20,

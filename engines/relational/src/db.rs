@@ -1,9 +1,9 @@
 use std::future::Future;
 use std::panic::Location;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use base::{Base, Timestamp};
+use base::{Base, Clock, Spent, Timestamp};
 use tokio::sync::oneshot;
 
 use crate::migration::{self, Migration};
@@ -88,8 +88,10 @@ impl Db {
     {
         let place = Location::caller();
         let (closure, answer) = Closure::new(work);
-        let order = Order { work: Box::new(closure), place, limit: self.config().read_time_max };
+        let (limit, spent) = (self.config().read_time_max, Spent::current());
+        let order = Order { work: Box::new(closure), place, limit, spent: spent.clone() };
         async move {
+            let _waiting = self.waiting(spent);
             self.0.engine.read(order).await.map_err(E::from)?;
             answered(answer).await
         }
@@ -102,6 +104,11 @@ impl Db {
             Engine::Embedded(engine) => engine.close().await,
             Engine::Remote(engine) => engine.close().await,
         }
+    }
+
+    /// An error while writes, or reads, are refused because one that began does not end.
+    pub fn check(&self) -> Result<(), Error> {
+        self.0.engine.refusal().map_or(Ok(()), Err)
     }
 
     /// Committed events that the event log does not hold yet.
@@ -126,6 +133,11 @@ impl Db {
         self.0.shared.clock.now()
     }
 
+    fn waiting(&self, spent: Option<Spent>) -> Waiting<'_> {
+        let clock = &self.0.shared.clock;
+        Waiting { clock, began: clock.instant(), spent }
+    }
+
     fn write_as<T, E, F>(
         &self,
         asked: Asked,
@@ -137,8 +149,10 @@ impl Db {
         E: From<Error> + Send + 'static,
     {
         let (closure, answer) = Closure::new(work);
-        let order = Order { work: Box::new(closure), place: asked.place, limit: asked.limit };
+        let (Asked { place, limit }, spent) = (asked, Spent::current());
+        let order = Order { work: Box::new(closure), place, limit, spent: spent.clone() };
         async move {
+            let _waiting = self.waiting(spent);
             self.0.engine.write(order).await.map_err(E::from)?;
             answered(answer).await
         }
@@ -157,6 +171,28 @@ impl Engine {
         match self {
             Self::Embedded(engine) => engine.read(order).await,
             Self::Remote(engine) => engine.read(order).await,
+        }
+    }
+
+    fn refusal(&self) -> Option<Error> {
+        match self {
+            Self::Embedded(engine) => engine.refusal(),
+            Self::Remote(engine) => engine.refusal(),
+        }
+    }
+}
+
+/// Counts the time until it is dropped.
+struct Waiting<'a> {
+    clock: &'a Clock,
+    began: Instant,
+    spent: Option<Spent>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(spent) = &self.spent {
+            spent.add_rows_time(self.clock.instant() - self.began);
         }
     }
 }

@@ -39,6 +39,8 @@ pub enum Error {
     Unavailable { during: String, source: Source },
     #[error("the database failed and is being opened again")]
     Recovering,
+    #[error("no {what} can begin, for one at {place} does not end")]
+    Stuck { what: &'static str, place: Place },
     #[error("the database is closed")]
     Closed,
     #[error("a transaction awaited something other than its Tx (at {place})")]
@@ -104,6 +106,7 @@ impl Error {
             | Self::Full { .. }
             | Self::Unavailable { .. }
             | Self::Recovering
+            | Self::Stuck { .. }
             | Self::Closed
             | Self::OutboxFull { .. }
             | Self::InUse { .. } => ErrorKind::Unavailable,

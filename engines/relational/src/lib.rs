@@ -46,6 +46,7 @@ mod row;
 mod session;
 mod shared;
 mod sqlite;
+mod threads;
 mod tx;
 mod value;
 mod work;

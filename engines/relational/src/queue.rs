@@ -1,4 +1,5 @@
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base::Clock;
@@ -6,7 +7,9 @@ use parking_lot::{Condvar, Mutex};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Semaphore, TryAcquireError};
 
-use crate::Error;
+use crate::shared::Shared;
+use crate::work::Order;
+use crate::{Error, Read, Tx};
 
 /// A bounded queue from tasks to threads.
 pub(crate) struct Queue<T> {
@@ -21,13 +24,15 @@ pub(crate) struct Queue<T> {
 struct Items<T> {
     waiting: VecDeque<T>,
     is_closed: bool,
+    /// Why nothing more is taken in for now.
+    refusal: Option<Error>,
 }
 
 impl<T> Queue<T> {
     pub(crate) fn new(name: &'static str, max: usize, wait_max: Duration, depth: Gauge) -> Self {
         Self {
             name,
-            items: Mutex::new(Items { waiting: VecDeque::new(), is_closed: false }),
+            items: Mutex::new(Items { waiting: VecDeque::new(), is_closed: false, refusal: None }),
             filled: Condvar::new(),
             room: Semaphore::new(max.min(Semaphore::MAX_PERMITS)),
             wait_max,
@@ -50,6 +55,11 @@ impl<T> Queue<T> {
         let mut items = self.items.lock();
         if items.is_closed {
             return Err(Error::Closed);
+        }
+        if let Some(error) = items.refusal.clone() {
+            drop(items);
+            self.room.add_permits(1);
+            return Err(error);
         }
         items.waiting.push_back(item);
         drop(items);
@@ -92,6 +102,26 @@ impl<T> Queue<T> {
         true
     }
 
+    /// Refuses what comes from now on; gives what waited.
+    pub(crate) fn refuse(&self, error: Error) -> VecDeque<T> {
+        let mut items = self.items.lock();
+        items.refusal = Some(error);
+        let waiting = std::mem::take(&mut items.waiting);
+        drop(items);
+        self.taken(waiting.len());
+        waiting
+    }
+
+    /// Takes in again what comes. Says whether it was refused before.
+    pub(crate) fn accept(&self) -> bool {
+        self.items.lock().refusal.take().is_some()
+    }
+
+    /// Why what comes is refused, if it is.
+    pub(crate) fn refusal(&self) -> Option<Error> {
+        self.items.lock().refusal.clone()
+    }
+
     /// Drops what waits; for a thread that ends before its queue is empty.
     pub(crate) fn abandon(&self) {
         self.close();
@@ -108,5 +138,42 @@ impl<T> Queue<T> {
     fn taken(&self, count: usize) {
         self.room.add_permits(count);
         self.depth.dec_by(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+}
+
+/// What waits for the threads of a database.
+#[derive(Clone)]
+pub(crate) struct Queues {
+    pub(crate) writes: Arc<Queue<Order<Tx>>>,
+    pub(crate) reads: Arc<Queue<Order<Read>>>,
+}
+
+impl Queues {
+    pub(crate) fn new(shared: &Shared) -> Self {
+        let (config, meter) = (&shared.config, &shared.meter);
+        Self {
+            writes: Arc::new(Queue::new(
+                "writes",
+                config.writes_queue_max,
+                config.queue_wait_max,
+                meter.writes_waiting.clone(),
+            )),
+            reads: Arc::new(Queue::new(
+                "reads",
+                config.reads_queue_max,
+                config.queue_wait_max,
+                meter.reads_waiting.clone(),
+            )),
+        }
+    }
+
+    /// Why writes or reads are refused, if they are.
+    pub(crate) fn refusal(&self) -> Option<Error> {
+        self.writes.refusal().or_else(|| self.reads.refusal())
+    }
+
+    pub(crate) fn close(&self) {
+        self.reads.close();
+        self.writes.close();
     }
 }

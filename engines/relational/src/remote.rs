@@ -9,9 +9,9 @@ mod tls;
 mod worker;
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::time::Duration;
 
-use parking_lot::Mutex;
+use base::watch::What;
 
 use self::keeper::{Keeper, Signal};
 use self::mysql::MySql;
@@ -20,18 +20,20 @@ pub(crate) use self::session::Session;
 use self::session::{Access, Driver};
 use self::worker::{Turns, Worker};
 use crate::config::Scheme;
-use crate::queue::Queue;
+use crate::queue::Queues;
 use crate::session::Session as AnySession;
 use crate::shared::Shared;
+use crate::sqlite::Slot;
+use crate::threads::Threads;
 use crate::work::Order;
 use crate::{Error, Read, Tx};
 
 /// The queues to the threads. Dropping it lets the threads finish what waits and end.
 pub(crate) struct Engine {
-    writes: Arc<Queue<Order<Tx>>>,
-    reads: Arc<Queue<Order<Read>>>,
+    queues: Queues,
     signal: Arc<Signal>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Arc<Threads>,
+    close_time_max: Duration,
 }
 
 impl Engine {
@@ -42,86 +44,66 @@ impl Engine {
     }
 
     pub(crate) async fn write(&self, order: Order<Tx>) -> Result<(), Error> {
-        self.writes.push(order).await
+        self.queues.writes.push(order).await
     }
 
     pub(crate) async fn read(&self, order: Order<Read>) -> Result<(), Error> {
-        self.reads.push(order).await
+        self.queues.reads.push(order).await
+    }
+
+    /// Why writes or reads are refused, if they are.
+    pub(crate) fn refusal(&self) -> Option<Error> {
+        self.queues.refusal()
     }
 
     pub(crate) async fn close(&self) {
         self.end();
-        let threads = std::mem::take(&mut *self.threads.lock());
-        let joined = tokio::task::spawn_blocking(move || {
-            for thread in threads {
-                if thread.join().is_err() {
-                    tracing::error!("a thread of the database panicked");
-                }
-            }
-        });
+        let (threads, wait) = (self.threads.clone(), self.close_time_max);
+        let joined = tokio::task::spawn_blocking(move || threads.join(wait));
         if let Err(error) = joined.await {
             tracing::error!(%error, "the database did not close");
         }
     }
 
     fn end(&self) {
-        self.reads.close();
-        self.writes.close();
+        self.queues.close();
         self.signal.close();
     }
 
-    /// Opens one connection of each kind before any thread starts, so that a wrong address is the caller's
-    /// error; the others are opened when they are first needed.
+    /// Opens one connection before any thread starts, so that a wrong address is the caller's error; the
+    /// others are opened when they are first needed.
     fn start(shared: &Arc<Shared>) -> Result<Self, Error> {
         let config = &shared.config;
-        let meter = &shared.meter;
-        let engine = Self {
-            writes: Arc::new(Queue::new(
-                "writes",
-                config.writes_queue_max,
-                config.queue_wait_max,
-                meter.writes_waiting.clone(),
-            )),
-            reads: Arc::new(Queue::new(
-                "reads",
-                config.reads_queue_max,
-                config.queue_wait_max,
-                meter.reads_waiting.clone(),
-            )),
-            signal: Arc::new(Signal::new(config.writers + config.remote_readers())),
-            threads: Mutex::new(Vec::new()),
-        };
         let turns = Arc::new(Turns::default());
-        let mut slots = 0..;
-        let mut slot = || engine.signal.slot(slots.next().unwrap_or_default());
+        let engine = Self {
+            queues: Queues::new(shared),
+            signal: Arc::default(),
+            threads: Arc::new(Threads::new(&turns)),
+            close_time_max: config.close_time_max,
+        };
+        let (queues, threads) = (&engine.queues, &engine.threads);
         for number in 0..config.writers {
             let mut session = open(shared, Access::Write)?;
             if number == 0 {
                 session.connect()?;
             }
+            let slot = Slot::new(What::Write, shared);
+            session.report_to(&slot);
             let tx = Tx { session: AnySession::Remote(Box::new(session)) };
-            let worker = Worker::new(tx, engine.writes.clone(), slot(), turns.clone());
-            engine.thread("rows-write", move || worker.run())?;
+            let worker = Worker::new(tx, queues.writes.clone(), slot, turns.clone());
+            threads.start("rows-write", move || worker.run())?;
         }
         for _ in 0..config.remote_readers() {
-            let session = open(shared, Access::Read)?;
+            let mut session = open(shared, Access::Read)?;
+            let slot = Slot::new(What::Read, shared);
+            session.report_to(&slot);
             let read = Read { session: AnySession::Remote(Box::new(session)) };
-            let worker = Worker::new(read, engine.reads.clone(), slot(), turns.clone());
-            engine.thread("rows-read", move || worker.run())?;
+            let worker = Worker::new(read, queues.reads.clone(), slot, turns.clone());
+            threads.start("rows-read", move || worker.run())?;
         }
         let keeper = Keeper::new(open(shared, Access::Read)?, engine.signal.clone());
-        engine.thread("rows-keep", move || keeper.run())?;
+        threads.start("rows-keep", move || keeper.run())?;
         Ok(engine)
-    }
-
-    fn thread(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Error> {
-        let thread = std::thread::Builder::new().name(name.into()).spawn(run);
-        let thread = thread.map_err(|source| Error::Unavailable {
-            during: format!("start the thread {name}"),
-            source: Arc::new(source),
-        })?;
-        self.threads.lock().push(thread);
-        Ok(())
     }
 }
 

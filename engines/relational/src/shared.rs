@@ -1,7 +1,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use base::{Base, Clock, Entropy, EventId};
+use base::{Base, Clock, Entropy, EventId, Watch};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::command::CommandsState;
@@ -18,6 +18,7 @@ pub(crate) struct Shared {
     /// Tells this opening of the database from every other one.
     pub(crate) process: String,
     pub(crate) meter: Meter,
+    pub(crate) watch: Watch,
     pub(crate) outbox: OutboxState,
     pub(crate) commands: CommandsState,
     pub(crate) handlers: Handlers,
@@ -41,6 +42,7 @@ impl Shared {
             entropy: base.entropy.clone(),
             process: EventId::new(base.clock.now(), &base.entropy).to_string(),
             meter: Meter::new(&base.metrics),
+            watch: base.watch.clone(),
             outbox: OutboxState {
                 length: AtomicI64::new(0),
                 filled: Notify::new(),

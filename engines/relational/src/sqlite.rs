@@ -7,9 +7,7 @@ mod session;
 mod writer;
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
-
-use parking_lot::Mutex;
+use std::time::Duration;
 
 pub(crate) use self::keeper::Slot;
 use self::keeper::{Keeper, Signal};
@@ -18,17 +16,19 @@ use self::reader::Reader;
 use self::session::Access;
 pub(crate) use self::session::Session;
 use self::writer::Writer;
-use crate::queue::Queue;
+use crate::queue::Queues;
 use crate::shared::Shared;
+use crate::threads::Threads;
 use crate::work::Order;
 use crate::{Error, Read, Tx};
+use base::watch::What;
 
 /// The queues to the threads. Dropping it lets the threads finish what waits and end.
 pub(crate) struct Engine {
-    writes: Arc<Queue<Order<Tx>>>,
-    reads: Arc<Queue<Order<Read>>>,
+    queues: Queues,
     signal: Arc<Signal>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Arc<Threads>,
+    close_time_max: Duration,
 }
 
 impl Engine {
@@ -39,31 +39,29 @@ impl Engine {
     }
 
     pub(crate) async fn write(&self, order: Order<Tx>) -> Result<(), Error> {
-        self.writes.push(order).await
+        self.queues.writes.push(order).await
     }
 
     pub(crate) async fn read(&self, order: Order<Read>) -> Result<(), Error> {
-        self.reads.push(order).await
+        self.queues.reads.push(order).await
+    }
+
+    /// Why writes or reads are refused, if they are.
+    pub(crate) fn refusal(&self) -> Option<Error> {
+        self.queues.refusal()
     }
 
     pub(crate) async fn close(&self) {
         self.end();
-        let threads = std::mem::take(&mut *self.threads.lock());
-        let joined = tokio::task::spawn_blocking(move || {
-            for thread in threads {
-                if thread.join().is_err() {
-                    tracing::error!("a thread of the database panicked");
-                }
-            }
-        });
+        let (threads, wait) = (self.threads.clone(), self.close_time_max);
+        let joined = tokio::task::spawn_blocking(move || threads.join(wait));
         if let Err(error) = joined.await {
             tracing::error!(%error, "the database did not close");
         }
     }
 
     fn end(&self) {
-        self.reads.close();
-        self.writes.close();
+        self.queues.close();
         self.signal.close();
     }
 
@@ -72,57 +70,32 @@ impl Engine {
         let config = &shared.config;
         lock::make_folder(&config.path)?;
         let lock = Arc::new(Lock::hold(&config.path, config.lock_wait_max)?);
-        let meter = &shared.meter;
+        let threads = Threads::new(&lock);
         let engine = Self {
-            writes: Arc::new(Queue::new(
-                "writes",
-                config.writes_queue_max,
-                config.queue_wait_max,
-                meter.writes_waiting.clone(),
-            )),
-            reads: Arc::new(Queue::new(
-                "reads",
-                config.reads_queue_max,
-                config.queue_wait_max,
-                meter.reads_waiting.clone(),
-            )),
-            signal: Arc::new(Signal::new(config.readers() + 1)),
-            threads: Mutex::new(Vec::new()),
+            queues: Queues::new(shared),
+            signal: Arc::default(),
+            threads: Arc::new(threads),
+            close_time_max: config.close_time_max,
         };
+        let (queues, signal, threads) = (&engine.queues, &engine.signal, &engine.threads);
+        let write = Slot::new(What::Write, shared);
         let session = Session::open(shared, Access::Write)?;
-        let writer = Writer::new(session, engine.writes.clone(), engine.signal.clone());
-        let mut readers = Vec::new();
-        for number in 1..=config.readers() {
-            let session = Session::open(shared, Access::Read)?;
-            readers.push(Reader::new(session, engine.reads.clone(), engine.signal.slot(number)));
+        let writer = Writer::new(session, queues.writes.clone(), signal.clone(), write.clone());
+        let (mut readers, mut slots) = (Vec::new(), Vec::new());
+        for _ in 0..config.readers() {
+            let (session, slot) =
+                (Session::open(shared, Access::Read)?, Slot::new(What::Read, shared));
+            readers.push(Reader::new(session, queues.reads.clone(), slot.clone()));
+            slots.push(slot);
         }
-        let keeper = Keeper::open(shared, engine.signal.clone())?;
-        engine.thread("rows-write", &lock, move || writer.run())?;
+        let posts = (queues.clone(), threads.clone());
+        let keeper = Keeper::open(shared, signal.clone(), posts, (write, slots))?;
+        threads.start("rows-write", move || writer.run())?;
         for reader in readers {
-            engine.thread("rows-read", &lock, move || reader.run())?;
+            threads.start("rows-read", move || reader.run())?;
         }
-        engine.thread("rows-keep", &lock, move || keeper.run())?;
+        threads.start("rows-keep", move || keeper.run())?;
         Ok(engine)
-    }
-
-    /// Every thread holds the lock until its connection is closed.
-    fn thread(
-        &self,
-        name: &str,
-        lock: &Arc<Lock>,
-        run: impl FnOnce() + Send + 'static,
-    ) -> Result<(), Error> {
-        let lock = lock.clone();
-        let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
-            run();
-            drop(lock);
-        });
-        let thread = thread.map_err(|source| Error::Unavailable {
-            during: format!("start the thread {name}"),
-            source: Arc::new(source),
-        })?;
-        self.threads.lock().push(thread);
-        Ok(())
     }
 }
 

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use base::Spent;
 use tokio::sync::oneshot;
 
 use crate::Error;
@@ -18,6 +19,8 @@ pub(crate) struct Order<On> {
     pub(crate) work: Box<dyn Work<On>>,
     pub(crate) place: Place,
     pub(crate) limit: Duration,
+    /// Who counts what it asks for.
+    pub(crate) spent: Option<Spent>,
 }
 
 /// What the closure wants done with what it wrote.
@@ -47,6 +50,12 @@ pub(crate) trait Work<On>: Send {
 impl<On> Order<On> {
     pub(crate) fn answer(self, fate: Fate) {
         self.work.answer(fate);
+    }
+
+    pub(crate) fn count(&self, statements: u64) {
+        if let Some(spent) = &self.spent {
+            spent.add_statements(statements);
+        }
     }
 }
 
@@ -108,6 +117,10 @@ pub(crate) fn poll_once<On>(
         Ok(Poll::Ready(verdict)) => Ok(verdict),
         Ok(Poll::Pending) => Err(Error::Awaited { place }),
         Err(panic) => {
+            let panic = match panic.downcast::<Error>() {
+                Ok(error) => return Err(*error),
+                Err(panic) => panic,
+            };
             let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
             let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
             Err(Error::Panicked { place, message: text.unwrap_or_else(|| "no message".into()) })

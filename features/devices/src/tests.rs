@@ -15,7 +15,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode, header};
 use base::access::{Action, Authority, Door, Principal, Refused, Resource, Subject};
-use base::{Base, ErrorKind, KeyId, OrganisationId, Timestamp};
+use base::{Base, ErrorKind, KeyId, OrganisationId, Spent, Timestamp};
 use edge::{BoxFuture, Gate, Router, Sessions};
 use eventlog::EventLog;
 use http_body_util::BodyExt;
@@ -121,6 +121,7 @@ impl Stack {
             claims: None,
             config: edge::Config::default(),
             base: base.clone(),
+            handlers: base.tasks.clone(),
         };
         let router = devices.routes().build(gate);
         Self { dir, config, base, db, log, lake, devices, router, mails }
@@ -229,6 +230,24 @@ impl Stack {
         path: &str,
         body: Option<&Value>,
     ) -> (StatusCode, Value) {
+        let (status, body, _) = self.request_spent(who, method, path, body).await;
+        (status, body)
+    }
+
+    /// How many statements a GET runs on rows.
+    async fn statements(&self, path: &str) -> u64 {
+        let (status, body, spent) = self.request_spent("admin", Method::GET, path, None).await;
+        assert_eq!(status, StatusCode::OK, "{path}: {body}");
+        spent.statements()
+    }
+
+    async fn request_spent(
+        &self,
+        who: &str,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> (StatusCode, Value, Spent) {
         let mut request = Request::builder().method(method).uri(path);
         if !who.is_empty() {
             request = request.header(header::AUTHORIZATION, format!("Bearer madang_{who}_secret"));
@@ -243,8 +262,9 @@ impl Stack {
         let request = request.body(body).unwrap();
         let response = self.router.clone().oneshot(request).await.unwrap();
         let status = response.status();
+        let spent = response.extensions().get::<Spent>().cloned().unwrap();
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
-        (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+        (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null), spent)
     }
 
     #[track_caller]

@@ -92,6 +92,7 @@ enum NameChange {
 }
 
 /// What an operation does when the machine stops in the midst of it.
+#[derive(Clone, Copy)]
 enum Begin {
     Goes,
     Stops,

@@ -34,6 +34,7 @@ struct State {
 
 /// What one end sees.
 #[derive(Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each can be with each")]
 struct Side {
     arrived: VecDeque<u8>,
     /// How many bytes are on their way to this end.

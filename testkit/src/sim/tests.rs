@@ -152,7 +152,8 @@ fn carried(
 ) -> (Vec<u8>, bool) {
     let (mut sent, mut got) = (0, Vec::new());
     loop {
-        let Some(count) = from.write(&bytes[sent..]).or((sent == bytes.len()).then_some(0)) else {
+        let Some(count) = from.write(&bytes[sent..]).or_else(|| (sent == bytes.len()).then_some(0))
+        else {
             return (got, false);
         };
         sent += count;

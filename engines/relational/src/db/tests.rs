@@ -590,3 +590,120 @@ async fn a_configuration_that_cannot_work_is_refused_by_name() {
     let error = Db::open(wrong, &base).await.err().unwrap();
     assert_eq!(error.to_string(), "group_max must be at least 1");
 }
+
+/// A closure's work that computes until told, without a statement.
+fn lost(go: mpsc::Receiver<()>) -> impl Fn() + Send {
+    let go = parking_lot::Mutex::new(go);
+    move || go.lock().recv().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_does_not_end_is_named_and_others_are_served() {
+    let fixture = fixture(|config| {
+        config.readers = 1;
+        config.readers_stuck_max = 1;
+        config.held_told_after = Duration::from_millis(10);
+        config.reader_replaced_after = Duration::from_millis(20);
+    })
+    .await;
+    let mut stuck = Vec::new();
+    for _ in 0..2 {
+        let (go, wait) = mpsc::channel();
+        let (db, lost) = (fixture.db.clone(), lost(wait));
+        let read = async move |read: &mut Read| {
+            read.query("SELECT 1 AS one", &[]).await?;
+            lost();
+            Ok::<_, Error>(())
+        };
+        stuck.push((go, fixture.base.tasks.spawn("lost", async move { db.read(read).await })));
+        until(|| fixture.base.watch.stuck().len() == stuck.len()).await;
+        let named = fixture.base.watch.stuck().pop().unwrap();
+        assert_eq!((named.what, named.step.as_deref()), ("read", Some("after SELECT 1 AS one")));
+        assert!(named.place.unwrap().contains("db/tests.rs"));
+        if stuck.len() == 1 {
+            assert_eq!(count(&fixture.db, "notes").await, 0);
+        }
+    }
+    // No reader is left, and none may be added.
+    until(|| fixture.db.check().is_err()).await;
+    let refused = fixture.db.read(async |read| read.query("SELECT 1", &[]).await).await;
+    assert!(matches!(refused, Err(Error::Stuck { what: "read", .. })), "{refused:?}");
+    insert(&fixture.db, "written meanwhile").await.unwrap();
+    for (go, read) in stuck {
+        go.send(()).unwrap();
+        read.await.unwrap().unwrap().unwrap();
+    }
+    until(|| fixture.db.check().is_ok()).await;
+    assert_eq!(count(&fixture.db, "notes").await, 1);
+    assert!(fixture.base.watch.stuck().is_empty());
+    fixture.db.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_write_does_not_end_others_are_refused_and_reads_go_on() {
+    let fixture = fixture(|config| {
+        config.write_time_max = Duration::from_millis(10);
+        config.close_time_max = Duration::from_millis(10);
+    })
+    .await;
+    let go = occupy(&fixture);
+    let waiting = insert(&fixture.db, "waited").await;
+    assert!(matches!(waiting, Err(Error::Stuck { what: "write", .. })), "{waiting:?}");
+    let at_once = insert(&fixture.db, "came later").await;
+    assert_eq!(at_once.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert!(fixture.db.check().unwrap_err().to_string().contains("db/tests.rs"));
+    assert_eq!(count(&fixture.db, "notes").await, 0);
+    go.send(()).unwrap();
+    until(|| fixture.db.check().is_ok()).await;
+    insert(&fixture.db, "taken again").await.unwrap();
+    // Closing waits no longer than it may.
+    let go = occupy(&fixture);
+    fixture.db.close().await;
+    go.send(()).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closure_that_goes_on_after_its_time_is_ended_at_its_next_statement() {
+    let fixture = fixture(|config| {
+        config.write_time_max = Duration::from_millis(50);
+        config.read_time_max = Duration::from_millis(50);
+    })
+    .await;
+    // As statistics whose day never advanced: it looks at no error.
+    let read = async |read: &mut Read| -> Result<(), Error> {
+        loop {
+            drop(read.query("SELECT 1 AS one", &[]).await);
+        }
+    };
+    let ended = fixture.db.read(read).await;
+    assert!(matches!(ended, Err(Error::TimedOut { .. })), "{ended:?}");
+    let write = async |tx: &mut Tx| -> Result<(), Error> {
+        tx.execute("INSERT INTO notes (name) VALUES ('lost')", &[]).await?;
+        loop {
+            drop(tx.query("SELECT 1 AS one", &[]).await);
+        }
+    };
+    let ended = fixture.db.write(write).await;
+    assert!(matches!(ended, Err(Error::TimedOut { .. })), "{ended:?}");
+    insert(&fixture.db, "kept").await.unwrap();
+    assert_eq!(count(&fixture.db, "notes").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_count_for_whoever_asks_for_them() {
+    let fixture = fixture(|_| {}).await;
+    let spent = Spent::default();
+    let db = fixture.db.clone();
+    let work = async move {
+        insert(&db, "one").await.unwrap();
+        let read = async |read: &mut Read| {
+            read.query("SELECT name FROM notes", &[]).await?;
+            read.query_optional("SELECT name FROM notes", &[]).await
+        };
+        db.read(read).await.unwrap();
+    };
+    spent.clone().scope(work).await;
+    insert(&fixture.db, "two").await.unwrap();
+    assert_eq!(spent.statements(), 3);
+    assert!(spent.rows_time() > Duration::ZERO);
+}

@@ -4,39 +4,26 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::session::{Ended, Session};
-pub(crate) use crate::sqlite::Slot;
 use crate::work::Verdict;
 use crate::{Error, command, outbox};
 
-/// Knows how many events and commands wait, whoever sent them, and names closures that do not come to an end.
+/// Knows how many events and commands wait, whoever sent them.
 pub(crate) struct Keeper {
     session: Session,
     signal: Arc<Signal>,
 }
 
-/// How the threads talk to the keeper.
+/// How the threads are told to end.
+#[derive(Default)]
 pub(crate) struct Signal {
     is_closed: Mutex<bool>,
     closed: Condvar,
-    slots: Vec<Arc<Slot>>,
 }
 
 /// Other servers send too, so relay and runner are called this often.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 impl Signal {
-    pub(crate) fn new(slots: usize) -> Self {
-        Self {
-            is_closed: Mutex::new(false),
-            closed: Condvar::new(),
-            slots: (0..slots).map(|_| Arc::default()).collect(),
-        }
-    }
-
-    pub(crate) fn slot(&self, number: usize) -> Arc<Slot> {
-        self.slots[number].clone()
-    }
-
     pub(crate) fn close(&self) {
         *self.is_closed.lock() = true;
         self.closed.notify_all();
@@ -60,10 +47,6 @@ impl Keeper {
         let shared = self.session.shared().clone();
         let mut is_told = false;
         while self.signal.wait() {
-            let now = shared.clock.instant();
-            for slot in &self.signal.slots {
-                slot.look(now);
-            }
             match self.waiting() {
                 Ok((events, commands)) => {
                     is_told = false;

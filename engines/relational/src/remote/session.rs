@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::dialect::{Dialect, first_word};
 use crate::outbox::Row as Event;
 use crate::shared::{Shared, shortened};
+use crate::sqlite::Slot;
 use crate::work::{Place, Verdict};
 use crate::{Error, Row, Value};
 
@@ -75,6 +76,8 @@ pub(crate) struct Session {
     /// Statements in the database's words.
     said: HashMap<Box<str>, Arc<str>>,
     closure: Closure,
+    /// Where it is said which statement runs.
+    slot: Option<Arc<Slot>>,
 }
 
 /// What is known of the closure that runs.
@@ -88,6 +91,7 @@ struct Closure {
     has_changed: bool,
     emitted: i64,
     sent: i64,
+    statements: u64,
     events: Vec<Event>,
 }
 
@@ -111,9 +115,10 @@ impl Session {
             has_changed: false,
             emitted: 0,
             sent: 0,
+            statements: 0,
             events: Vec::new(),
         };
-        Self { driver, shared: shared.clone(), said: HashMap::new(), closure }
+        Self { driver, shared: shared.clone(), said: HashMap::new(), closure, slot: None }
     }
 
     /// Connects before the first closure does, for the error.
@@ -138,6 +143,15 @@ impl Session {
         self.closure.emitted += by;
     }
 
+    pub(crate) fn report_to(&mut self, slot: &Arc<Slot>) {
+        self.slot = Some(slot.clone());
+    }
+
+    /// Statements of the closure that runs.
+    pub(crate) fn statements(&self) -> u64 {
+        self.closure.statements
+    }
+
     pub(crate) fn sent(&self) -> i64 {
         self.closure.sent
     }
@@ -148,6 +162,7 @@ impl Session {
 
     pub(crate) fn tell(&mut self, event: Event) {
         self.shared.meter.statements.inc();
+        self.closure.statements += 1;
         self.closure.events.push(event);
     }
 
@@ -170,6 +185,7 @@ impl Session {
         self.closure.has_changed = false;
         self.closure.emitted = 0;
         self.closure.sent = 0;
+        self.closure.statements = 0;
         self.closure.events.clear();
         let begun = self.driver.connect(self.left().min(self.shared.config.connect_wait_max));
         begun.and_then(|()| self.driver.begin()).map_err(|trouble| {
@@ -272,6 +288,10 @@ impl Session {
         if let Some(error) = &self.closure.failed {
             return Err(error.clone());
         }
+        self.closure.statements += 1;
+        if let Some(slot) = &self.slot {
+            slot.step(sql);
+        }
         let started = self.shared.clock.instant();
         let ran = if started >= self.closure.until {
             Err(Trouble::TimedOut)
@@ -281,6 +301,9 @@ impl Session {
                 self.driver.run(Run { sql: &said, params, rows_max, limit })
             })
         };
+        if let Some(slot) = &self.slot {
+            slot.step_ended();
+        }
         let took = self.shared.clock.instant() - started;
         self.shared.statement_ran(self.closure.place, sql, took);
         ran.map_err(|trouble| self.failed(trouble, sql))

@@ -3,10 +3,10 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use super::keeper::Slot;
 use super::session::{Ended, Session};
 use crate::queue::Queue;
 use crate::shared::Shared;
+use crate::sqlite::Slot;
 use crate::work::{Fate, Order, Place, Verdict, poll_once};
 use crate::{Error, Read, Tx};
 
@@ -83,7 +83,7 @@ impl<O: On> Worker<O> {
                 if order.work.is_abandoned() {
                     continue;
                 }
-                self.slot.begin(order.place, order.limit, self.shared.clock.instant());
+                self.slot.begin(order.place, order.limit);
                 let fate = self.work(&mut order);
                 self.slot.end();
                 order.answer(fate);
@@ -139,6 +139,7 @@ impl<O: On> Worker<O> {
             return (ended, false);
         }
         let said = poll_once(&mut *order.work, &mut self.on, place);
+        order.count(self.on.session().statements());
         let is_kept = matches!(said, Ok(Verdict::Keep));
         (self.on.session().end(said), is_kept)
     }

@@ -17,8 +17,13 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    pub(crate) fn new(session: Session, queue: Arc<Queue<Order<Read>>>, slot: Arc<Slot>) -> Self {
+    pub(crate) fn new(
+        mut session: Session,
+        queue: Arc<Queue<Order<Read>>>,
+        slot: Arc<Slot>,
+    ) -> Self {
         let shared = session.shared().clone();
+        session.report_to(&slot);
         Self { read: Read { session: AnySession::Embedded(session) }, shared, queue, slot }
     }
 
@@ -31,6 +36,9 @@ impl Reader {
                 let fate = self.work(&mut order);
                 self.shared.meter.reads.inc();
                 order.answer(fate);
+            }
+            if self.slot.is_replaced() {
+                return;
             }
         }
     }
@@ -46,10 +54,11 @@ impl Reader {
             return Fate::Failed(error);
         }
         session.begin(order.place, order.limit);
-        self.slot.begin(order.place, order.limit, self.shared.clock.instant());
+        self.slot.begin(order.place, order.limit);
         let said = poll_once(&mut *order.work, &mut self.read, order.place);
         self.slot.end();
         let session = self.read.session.embedded();
+        order.count(session.statements());
         let failed = session.end();
         if session.is_in_transaction() && session.own(ROLLBACK).is_err() {
             session.rollback();

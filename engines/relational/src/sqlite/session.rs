@@ -1,3 +1,4 @@
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags};
 
+use super::keeper::Slot;
 use crate::shared::{Shared, shortened};
 use crate::work::Place;
 use crate::{Error, Row, Value};
@@ -37,6 +39,8 @@ pub(crate) struct Session {
     /// Pages in the write-ahead log after the last commit of this connection.
     wal_pages: Arc<AtomicU32>,
     closure: Closure,
+    /// Where it says which statement runs.
+    slot: Option<Arc<Slot>>,
     /// After a fault of the machine, until the connection was opened again and verified.
     is_suspect: bool,
 }
@@ -48,6 +52,7 @@ struct Closure {
     failed: Option<Error>,
     emitted: i64,
     sent: i64,
+    statements: u64,
 }
 
 /// Operations of SQLite's machine between two looks at the clock.
@@ -72,7 +77,9 @@ impl Session {
                 failed: None,
                 emitted: 0,
                 sent: 0,
+                statements: 0,
             },
+            slot: None,
             is_suspect: false,
         };
         session.connection =
@@ -115,7 +122,7 @@ impl Session {
 
     /// Makes the session the closure's.
     pub(crate) fn begin(&mut self, place: Place, limit: Duration) {
-        self.closure = Closure { place, limit, failed: None, emitted: 0, sent: 0 };
+        self.closure = Closure { place, limit, failed: None, emitted: 0, sent: 0, statements: 0 };
         self.deadline.set(limit);
     }
 
@@ -123,6 +130,16 @@ impl Session {
     pub(crate) fn end(&mut self) -> Option<Error> {
         self.deadline.clear();
         self.closure.failed.take()
+    }
+
+    /// Says from now on in the slot what it does.
+    pub(crate) fn report_to(&mut self, slot: &Arc<Slot>) {
+        self.slot = Some(slot.clone());
+    }
+
+    /// How many statements the closure ran.
+    pub(crate) fn statements(&self) -> u64 {
+        self.closure.statements
     }
 
     pub(crate) fn emitted(&self) -> i64 {
@@ -222,15 +239,25 @@ impl Session {
         sql: &str,
         run: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, Error> {
-        if let Some(error) = &self.closure.failed {
-            return Err(error.clone());
+        match &self.closure.failed {
+            // It was told that its time is over and goes on all the same, perhaps for ever: so it is ended.
+            Some(error @ Error::TimedOut { .. }) => resume_unwind(Box::new(error.clone())),
+            Some(error) => return Err(error.clone()),
+            None => {}
         }
         let started = self.shared.clock.instant();
+        self.closure.statements += 1;
+        if let Some(slot) = &self.slot {
+            slot.step(sql);
+        }
         let ran = if self.deadline.is_over() {
             Err(self.timed_out())
         } else {
             run(&self.connection).map_err(|error| self.fault(sql, error))
         };
+        if let Some(slot) = &self.slot {
+            slot.step_ended();
+        }
         let took = self.shared.clock.instant() - started;
         self.shared.statement_ran(self.closure.place, sql, took);
         ran.inspect_err(|error| self.closure.failed = Some(error.clone()))

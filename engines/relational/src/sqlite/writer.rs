@@ -43,17 +43,16 @@ const REOPEN_PAUSE_MIN: Duration = Duration::from_millis(50);
 const REOPEN_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 impl Writer {
-    pub(crate) fn new(session: Session, queue: Arc<Queue<Order<Tx>>>, signal: Arc<Signal>) -> Self {
+    pub(crate) fn new(
+        mut session: Session,
+        queue: Arc<Queue<Order<Tx>>>,
+        signal: Arc<Signal>,
+        slot: Arc<Slot>,
+    ) -> Self {
         let shared = session.shared().clone();
-        let slot = signal.slot(0);
-        Self {
-            tx: Tx { session: AnySession::Embedded(session) },
-            shared,
-            queue,
-            signal,
-            slot,
-            checkpoint_at: 0,
-        }
+        session.report_to(&slot);
+        let tx = Tx { session: AnySession::Embedded(session) };
+        Self { tx, shared, queue, signal, slot, checkpoint_at: 0 }
     }
 
     pub(crate) fn run(mut self) {
@@ -119,9 +118,10 @@ impl Writer {
     fn work(&mut self, order: &mut Order<Tx>) -> Result<(Fate, bool), Fate> {
         self.session().own(SAVEPOINT).map_err(Fate::Failed)?;
         self.session().begin(order.place, order.limit);
-        self.slot.begin(order.place, order.limit, self.shared.clock.instant());
+        self.slot.begin(order.place, order.limit);
         let said = poll_once(&mut *order.work, &mut self.tx, order.place);
         self.slot.end();
+        order.count(self.session().statements());
         let failed = self.session().end();
         let (fate, is_kept) = match (said, failed) {
             (Err(error), _) | (Ok(Verdict::Keep), Some(error)) => (Fate::Failed(error), false),

@@ -318,3 +318,35 @@ async fn every_operation_is_described() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_request_asks_of_the_rows_does_not_grow_with_them() {
+    const LISTS: [(&str, u64); 7] = [
+        ("/v1/sensors", 0),
+        ("/v1/devices", 1),
+        ("/v1/devices?left=-1&right=1&up=1&down=-1", 1),
+        ("/v1/devices/EWR", 1),
+        ("/v1/rules", 0),
+        ("/v1/alerts", 1),
+        ("/v1/dead-letters", 0),
+    ];
+    let stack = Stack::start().await;
+    stack.weather_sensor().await;
+    let mut filled = 0;
+    for rows in [1, 40] {
+        while filled < rows {
+            let name = if filled == 0 { "EWR".to_owned() } else { format!("device-{filled}") };
+            let device = json!({"name": name, "latitude": 0.5, "longitude": 0.5});
+            stack.post("/v1/devices", &device).await;
+            stack.hot_rule(90.0, 0).await;
+            stack.stored(&name, &[reading(filled, 95.0)]).await;
+            stack.send(&name, &json!("no reading")).await;
+            filled += 1;
+        }
+        stack.settled().await;
+        assert!(!stack.alerts().await.is_empty());
+        for (path, statements) in LISTS {
+            assert_eq!(stack.statements(path).await, statements, "{path} with {rows} rows");
+        }
+    }
+}

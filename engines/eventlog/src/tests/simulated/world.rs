@@ -270,12 +270,12 @@ impl<'a> World<'a> {
         }
         let Some(log) = &mut self.log else { return Ok(()) };
         let (full, segments) = (kinds(self.sim, FULL), log.segments());
-        let rewritten = log.position_files(&self.files, &self.config);
+        let rewritten = position_files(&self.files, &self.config);
         log.writer.serve(requests.into_iter());
         let after = log.segments();
         self.sim.count_many("records sealed", after.1.saturating_sub(segments.1));
         self.sim.count_many("records trimmed", after.0.saturating_sub(segments.0));
-        let is_new = log.position_files(&self.files, &self.config) != rewritten;
+        let is_new = position_files(&self.files, &self.config) != rewritten;
         self.sim.count_many("positions rewritten", u64::from(is_new && !self.disk.is_off()));
         let is_full = kinds(self.sim, FULL) > full;
         for asked in asked {
@@ -515,7 +515,7 @@ impl<'a> World<'a> {
             if is_last {
                 break;
             }
-            let lanes: Vec<_> = self.log.iter().flat_map(|log| log.lanes()).collect();
+            let lanes: Vec<_> = self.log.iter().flat_map(Log::lanes).collect();
             for (lane, partition) in lanes {
                 let (request, asked) = self.append(lane.clone(), partition);
                 let (commit, committed) = self.commit(lane.0, lane.1);
@@ -548,12 +548,12 @@ impl Log {
             (starts + start, lasts + partition.tail().segment)
         })
     }
+}
 
-    fn position_files(&self, files: &Files, config: &Config) -> Vec<PathBuf> {
-        let mut found = files.list(&config.dir.join("groups")).unwrap_or_default();
-        found.sort_unstable();
-        found
-    }
+fn position_files(files: &Files, config: &Config) -> Vec<PathBuf> {
+    let mut found = files.list(&config.dir.join("groups")).unwrap_or_default();
+    found.sort_unstable();
+    found
 }
 
 /// Everything that can be read, by as many reads as it takes, and why it stopped early.

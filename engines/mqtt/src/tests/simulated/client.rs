@@ -17,6 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const PING_EVERY: Duration = Duration::from_millis(600);
 const UNACKNOWLEDGED_MAX: usize = 6;
 
+#[allow(clippy::struct_excessive_bools, reason = "each can be with each")]
 pub(super) struct Client {
     sim: Sim,
     ledger: Shared,
@@ -368,10 +369,8 @@ impl Client {
         let number = ledger.sent.len();
         let is_removal = retain && self.sim.one_in(4);
         let kind = if self.sim.one_in(2) { "s" } else { "x" };
-        let topic = match retain {
-            true => format!("r/{}", self.index),
-            false => format!("t/{}/{kind}", self.index),
-        };
+        let topic =
+            if retain { format!("r/{}", self.index) } else { format!("t/{}/{kind}", self.index) };
         if retain {
             let value = (!is_removal).then_some(number);
             let kept = Kept { value, id: id.unwrap_or(0), is_acknowledged: false };

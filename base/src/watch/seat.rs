@@ -1,0 +1,192 @@
+//! Each thread has a seat that says which work it runs. The thread that looks finds the same turn in it twice when a
+//! task does not let go: so a poll costs no look at a clock.
+
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustix::process::{Pid, getpriority_process, setpriority_process};
+use tokio::runtime::{Handle, RuntimeFlavor};
+
+use super::Work;
+
+static SEATS: Mutex<Vec<Weak<Seat>>> = Mutex::new(Vec::new());
+
+thread_local! {
+    static SEAT: Arc<Seat> = Seat::new();
+}
+
+/// A thread by the system's number; nothing where the system does not say.
+#[derive(Debug, Clone, Copy)]
+pub struct Thread(Option<Pid>);
+
+struct Seat {
+    thread: Thread,
+    /// Threads that do one kind of work; only theirs are made slow.
+    group: OnceLock<&'static str>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Changes whenever work begins or ends on this thread.
+    turn: u64,
+    work: Option<Arc<Work>>,
+    seen: Option<Seen>,
+    /// What the thread's niceness was before it was made slow.
+    niceness: Option<i32>,
+}
+
+/// What the thread that looks saw when it looked before.
+struct Seen {
+    turn: u64,
+    since: Instant,
+    is_told: bool,
+}
+
+/// A seat whose work does not let go.
+pub(super) struct Kept {
+    pub(super) work: Arc<Work>,
+    pub(super) group: Option<&'static str>,
+    pub(super) held: Duration,
+    /// It was not told yet.
+    pub(super) is_new: bool,
+}
+
+/// On Linux the last to run.
+const NICENESS_MAX: i32 = 19;
+/// How long a slow thread waits for another to take its place.
+const HAND_OVER: Duration = Duration::from_millis(20);
+
+/// Says that this thread belongs to a group.
+pub fn sit(group: &'static str) {
+    SEAT.with(|seat| {
+        // A thread stays where it is.
+        let _ = seat.group.set(group);
+    });
+}
+
+/// Puts work into this thread's seat until what this gives is dropped.
+pub(super) fn take(work: &Arc<Work>) -> Seated {
+    // While a thread ends it has no seat any more.
+    let seat = SEAT.try_with(Arc::clone).ok();
+    let before = seat.as_ref().and_then(|seat| seat.change(Some(work.clone())).0);
+    Seated { seat, before }
+}
+
+pub(super) struct Seated {
+    seat: Option<Arc<Seat>>,
+    /// A task's work is around that of the request which it answers.
+    before: Option<Arc<Work>>,
+}
+
+impl Drop for Seated {
+    fn drop(&mut self) {
+        let Some(seat) = &self.seat else { return };
+        if let (_, Some(niceness)) = seat.change(self.before.take()) {
+            seat.recover(niceness);
+        }
+    }
+}
+
+impl Seat {
+    fn new() -> Arc<Self> {
+        let seat = Arc::new(Self {
+            thread: Thread::current(),
+            group: OnceLock::new(),
+            state: Mutex::default(),
+        });
+        let mut seats = SEATS.lock();
+        seats.retain(|seat| seat.strong_count() > 0);
+        seats.push(Arc::downgrade(&seat));
+        seat
+    }
+
+    /// Gives the work from before and, when the thread has none any more and was made slow, its niceness from
+    /// before that.
+    fn change(&self, work: Option<Arc<Work>>) -> (Option<Arc<Work>>, Option<i32>) {
+        let mut state = self.state.lock();
+        state.turn = state.turn.wrapping_add(1);
+        let niceness = if work.is_none() { state.niceness.take() } else { None };
+        (std::mem::replace(&mut state.work, work), niceness)
+    }
+
+    fn look(&self, now: Instant, limit: Duration) -> Option<Kept> {
+        let mut state = self.state.lock();
+        let State { turn, work, seen, niceness } = &mut *state;
+        let Some(work) = work else {
+            *seen = None;
+            return None;
+        };
+        let seen = match seen {
+            Some(seen) if seen.turn == *turn => seen,
+            other => other.insert(Seen { turn: *turn, since: now, is_told: false }),
+        };
+        let held = now.saturating_duration_since(seen.since);
+        if held < limit {
+            return None;
+        }
+        let is_new = !std::mem::replace(&mut seen.is_told, true);
+        let group = self.group.get().copied();
+        if is_new && group.is_some() && niceness.is_none() {
+            *niceness = self.thread.slow();
+        }
+        Some(Kept { work: work.clone(), group, held, is_new })
+    }
+
+    /// Once the task let go: makes the thread as quick as it was, or, where that is not allowed, gives its place in
+    /// the runtime to another thread.
+    fn recover(&self, niceness: i32) {
+        tracing::info!("the task has let go of its thread");
+        if self.thread.quicken(niceness) {
+            return;
+        }
+        let flavor = Handle::try_current().map(|handle| handle.runtime_flavor());
+        if flavor.is_ok_and(|flavor| flavor == RuntimeFlavor::MultiThread)
+            && !std::thread::panicking()
+        {
+            tokio::task::block_in_place(|| std::thread::park_timeout(HAND_OVER));
+        }
+    }
+}
+
+impl Thread {
+    /// The thread that asks.
+    pub fn current() -> Self {
+        let number = || {
+            let path = std::fs::read_link("/proc/thread-self").ok()?;
+            Pid::from_raw(path.file_name()?.to_str()?.parse().ok()?)
+        };
+        Self(number())
+    }
+
+    /// Lets every other thread go first; gives the niceness from before.
+    pub fn slow(self) -> Option<i32> {
+        // Without a number it would be the thread that asks.
+        let thread = Some(self.0?);
+        let slowed = getpriority_process(thread)
+            .and_then(|before| setpriority_process(thread, NICENESS_MAX).map(|()| before));
+        slowed.inspect_err(|error| tracing::warn!(%error, "its priority stays as it is")).ok()
+    }
+
+    fn quicken(self, niceness: i32) -> bool {
+        self.0.is_some() && setpriority_process(self.0, niceness).is_ok()
+    }
+}
+
+/// Every seat whose work has not let go for `limit`.
+pub(super) fn look(now: Instant, limit: Duration) -> Vec<Kept> {
+    let seats: Vec<_> = SEATS.lock().iter().filter_map(Weak::upgrade).collect();
+    seats.iter().filter_map(|seat| seat.look(now, limit)).collect()
+}
+
+/// What was told and has not changed since.
+pub(super) fn stuck(now: Instant) -> Vec<(Arc<Work>, Duration)> {
+    let seats: Vec<_> = SEATS.lock().iter().filter_map(Weak::upgrade).collect();
+    let stuck = seats.iter().filter_map(|seat| {
+        let state = seat.state.lock();
+        let seen = state.seen.as_ref().filter(|seen| seen.is_told && seen.turn == state.turn)?;
+        Some((state.work.clone()?, now.saturating_duration_since(seen.since)))
+    });
+    stuck.collect()
+}

@@ -1,0 +1,87 @@
+//! `madang`: the whole backend in one process. `serve` starts it; see `wiring` for what starts in which order.
+//!
+//! A library only so that a development tool can start the same with a room of its own beside the others: see
+//! [`Added`]. Start at [`main`].
+
+mod adapters;
+mod config;
+mod doors;
+mod listen;
+mod sample;
+mod serve;
+mod threads;
+mod wiring;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::config::Settings;
+
+pub use wiring::{Added, Ground};
+
+/// The backend of a product company in one binary.
+#[derive(Parser)]
+#[command(name = "madang", version, arg_required_else_help = true)]
+struct Arguments {
+    /// The configuration file [default: madang.toml, when it is there]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start everything on one disk, on loopback
+    Serve(serve::Options),
+    /// Print the configuration in force, secrets masked
+    Config,
+    /// Print the `OpenAPI` document of the HTTP API
+    Openapi {
+        /// Write it to a file instead
+        #[arg(long, value_name = "FILE")]
+        write: Option<PathBuf>,
+    },
+    /// Print the version
+    Version,
+}
+
+/// What the binary does. `added` is for development tools: the binary itself adds nothing.
+pub fn main(added: Option<Added>) -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments, added) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("madang: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "commands print their answer")]
+fn run(arguments: Arguments, added: Option<Added>) -> Result<()> {
+    match arguments.command {
+        Command::Serve(options) => {
+            serve::serve(Settings::read(arguments.config.as_deref())?, options, added)
+        }
+        Command::Config => {
+            print!("{}", Settings::read(arguments.config.as_deref())?.config()?.masked()?);
+            Ok(())
+        }
+        Command::Openapi { write } => {
+            let document = doors::openapi_document()?;
+            if let Some(file) = write {
+                return Ok(std::fs::write(file, document)?);
+            }
+            print!("{document}");
+            Ok(())
+        }
+        Command::Version => {
+            println!("madang {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+    }
+}
