@@ -46,7 +46,8 @@ impl House {
         settings.set(&["devices", "dead_letters_looked_at_max"], once).unwrap();
         let config = settings.config().unwrap();
         let base = Base::system();
-        let rooms = crate::wiring::open(&config, None, &base).await.unwrap();
+        let bases = crate::wiring::Bases { io: base.clone(), handlers: base.clone() };
+        let rooms = crate::wiring::open(&config, None, &bases, None).await.unwrap();
         let sessions = Arc::new(BrowserSessions(rooms.doors.identity.clone()));
         let edge_config = config.http.part.clone();
         let router = rooms.doors.router(rooms.authority.clone(), sessions, edge_config);
