@@ -92,7 +92,10 @@ impl Postgres {
     /// Ends it as a crash does, and starts it again.
     pub fn crash(&mut self) -> Result<()> {
         self.0.crash()?;
-        within(READY_WITHIN, "PostgreSQL", || Ok(self.sql("postgres", "SELECT 1").ok()))?;
+        within(READY_WITHIN, "PostgreSQL", || {
+            self.0.revive()?;
+            Ok(self.sql("postgres", "SELECT 1").ok())
+        })?;
         Ok(())
     }
 }
@@ -161,7 +164,10 @@ impl MariaDb {
     /// Ends it as a crash does, and starts it again.
     pub fn crash(&mut self) -> Result<()> {
         self.0.crash()?;
-        within(READY_WITHIN, "MariaDB", || Ok(self.sql("SELECT 1").ok()))?;
+        within(READY_WITHIN, "MariaDB", || {
+            self.0.revive()?;
+            Ok(self.sql("SELECT 1").ok())
+        })?;
         Ok(())
     }
 }
@@ -180,15 +186,14 @@ impl Server {
     fn crash(&mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
-        // Its children see that it is gone, and a new one waits for them.
-        let started = within(READY_WITHIN, "the server's start", || {
-            let mut child =
-                spawn(&self.program, &self.arguments, self.folder.path(), self.account)?;
-            let soon = Duration::from_millis(500);
-            let ended = within(soon, "its end", || Ok(child.try_wait()?)).is_ok();
-            Ok((!ended).then_some(child))
-        });
-        self.child = started?;
+        Ok(())
+    }
+
+    /// Starts it again if it has ended: a server refuses to start while children of the killed one live.
+    fn revive(&mut self) -> Result<()> {
+        if self.child.try_wait()?.is_some() {
+            self.child = spawn(&self.program, &self.arguments, self.folder.path(), self.account)?;
+        }
         Ok(())
     }
 }
