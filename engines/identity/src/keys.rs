@@ -124,25 +124,28 @@ impl Identity {
         let after = page.after.clone().unwrap_or_default();
         let limit = page.limit;
         let keys = self.0.db.read(async move |read| {
-            let sql = "SELECT id, label, created_by, created FROM access_key
-                WHERE organisation = ? AND id > ? AND revoked IS NULL ORDER BY id LIMIT ?";
+            let sql = "SELECT k.id, k.label, k.created_by, k.created, g.action, g.resource
+                FROM (SELECT id, label, created_by, created FROM access_key
+                    WHERE organisation = ? AND id > ? AND revoked IS NULL ORDER BY id LIMIT ?) k
+                LEFT JOIN access_grant g ON g.subject = k.id
+                ORDER BY k.id, g.position";
             let more = i64::try_from(limit + 1).unwrap_or(i64::MAX);
-            let mut keys = Vec::new();
+            let mut keys = Vec::<Key>::new();
             for row in read.query(sql, params![organisation, after, more]).await? {
                 let id: KeyId = row.get("id")?;
-                let sql = "SELECT action, resource FROM access_grant
-                    WHERE subject = ? ORDER BY position";
-                let grants = read.query(sql, params![id]).await?;
-                let grants = grants.iter().map(|row| {
-                    Ok(Grant { action: row.get("action")?, resource: row.get("resource")? })
-                });
-                keys.push(Key {
-                    id,
-                    label: row.get("label")?,
-                    grants: grants.collect::<Result<_, Error>>()?,
-                    created_by: row.get("created_by")?,
-                    created: row.get("created")?,
-                });
+                if keys.last().is_none_or(|key| key.id != id) {
+                    keys.push(Key {
+                        id,
+                        label: row.get("label")?,
+                        grants: Vec::new(),
+                        created_by: row.get("created_by")?,
+                        created: row.get("created")?,
+                    });
+                }
+                let key = keys.last_mut().expect("one was pushed above");
+                if let Some(action) = row.get("action")? {
+                    key.grants.push(Grant { action, resource: row.get("resource")? });
+                }
             }
             Ok::<_, Error>(keys)
         });

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::Doors;
 
 #[derive(Serialize, JsonSchema)]
+#[allow(clippy::struct_field_names, reason = "the words of the API")]
 struct Ready {
     /// Always true: what is not ready does not answer here.
     ready: bool,

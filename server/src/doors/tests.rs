@@ -1,8 +1,10 @@
 use axum::body::Body;
 use axum::http::Request;
+use axum::http::request::Builder;
 use base::{OrganisationId, Spent};
 use delivery::OutgoingMail;
 use identity::{Grant, NewKey};
+use serde_json::json;
 use tower::ServiceExt;
 
 use super::*;
@@ -30,20 +32,24 @@ async fn what_a_list_asks_of_the_rows_does_not_grow_with_them() {
     let identity = Arc::new(doors.identity.clone());
     let sessions = Arc::new(BrowserSessions(doors.identity.clone()));
     let router = doors.router(identity, sessions, edge::Config::default());
-    let key = |label: String, grants| {
-        doors.identity.ensure_key(OrganisationId::DEFAULT, NewKey { label, grants })
+    let new = NewKey { label: "test".into(), grants: vec![Grant::new("*", "*")] };
+    let token = doors.identity.ensure_key(OrganisationId::DEFAULT, new).await.unwrap().token;
+    let ask = async |request: Builder, body: Body| {
+        let request = request.header("authorization", format!("Bearer {token}"));
+        router.clone().oneshot(request.body(body).unwrap()).await.unwrap()
     };
-    let token = key("test".into(), vec![Grant::new("*", "*")]).await.unwrap().token;
     let statements = async |path: &str| {
-        let request = Request::get(path).header("authorization", format!("Bearer {token}"));
-        let answer = router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        let answer = ask(Request::get(path), Body::empty()).await;
         assert_eq!(answer.status(), 200, "{path}");
         answer.extensions().get::<Spent>().unwrap().statements()
     };
     let mut before = Vec::new();
     for rows in [1, 40] {
         for number in 0..rows {
-            key(format!("{rows} {number}"), vec![Grant::new("devices.read", "*")]).await.unwrap();
+            let grants = json!([{"action": "readings.read", "resource": "*"}]);
+            let key = json!({"label": format!("{rows} {number}"), "grants": grants}).to_string();
+            let request = Request::post("/v1/keys").header("content-type", "application/json");
+            assert_eq!(ask(request, key.into()).await.status(), 201);
             let mail = OutgoingMail {
                 organisation: OrganisationId::DEFAULT,
                 to: "ops@example.com".parse().unwrap(),
@@ -56,13 +62,15 @@ async fn what_a_list_asks_of_the_rows_does_not_grow_with_them() {
                 async move |tx: &mut relational::Tx| delivery.enqueue(tx, mail.clone()).await;
             doors.db.write(write).await.unwrap();
         }
+        // The first request of an organisation loads what is kept in memory.
+        statements("/v1/overview").await;
         let mut asked = Vec::new();
         for path in
             ["/v1/keys", "/v1/audit", "/v1/messages", "/v1/overview", "/v1/dead-letters", "/readyz"]
         {
             asked.push((path, statements(path).await));
         }
-        assert!(asked.iter().all(|(_, statements)| (1..=10).contains(statements)), "{asked:?}");
+        assert!(asked.iter().all(|(_, statements)| (1..=5).contains(statements)), "{asked:?}");
         assert!(before.is_empty() || before == asked, "{before:?} became {asked:?}");
         before = asked;
     }
