@@ -19,6 +19,7 @@ pub(crate) struct Config {
     pub(crate) mqtt: Door<mqtt::Config>,
     pub(crate) identity: identity::Config,
     pub(crate) relational: relational::Config,
+    pub(crate) results: results::Config,
     pub(crate) eventlog: eventlog::Config,
     pub(crate) lake: lake::Config,
     pub(crate) delivery: delivery::Config,
@@ -55,6 +56,7 @@ impl Default for Config {
             mqtt: Door::default(),
             identity: identity::Config::default(),
             relational: relational::Config::default(),
+            results: results::Config::default(),
             eventlog: eventlog::Config::default(),
             lake: lake::Config::default(),
             delivery: delivery::Config::default(),
@@ -169,6 +171,7 @@ impl Config {
         shown.insert("mqtt".into(), self.mqtt.shown()?);
         shown.insert("identity".into(), Value::try_from(&self.identity)?);
         shown.insert("relational".into(), Value::try_from(&self.relational)?);
+        shown.insert("results".into(), Value::try_from(&self.results)?);
         shown.insert("eventlog".into(), Value::try_from(&self.eventlog)?);
         shown.insert("lake".into(), Value::try_from(&self.lake)?);
         shown.insert("delivery".into(), Value::try_from(&self.delivery)?);

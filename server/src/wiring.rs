@@ -15,6 +15,7 @@ use identity::{Grant, Identity, NewKey};
 use lake::Lake;
 use mqtt::Mqtt;
 use relational::{Commands, Db};
+use results::Results;
 
 use crate::adapters::{AlertMails, BrowserSessions, DeviceKeys, Readings, handle_commands};
 use crate::config::Config;
@@ -100,9 +101,18 @@ pub(crate) async fn open(
     let mut commands = Commands::new(&db, base);
     handle_commands(&mut commands, delivery.clone())?;
 
+    let kept = config.results.clone();
+    let results = if config.relational.url.is_embedded() {
+        Results::open_alone(kept, base, &db).await
+    } else {
+        Results::open(kept, base, &db).await
+    };
+    let results = results.context("open the results")?;
+
     // Features.
     let needs = Needs {
         db: db.clone(),
+        results,
         log: log.clone(),
         lake: lake.clone(),
         authority: authority.clone(),

@@ -15,6 +15,8 @@ type Runner = fn() -> Result<Report>;
 const HERE: &[(&str, Runner)] = &[
     ("first/newcomer", newcomer::newcomer),
     ("spine/fence", || example("relational", "fence")),
+    ("spine/no-event-lost", || example("relational", "no_event_lost")),
+    ("spine/commits", || example("relational", "commits")),
     ("spine/simulated", simulated),
 ];
 

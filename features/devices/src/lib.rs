@@ -44,6 +44,7 @@ use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration
 use lake::Lake;
 use parking_lot::Mutex;
 use relational::{Db, Read};
+use results::Results;
 use tokio::sync::OnceCell;
 
 use fleet::Fleet;
@@ -258,6 +259,8 @@ pub enum Error {
     #[error(transparent)]
     Rows(#[from] relational::Error),
     #[error(transparent)]
+    Answer(#[from] results::Error),
+    #[error(transparent)]
     Log(#[from] eventlog::Error),
     #[error(transparent)]
     Lake(#[from] lake::Error),
@@ -289,6 +292,7 @@ impl Error {
             Self::Damaged(_) => ErrorKind::Internal,
             Self::Need(error) => error.kind,
             Self::Rows(error) => error.kind(),
+            Self::Answer(error) => error.kind(),
             Self::Log(error) => error.kind(),
             Self::Lake(error) => error.kind(),
         }
@@ -314,6 +318,7 @@ pub struct Needs {
     pub log: EventLog,
     pub lake: Lake,
     pub authority: Arc<dyn Authority>,
+    pub results: Results,
     pub mailer: Arc<dyn Mailer>,
     pub keys: Arc<dyn KeyIssuer>,
 }

@@ -29,6 +29,8 @@ use crate::store::{self, Alert, Commit, Series};
 use crate::{Error, READINGS_TOPIC, Result};
 
 /// Identities that the lake is asked for at once.
+/// What kept answers about alerts depend on.
+pub(crate) const ALERTS: &str = "alerts";
 const KEYS_AT_ONCE: usize = 10_000;
 
 /// The places where tests kill a pipeline.
@@ -523,8 +525,16 @@ impl<'f> Run<'f> {
     async fn commit(&mut self, commit: Commit) -> Result<()> {
         let commit = Arc::new(commit);
         let write = {
-            let (commit, mailer) = (commit.clone(), self.fleet.house.needs.mailer.clone());
-            async move |tx: &mut Tx| store::commit(tx, &commit, &*mailer).await
+            let needs = &self.fleet.house.needs;
+            let (commit, mailer) = (commit.clone(), needs.mailer.clone());
+            let results = needs.results.for_organisation(commit.organisation);
+            async move |tx: &mut Tx| {
+                let raised = store::commit(tx, &commit, &*mailer).await?;
+                if !raised.is_empty() {
+                    results.bump(tx, &[ALERTS]).await?;
+                }
+                Ok::<_, Error>(raised)
+            }
         };
         let raised = self.fleet.house.needs.db.write(write).await?;
         for series in commit.new_series.iter().chain(&commit.moved_series) {

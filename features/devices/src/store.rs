@@ -147,7 +147,6 @@ pub(crate) struct Commit {
 pub(crate) struct Counts {
     pub readings: u64,
     pub alerts: u64,
-    pub alerts_today: u64,
 }
 
 /// The organisations that ever had a pipeline.
@@ -544,21 +543,24 @@ pub(crate) async fn alerts(
     Ok(Page::of(alerts, request.limit, |alert| format!("{}:{}", alert.raised.micros(), alert.id)))
 }
 
-pub(crate) async fn counts(
-    read: &mut Read,
-    organisation: OrganisationId,
-    midnight: Timestamp,
-) -> Result<Counts> {
+pub(crate) async fn counts(read: &mut Read, organisation: OrganisationId) -> Result<Counts> {
     let sql = "SELECT readings, alerts FROM pipelines WHERE organisation = ?";
     let mut counts = Counts::default();
     for row in read.query(sql, params![organisation]).await? {
         counts.readings += row.get::<u64>("readings")?;
         counts.alerts += row.get::<u64>("alerts")?;
     }
-    let sql = "SELECT COUNT(*) AS number FROM alerts WHERE organisation = ? AND raised >= ?";
-    counts.alerts_today =
-        read.query_one(sql, params![organisation, midnight]).await?.get("number")?;
     Ok(counts)
+}
+
+/// Alerts that were raised since then.
+pub(crate) async fn alerts_since(
+    read: &mut Read,
+    organisation: OrganisationId,
+    since: Timestamp,
+) -> Result<u64, relational::Error> {
+    let sql = "SELECT COUNT(*) AS number FROM alerts WHERE organisation = ? AND raised >= ?";
+    read.query_one(sql, params![organisation, since]).await?.get("number")
 }
 
 fn sensor_of(row: &Row) -> Result<Sensor> {

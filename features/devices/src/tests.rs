@@ -22,6 +22,7 @@ use http_body_util::BodyExt;
 use lake::Lake;
 use parking_lot::Mutex;
 use relational::{Db, Migration, Read, Tx, params};
+use results::Results;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::{Notify, watch};
@@ -102,8 +103,10 @@ impl Stack {
         };
         let lake = Lake::open(lake, &base).await.unwrap();
         let mails = Arc::new(Mails::default());
+        let results = Results::open_alone(results::Config::default(), &base, &db).await.unwrap();
         let needs = Needs {
             db: db.clone(),
+            results,
             log: log.clone(),
             lake: lake.clone(),
             authority: Arc::new(Doorman),
