@@ -26,6 +26,7 @@ const ALL_CHANNELS: &str = "kv-channel/*";
 
 /// What somebody may do to everything.
 #[derive(Debug, Clone, Copy, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a right of its own")]
 pub(crate) struct Rights {
     reads: bool,
     writes: bool,

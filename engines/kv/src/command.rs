@@ -1,5 +1,6 @@
 //! The table of commands: the one place that dispatch, COMMAND, access and the guide are made from.
 
+mod bits;
 pub(crate) mod connection;
 mod hashes;
 pub(crate) mod keys;
@@ -79,6 +80,7 @@ pub(crate) enum Group {
     List,
     Set,
     SortedSet,
+    Bitmap,
     PubSub,
     Transactions,
     Connection,
@@ -94,6 +96,7 @@ impl Group {
             Self::List => "list",
             Self::Set => "set",
             Self::SortedSet => "sorted-set",
+            Self::Bitmap => "bitmap",
             Self::PubSub => "pubsub",
             Self::Transactions => "transactions",
             Self::Connection => "connection",
@@ -110,6 +113,7 @@ impl Group {
             Self::List => "@list",
             Self::Set => "@set",
             Self::SortedSet => "@sortedset",
+            Self::Bitmap => "@bitmap",
             Self::PubSub => "@pubsub",
             Self::Transactions => "@transaction",
             Self::Connection => "@connection",

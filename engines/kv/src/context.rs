@@ -76,6 +76,14 @@ impl Ctx<'_> {
         found
     }
 
+    /// As [`Ctx::look_up`], without marking the key as used.
+    pub(crate) fn glance(&mut self, key: &[u8]) -> Option<Found> {
+        let was_quiet = std::mem::replace(&mut self.session.is_quiet, true);
+        let found = self.look_up(key);
+        self.session.is_quiet = was_quiet;
+        found
+    }
+
     /// The entry of a key that holds a string, if the key is there.
     #[inline]
     pub(crate) fn string(&mut self, key: &[u8]) -> Result<Option<Found>, Fault> {

@@ -669,6 +669,10 @@ impl Engine {
             return;
         }
         let Some(mut session) = self.sessions.get_mut(token).and_then(Option::take) else { return };
+        if session.is_closing {
+            self.sessions[token] = Some(session);
+            return;
+        }
         write(&mut session.out);
         if session.out.bytes.len() > self.settings.output_bytes_max {
             tracing::warn!(client = session.id, "a client does not take its output");
@@ -718,30 +722,36 @@ impl Engine {
         while let Some((db, key)) = (!self.offers.is_empty()).then(|| self.offers.remove(0)) {
             let Some(queue) = self.waiting.get(&(db, key)) else { continue };
             for token in queue.clone() {
-                let Some(mut session) = self.sessions[token].take() else { continue };
-                let State::Blocked(blocked) = std::mem::replace(&mut session.state, State::Ready)
-                else {
-                    self.sessions[token] = Some(session);
-                    continue;
-                };
-                self.call(
-                    &mut session,
-                    blocked.command,
-                    (blocked.request.args(), NOT_READY, false),
-                    turn,
-                );
-                let still_waits = session.is_blocked();
-                session.state = State::Blocked(blocked);
-                if still_waits {
-                    // It waits as before; nothing was taken.
-                    self.stats.blocked -= 1;
-                } else {
-                    self.unblock(&mut session);
-                }
-                self.list(&mut session);
-                self.sessions[token] = Some(session);
+                self.serve_one(token, turn);
             }
         }
+    }
+
+    /// Runs a waiting client's command again.
+    fn serve_one(&mut self, token: Token, turn: &Turn<'_>) {
+        let Some(mut session) = self.sessions[token].take() else { return };
+        let State::Blocked(blocked) = std::mem::replace(&mut session.state, State::Ready) else {
+            self.sessions[token] = Some(session);
+            return;
+        };
+        let before = session.out.bytes.len();
+        let (command, errors) = (blocked.command, self.stats.errors);
+        self.call(&mut session, command, (blocked.request.args(), NOT_READY, false), turn);
+        let waits_again = session.is_blocked();
+        // A key that became another kind is no reason to end the waiting, but a wrong target is.
+        let is_moved = command.name == "blmove" || command.name == "brpoplpush";
+        let is_wrong_kind = !is_moved && session.out.bytes[before..].starts_with(b"-WRONGTYPE");
+        session.state = State::Blocked(blocked);
+        if waits_again {
+            self.stats.blocked -= 1;
+        } else if is_wrong_kind {
+            session.out.bytes.truncate(before);
+            self.stats.errors = errors;
+        } else {
+            self.unblock(&mut session);
+        }
+        self.list(&mut session);
+        self.sessions[token] = Some(session);
     }
 
     /// Ends the waiting of clients whose time is over.

@@ -139,10 +139,9 @@ impl Kv {
     /// Serves clients until the server stops; then what is not on disk yet is put there.
     pub async fn serve(&self, listener: TcpListener) -> Result<(), Error> {
         self.tell(Message::Listen(listener))?;
-        let mut ended = self.0.ended.clone();
         tokio::select! {
             () = self.0.base.tasks.stopping().cancelled_owned() => self.close().await,
-            _ = ended.wait_for(|ended| *ended) => Err(Error::Ended),
+            () = self.has_ended() => Err(Error::Ended),
         }
     }
 
@@ -159,14 +158,17 @@ impl Kv {
 
     /// Ends the thread in good order.
     pub async fn close(&self) -> Result<(), Error> {
-        let mut ended = self.0.ended.clone();
-        if *ended.borrow() {
+        if *self.0.ended.borrow() {
             return Ok(());
         }
         self.tell(Message::Stop)?;
-        // An error means that the thread is gone, which is what was asked for.
-        drop(ended.wait_for(|ended| *ended).await);
+        self.has_ended().await;
         Ok(())
+    }
+
+    async fn has_ended(&self) {
+        // An error means that the thread is gone too.
+        drop(self.0.ended.clone().wait_for(|ended| *ended).await.map(|_| ()));
     }
 
     fn tell(&self, message: Message) -> Result<(), Error> {

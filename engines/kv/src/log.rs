@@ -7,9 +7,6 @@ pub(crate) mod frame;
 mod recovery;
 mod rewrite;
 
-#[cfg(test)]
-mod tests;
-
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;

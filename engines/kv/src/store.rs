@@ -12,9 +12,6 @@ pub(crate) mod snapshot;
 pub(crate) mod sorted;
 pub(crate) mod table;
 
-#[cfg(test)]
-mod tests;
-
 use arena::{Arena, Ref};
 use keyhash::KeyHash;
 use object::{Collection, Kind, Object, Objects};
@@ -180,12 +177,14 @@ impl Store {
         self.arena.bytes_mut(found.entry)[1..4].copy_from_slice(&stamp[..3]);
     }
 
+    /// The object of an entry that is no string.
     pub(crate) fn object(&self, found: Found) -> &Object {
+        debug_assert!(self.kind(found) != Kind::String, "a string has no object");
         self.objects.get(object_number(self.string(found)))
     }
 
     pub(crate) fn collection<C: Collection>(&self, found: Found) -> Option<&C> {
-        C::of(self.object(found))
+        if self.kind(found) == C::KIND { C::of(self.object(found)) } else { None }
     }
 
     /// Changes a collection and settles the account of its memory.
@@ -195,6 +194,9 @@ impl Store {
         found: Found,
         change: impl FnOnce(&mut C) -> R,
     ) -> Option<R> {
+        if self.kind(found) != C::KIND {
+            return None;
+        }
         self.guard(db, found);
         let number = object_number(self.string(found));
         let object = C::of_mut(self.objects.get_mut(number))?;

@@ -289,14 +289,12 @@ pub(crate) fn client_kill(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     if is_old {
         kill.address = Some(args.at(2).to_vec());
         kill.spares_self = false;
-    } else {
-        if args.len().is_multiple_of(2) {
-            for at in (2..args.len()).step_by(2) {
-                kill.take(args, at)?;
-            }
-        } else {
-            return Err(SYNTAX);
+    } else if args.len().is_multiple_of(2) {
+        for at in (2..args.len()).step_by(2) {
+            kill.take(args, at)?;
         }
+    } else {
+        return Err(SYNTAX);
     }
     let base = ctx.session.base;
     let matching: Vec<usize> = ctx

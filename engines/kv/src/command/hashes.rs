@@ -196,9 +196,9 @@ pub(crate) fn hrandfield(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     let (hash, out) = ctx.collection_and_out::<Hash>(args.at(1))?;
     let Some(hash) = hash else {
         if wanted == Wanted::One {
-            out.null()
+            out.null();
         } else {
-            out.array(0)
+            out.array(0);
         }
         return Ok(());
     };

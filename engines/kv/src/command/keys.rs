@@ -26,17 +26,19 @@ pub(crate) fn del(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
 }
 
 pub(crate) fn exists(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
-    let count = args.from(1).iter().filter(|key| ctx.look_up(key).is_some()).count();
+    let count = args.from(1).iter().filter(|key| ctx.glance(key).is_some()).count();
     ctx.out().count(count);
     Ok(())
 }
 
 pub(crate) fn touch(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
-    exists(ctx, args)
+    let count = args.from(1).iter().filter(|key| ctx.look_up(key).is_some()).count();
+    ctx.out().count(count);
+    Ok(())
 }
 
 pub(crate) fn kind(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
-    let name = ctx.look_up(args.at(1)).map_or("none", |found| ctx.engine.store.kind(found).name());
+    let name = ctx.glance(args.at(1)).map_or("none", |found| ctx.engine.store.kind(found).name());
     ctx.out().simple(name);
     Ok(())
 }
@@ -58,6 +60,7 @@ pub(crate) fn pexpireat(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
 }
 
 #[derive(Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 struct ExpireWhen {
     missing: bool,
     exists: bool,
@@ -158,7 +161,7 @@ pub(crate) fn pexpiretime(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
 }
 
 fn deadline(ctx: &mut Ctx<'_>, args: Args<'_>, show: impl Fn(i64, i64) -> i64) -> Outcome {
-    let answer = match ctx.look_up(args.at(1)) {
+    let answer = match ctx.glance(args.at(1)) {
         None => -2,
         Some(found) => {
             ctx.engine.store.deadline(found).map_or(-1, |deadline| show(deadline, ctx.now))
@@ -407,7 +410,7 @@ pub(crate) fn scan(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
 }
 
 pub(crate) fn object_encoding(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
-    match ctx.look_up(args.at(2)) {
+    match ctx.glance(args.at(2)) {
         None => ctx.out().null(),
         Some(found) => {
             let name = encoding(ctx, found);
@@ -439,26 +442,18 @@ pub(crate) fn encoding(ctx: &Ctx<'_>, found: Found) -> &'static str {
 }
 
 pub(crate) fn object_refcount(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
-    match ctx.look_up(args.at(2)) {
+    match ctx.glance(args.at(2)) {
         None => ctx.out().null(),
         Some(_) => ctx.out().int(1),
     }
     Ok(())
 }
 
-/// An entry that is not marked as used by being looked at.
-fn peek(ctx: &mut Ctx<'_>, key: &[u8]) -> Option<Found> {
-    let was_quiet = std::mem::replace(&mut ctx.session.is_quiet, true);
-    let found = ctx.find(key);
-    ctx.session.is_quiet = was_quiet;
-    found
-}
-
 pub(crate) fn object_idletime(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     if ctx.engine.settings.policy.is_lfu() {
         return Err("ERR An LFU maxmemory policy is selected, idle time not tracked. Please note that when switching between policies at runtime LRU and LFU data will take some time to adjust.".into());
     }
-    match peek(ctx, args.at(2)) {
+    match ctx.glance(args.at(2)) {
         None => ctx.out().null(),
         Some(found) => {
             let store = &ctx.engine.store;
@@ -473,7 +468,7 @@ pub(crate) fn object_freq(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     if !ctx.engine.settings.policy.is_lfu() {
         return Err("ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when switching between policies at runtime LRU and LFU data will take some time to adjust.".into());
     }
-    match peek(ctx, args.at(2)) {
+    match ctx.glance(args.at(2)) {
         None => ctx.out().null(),
         Some(found) => {
             let stamp = ctx.engine.store.stamp_of(found);

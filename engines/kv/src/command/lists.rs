@@ -258,9 +258,9 @@ fn pop(ctx: &mut Ctx<'_>, args: Args<'_>, end: End) -> Outcome {
     let key = args.at(1);
     if ctx.collection::<List>(key)?.is_none() {
         if count.is_some() {
-            ctx.out().null_array()
+            ctx.out().null_array();
         } else {
-            ctx.out().null()
+            ctx.out().null();
         }
         return Ok(());
     }

@@ -144,11 +144,8 @@ pub(crate) fn timeout(now: i64, text: &[u8]) -> Result<Option<i64>, Fault> {
 
 /// How many keys follow, and the keys' places: a number at `at`, then as many keys.
 pub(crate) fn numbered_keys(args: Args<'_>, at: usize) -> Result<std::ops::Range<usize>, Fault> {
-    let count = integer(args.at(at))?;
-    let count = usize::try_from(count)
-        .ok()
-        .filter(|count| *count > 0)
-        .ok_or("ERR numkeys should be greater than 0")?;
+    let count = integer(args.at(at)).ok().and_then(|count| usize::try_from(count).ok());
+    let count = count.filter(|count| *count > 0).ok_or("ERR numkeys should be greater than 0")?;
     if count > args.len() - at - 1 {
         return Err("ERR Number of keys can't be greater than number of args".into());
     }

@@ -60,7 +60,7 @@ const SECTIONS: &[(&str, Section)] = &[
 ];
 
 fn fields(fields: &[(&str, String)]) -> String {
-    fields.iter().map(|(name, value)| format!("{name}:{value}\r\n")).collect()
+    fields.iter().fold(String::new(), |text, (name, value)| text + name + ":" + value + "\r\n")
 }
 
 fn server_section(ctx: &Ctx<'_>) -> String {
@@ -108,7 +108,7 @@ fn persistence_section(ctx: &Ctx<'_>) -> String {
     fields(&[
         ("loading", "0".into()),
         ("async_loading", "0".into()),
-        ("rdb_changes_since_last_save", "0".into()),
+        ("rdb_changes_since_last_save", engine.stats.dirty.to_string()),
         ("rdb_bgsave_in_progress", "0".into()),
         ("rdb_last_bgsave_status", "ok".into()),
         ("aof_enabled", "1".into()),
@@ -177,22 +177,24 @@ fn cpu_seconds() -> (f64, f64) {
 
 fn commandstats_section(ctx: &Ctx<'_>) -> String {
     let stats = &ctx.engine.stats;
-    let called = COMMANDS.iter().filter(|command| stats.calls[command.index()] > 0);
-    called
-        .map(|command| {
-            let (calls, took) = (stats.calls[command.index()], stats.took[command.index()]);
-            let each = took as f64 / calls as f64;
-            format!(
-                "cmdstat_{}:calls={calls},usec={took},usec_per_call={each:.2},rejected_calls=0,failed_calls=0\r\n",
-                command.name
-            )
-        })
-        .collect()
+    let mut text = String::new();
+    for command in COMMANDS.iter().filter(|command| stats.calls[command.index()] > 0) {
+        let (calls, took) = (stats.calls[command.index()], stats.took[command.index()]);
+        let each = took as f64 / calls as f64;
+        text.push_str(&format!(
+            "cmdstat_{}:calls={calls},usec={took},usec_per_call={each:.2},rejected_calls=0,failed_calls=0\r\n",
+            command.name
+        ));
+    }
+    text
 }
 
 fn errorstats_section(ctx: &Ctx<'_>) -> String {
-    let kinds = ctx.engine.stats.error_kinds.iter();
-    kinds.map(|(kind, count)| format!("errorstat_{kind}:count={count}\r\n")).collect()
+    let mut text = String::new();
+    for (kind, count) in &ctx.engine.stats.error_kinds {
+        text.push_str(&format!("errorstat_{kind}:count={count}\r\n"));
+    }
+    text
 }
 
 fn cluster_section(_: &Ctx<'_>) -> String {
@@ -202,13 +204,12 @@ fn cluster_section(_: &Ctx<'_>) -> String {
 fn keyspace_section(ctx: &Ctx<'_>) -> String {
     let store = &ctx.engine.store;
     let base = ctx.session.base;
-    (0..DATABASES)
-        .filter(|number| store.len(base + number) > 0)
-        .map(|number| {
-            let (keys, expires) = (store.len(base + number), store.expiring(base + number));
-            format!("db{number}:keys={keys},expires={expires},avg_ttl=0\r\n")
-        })
-        .collect()
+    let mut text = String::new();
+    for number in (0..DATABASES).filter(|number| store.len(base + number) > 0) {
+        let (keys, expires) = (store.len(base + number), store.expiring(base + number));
+        text.push_str(&format!("db{number}:keys={keys},expires={expires},avg_ttl=0\r\n"));
+    }
+    text
 }
 
 pub(crate) fn config_get(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {

@@ -86,9 +86,8 @@ pub(crate) fn smove(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
         ctx.notify(GENERIC, "del", from);
     }
     let is_new = ctx.edit_or_new(to, |set: &mut Set| set.add(member))?;
-    ctx.changed(to);
     if is_new {
-        ctx.notify(SET, "sadd", to);
+        ctx.changed_with(SET, "sadd", to);
     }
     ctx.verbatim();
     ctx.out().int(1);
@@ -151,9 +150,9 @@ pub(crate) fn srandmember(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     let (set, out) = ctx.collection_and_out::<Set>(args.at(1))?;
     let Some(set) = set else {
         if wanted == Wanted::One {
-            out.null()
+            out.null();
         } else {
-            out.array(0)
+            out.array(0);
         }
         return Ok(());
     };
@@ -203,35 +202,23 @@ fn mix<'a>(
     let mut result = ctx.collection::<Set>(first)?.cloned().unwrap_or_default();
     for (_, key) in keys.enumerate().filter(|(at, _)| *at != begin) {
         let other = ctx.collection::<Set>(key)?;
-        match (mix, other) {
-            (Mix::Any, Some(other)) => other.iter().for_each(|member| {
+        let Some(other) = other else {
+            if mix == Mix::Both {
+                return Ok(Set::default());
+            }
+            continue;
+        };
+        if mix == Mix::Any {
+            for member in other.iter() {
                 result.add(member);
-            }),
-            (Mix::Both, None) => return Ok(Set::default()),
-            (Mix::Both, Some(other)) => {
-                let gone: Vec<Vec<u8>> =
-                    result.iter().filter(|member| !other.has(member)).map(<[u8]>::to_vec).collect();
-                gone.iter().for_each(|member| {
-                    result.remove(member);
-                });
             }
-            (Mix::First, Some(other)) => {
-                if other.len() < result.len() {
-                    other.iter().for_each(|member| {
-                        result.remove(member);
-                    });
-                } else {
-                    let gone: Vec<Vec<u8>> = result
-                        .iter()
-                        .filter(|member| other.has(member))
-                        .map(<[u8]>::to_vec)
-                        .collect();
-                    gone.iter().for_each(|member| {
-                        result.remove(member);
-                    });
-                }
-            }
-            (_, None) => {}
+            continue;
+        }
+        let goes = |member: &[u8]| other.has(member) == (mix == Mix::First);
+        let gone: Vec<Vec<u8>> =
+            result.iter().filter(|member| goes(member)).map(<[u8]>::to_vec).collect();
+        for member in &gone {
+            result.remove(member);
         }
     }
     Ok(result)

@@ -90,7 +90,7 @@ fn run(ctx: &mut Ctx<'_>, args: Args<'_>, can_store: bool) -> Outcome {
                 (Weight::Name(x), Weight::Name(y)) if options.by.is_some() => x.cmp(y),
                 _ => a.cmp(b),
             };
-            let order = if order.is_eq() && options.by.is_none() { a.cmp(b) } else { order };
+            let order = order.then_with(|| a.cmp(b));
             if options.falls { order.reverse() } else { order }
         });
     }
@@ -109,17 +109,15 @@ fn run(ctx: &mut Ctx<'_>, args: Args<'_>, can_store: bool) -> Outcome {
             result.push(lookup(ctx, get, &element));
         }
     }
-    match options.store {
-        Some(key) => store(ctx, key, &result),
-        None => {
-            let out = ctx.out();
-            out.array(result.len());
-            for element in result {
-                out.maybe(element.as_deref());
-            }
-            Ok(())
-        }
+    if let Some(key) = options.store {
+        return store(ctx, key, &result);
     }
+    let out = ctx.out();
+    out.array(result.len());
+    for element in result {
+        out.maybe(element.as_deref());
+    }
+    Ok(())
 }
 
 fn elements(
@@ -173,15 +171,11 @@ fn lookup(ctx: &mut Ctx<'_>, pattern: &[u8], element: &[u8]) -> Option<Vec<u8>> 
     let key = [&pattern[..star], element, tail].concat();
     let found = ctx.find(&key)?;
     let store = &ctx.engine.store;
-    match field {
-        None if store.kind(found) == Kind::String => Some(store.string(found).to_vec()),
-        None => None,
-        Some(field) if store.kind(found) == Kind::Hash => {
-            let hash = store.collection::<crate::store::hash::Hash>(found)?;
-            hash.get(field).map(<[u8]>::to_vec)
-        }
-        Some(_) => None,
-    }
+    let Some(field) = field else {
+        return (store.kind(found) == Kind::String).then(|| store.string(found).to_vec());
+    };
+    let hash = store.collection::<crate::store::hash::Hash>(found)?;
+    hash.get(field).map(<[u8]>::to_vec)
 }
 
 fn store(ctx: &mut Ctx<'_>, key: &[u8], result: &[Option<Vec<u8>>]) -> Outcome {

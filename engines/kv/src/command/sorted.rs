@@ -12,6 +12,7 @@ use crate::wire::reply::{Fault, NOT_FLOAT, NOT_INTEGER, Reply, SYNTAX};
 use crate::wire::request::Args;
 
 #[derive(Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 struct AddOptions {
     missing: bool,
     exists: bool,
@@ -137,7 +138,7 @@ fn add_one(
     if (options.greater && new <= old) || (options.less && new >= old) {
         return Ok(Added::Refused);
     }
-    if new.total_cmp(&old).is_eq() || new == old {
+    if new.partial_cmp(&old).is_some_and(std::cmp::Ordering::is_eq) {
         return Ok(Added::Same(new));
     }
     sorted.set(member, new);
@@ -778,16 +779,20 @@ fn weighted(ctx: &mut Ctx<'_>, key: &[u8], weight: f64) -> Result<Sorted, Fault>
     match ctx.engine.store.kind(found) {
         crate::store::object::Kind::Set => {
             if let Some(set) = ctx.engine.store.collection::<crate::store::set::Set>(found) {
-                set.iter().for_each(|member| {
-                    input.set(member, scale(1.0));
-                });
+                {
+                    for member in set.iter() {
+                        input.set(member, scale(1.0));
+                    }
+                }
             }
         }
         crate::store::object::Kind::Sorted => {
             if let Some(sorted) = ctx.engine.store.collection::<Sorted>(found) {
-                sorted.iter().for_each(|(member, score)| {
-                    input.set(member, scale(score));
-                });
+                {
+                    for (member, score) in sorted.iter() {
+                        input.set(member, scale(score));
+                    }
+                }
             }
         }
         _ => return Err(crate::wire::reply::WRONG_TYPE),
@@ -815,9 +820,11 @@ fn mixed(inputs: Vec<Sorted>, mix: Mix, aggregate: Aggregate) -> Sorted {
                     .collect();
                 result = collected(&members);
             }
-            Mix::First => other.iter().for_each(|(member, _)| {
-                result.remove(member);
-            }),
+            Mix::First => {
+                for (member, _) in other.iter() {
+                    result.remove(member);
+                }
+            }
         }
     }
     result
@@ -859,7 +866,10 @@ pub(crate) fn zdiffstore(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
 }
 
 pub(crate) fn zintercard(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
-    let keys = numbered_keys(args, 1)?;
+    if integer(args.at(1))? < 1 {
+        return Err("ERR at least 1 input key is needed for 'zintercard' command".into());
+    }
+    let keys = numbered_keys(args, 1).map_err(|_| SYNTAX)?;
     let mut limit = 0;
     let mut at = keys.end;
     while at < args.len() {
@@ -894,9 +904,9 @@ pub(crate) fn zrandmember(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     let (sorted, out) = ctx.collection_and_out::<Sorted>(args.at(1))?;
     let Some(sorted) = sorted else {
         if wanted == Wanted::One {
-            out.null()
+            out.null();
         } else {
-            out.array(0)
+            out.array(0);
         }
         return Ok(());
     };

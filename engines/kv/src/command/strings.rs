@@ -62,6 +62,7 @@ pub(crate) fn set(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
 fn set_options(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<SetOptions, Fault> {
     let mut options = SetOptions { when: When::Always, expiry: Expiry::Never, gets: false };
     let mut has_expiry = false;
+    let mut moment = None;
     let mut at = 3;
     while at < args.len() {
         match () {
@@ -74,13 +75,17 @@ fn set_options(ctx: &mut Ctx<'_>, args: Args<'_>) -> Result<SetOptions, Fault> {
             }
             () if !has_expiry && options::Unit::of(args, at).is_some() && at + 1 < args.len() => {
                 let unit = options::Unit::of(args, at).ok_or(SYNTAX)?;
-                options.expiry = Expiry::At(unit.deadline(ctx.now, args.at(at + 1), "set")?);
+                moment = Some((unit, args.at(at + 1)));
                 has_expiry = true;
                 at += 1;
             }
             () => return Err(SYNTAX),
         }
         at += 1;
+    }
+    // The form is judged before the moment.
+    if let Some((unit, text)) = moment {
+        options.expiry = Expiry::At(unit.deadline(ctx.now, text, "set")?);
     }
     Ok(options)
 }
@@ -452,34 +457,34 @@ struct Common {
 }
 
 /// The longest common subsequence by the usual table.
-fn common(a: &[u8], b: &[u8]) -> Common {
-    let width = b.len() + 1;
-    let mut table = vec![0u32; (a.len() + 1) * width];
-    for i in 1..=a.len() {
-        for j in 1..=b.len() {
-            table[i * width + j] = if a[i - 1] == b[j - 1] {
-                table[(i - 1) * width + j - 1] + 1
+fn common(left: &[u8], right: &[u8]) -> Common {
+    let width = right.len() + 1;
+    let mut table = vec![0u32; (left.len() + 1) * width];
+    for row in 1..=left.len() {
+        for column in 1..=right.len() {
+            table[row * width + column] = if left[row - 1] == right[column - 1] {
+                table[(row - 1) * width + column - 1] + 1
             } else {
-                table[(i - 1) * width + j].max(table[i * width + j - 1])
+                table[(row - 1) * width + column].max(table[row * width + column - 1])
             };
         }
     }
-    let length = table[a.len() * width + b.len()] as usize;
+    let length = table[left.len() * width + right.len()] as usize;
     let mut runs: Vec<(usize, usize, usize)> = Vec::new();
-    let (mut i, mut j) = (a.len(), b.len());
-    while i > 0 && j > 0 {
-        if a[i - 1] == b[j - 1] {
-            (i, j) = (i - 1, j - 1);
+    let (mut row, mut column) = (left.len(), right.len());
+    while row > 0 && column > 0 {
+        if left[row - 1] == right[column - 1] {
+            (row, column) = (row - 1, column - 1);
             match runs.last_mut() {
-                Some((x, y, run)) if *x == i + 1 && *y == j + 1 => {
-                    (*x, *y, *run) = (i, j, *run + 1)
+                Some((x, y, run)) if *x == row + 1 && *y == column + 1 => {
+                    (*x, *y, *run) = (row, column, *run + 1)
                 }
-                _ => runs.push((i, j, 1)),
+                _ => runs.push((row, column, 1)),
             }
-        } else if table[(i - 1) * width + j] > table[i * width + j - 1] {
-            i -= 1;
+        } else if table[(row - 1) * width + column] > table[row * width + column - 1] {
+            row -= 1;
         } else {
-            j -= 1;
+            column -= 1;
         }
     }
     Common { length, runs }

@@ -1,12 +1,12 @@
 use super::Group::{
-    Connection, Generic, Hash, List, PubSub, Server, Set, SortedSet, String, Transactions,
+    Bitmap, Connection, Generic, Hash, List, PubSub, Server, Set, SortedSet, String, Transactions,
 };
 use super::flag::{
     ADMIN, ALONE, BLOCKING, FAST, GROWS, LISTENING, PARENT, PUBLISHES, READ, SECRET, SUBSCRIBES,
     UNKNOWN, UNQUEUED, WHOLE, WRITE,
 };
 use super::{
-    Command, Group, Run, connection, hashes, keys, lists, pubsub, server, sets, sort, sorted,
+    Command, Group, Run, bits, connection, hashes, keys, lists, pubsub, server, sets, sort, sorted,
     strings,
 };
 
@@ -193,6 +193,13 @@ pub(crate) static COMMANDS: &[Command] = &[
     counted(of(("zintercard", sorted::zintercard), (-3, READ), NO_KEYS, (SortedSet, "7.0.0"), "How many members all the sorted sets have."), 1),
     of(("zrandmember", sorted::zrandmember), (-2, READ), ONE, (SortedSet, "6.2.0"), "Members by chance."),
     of(("zscan", sorted::zscan), (-3, READ), ONE, (SortedSet, "2.8.0"), "Members, some at a time."),
+    of(("setbit", bits::setbit), (4, WRITE | GROWS), ONE, (Bitmap, "2.2.0"), "Sets a bit."),
+    of(("getbit", bits::getbit), (3, READ | FAST), ONE, (Bitmap, "2.2.0"), "A bit."),
+    of(("bitcount", bits::bitcount), (-2, READ), ONE, (Bitmap, "2.6.0"), "How many bits are set."),
+    of(("bitpos", bits::bitpos), (-3, READ), ONE, (Bitmap, "2.8.7"), "Where the first set or clear bit is."),
+    of(("bitfield", bits::bitfield), (-2, WRITE | GROWS), ONE, (Bitmap, "3.2.0"), "Reads and writes numbers of any width."),
+    of(("bitfield_ro", bits::bitfield_ro), (-2, READ | FAST), ONE, (Bitmap, "6.0.0"), "Reads numbers of any width."),
+    of(("bitop", bits::bitop), (-4, WRITE | GROWS), (2, -1, 1), (Bitmap, "2.6.0"), "Combines strings bit by bit."),
     of(("multi", connection::multi), (1, FAST | UNQUEUED), NO_KEYS, (Transactions, "1.2.0"), "Begins a transaction."),
     of(("exec", connection::exec), (1, UNQUEUED), NO_KEYS, (Transactions, "1.2.0"), "Runs the queued commands as one."),
     of(("discard", connection::discard), (1, FAST | UNQUEUED), NO_KEYS, (Transactions, "2.0.0"), "Forgets the queued commands."),

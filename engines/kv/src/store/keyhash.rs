@@ -11,8 +11,8 @@ pub(crate) const BITS: u32 = 30;
 
 impl KeyHash {
     pub(crate) fn new(secret: [u8; 16]) -> Self {
-        let [a, b, c, d, e, f, g, h, rest @ ..] = secret;
-        Self { k0: u64::from_le_bytes([a, b, c, d, e, f, g, h]), k1: u64::from_le_bytes(rest) }
+        let secret = u128::from_le_bytes(secret);
+        Self { k0: secret as u64, k1: (secret >> 64) as u64 }
     }
 
     /// The upper bits of the key's hash.
