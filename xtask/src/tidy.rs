@@ -14,6 +14,7 @@ const OWNED: &[(&str, &str)] = &[
     ("object_store", "lake"),
     ("rusqlite", "relational"),
     ("rmqtt-codec", "mqtt"),
+    ("mio", "kv"),
     ("lettre", "delivery"),
     ("argon2", "identity"),
     ("rust-embed", "web-console"),

@@ -57,6 +57,7 @@ pub(crate) struct Gate {
     pub(crate) anonymous: Option<Principal>,
 }
 
+#[allow(clippy::struct_excessive_bools, reason = "each is a state of its own")]
 pub(crate) struct Engine {
     pub(crate) store: Store,
     pub(crate) sessions: Vec<Option<Box<Session>>>,
@@ -400,7 +401,7 @@ impl Engine {
             self.show(session, command, args, turn);
         }
         if let Err(fault) = self.admit(session, command, args) {
-            self.refuse(session, &fault);
+            self.refuse(session, command, &fault);
         } else if let Some(command) = command {
             if let Some(multi) = session.multi.as_mut().filter(|_| !command.has(flag::UNQUEUED)) {
                 enqueue(multi, command, args);
@@ -410,7 +411,6 @@ impl Engine {
             }
         }
         match (session.replies, skips) {
-            (Replies::On, None) => {}
             (Replies::Skip, _) => {
                 if let Some(length) = skips {
                     session.out.bytes.truncate(length);
@@ -418,13 +418,22 @@ impl Engine {
                 }
             }
             (_, Some(length)) if session.replies != Replies::On => {
-                session.out.bytes.truncate(length)
+                session.out.bytes.truncate(length);
             }
             _ => {}
         }
     }
 
-    fn refuse(&mut self, session: &mut Session, fault: &Fault) {
+    fn refuse(&mut self, session: &mut Session, command: Option<&Command>, fault: &Fault) {
+        if command.is_some_and(|command| command.name == "exec") {
+            let reason = fault.0.strip_prefix("ERR ").unwrap_or(&fault.0);
+            let text = format!("EXECABORT Transaction discarded because of: {reason}");
+            self.stats.error(&text);
+            session.out.error(&text);
+            session.multi = None;
+            self.unwatch(session);
+            return;
+        }
         self.stats.error(&fault.0);
         session.out.error(&fault.0);
         if let Some(multi) = &mut session.multi {
@@ -821,10 +830,10 @@ impl Engine {
                     }
                 }
                 Err(Refused::Unavailable) => {
-                    session.out.error("ERR credentials cannot be checked now")
+                    session.out.error("ERR credentials cannot be checked now");
                 }
                 Err(Refused::TooMany) => {
-                    session.out.error("ERR too many attempts, try again later")
+                    session.out.error("ERR too many attempts, try again later");
                 }
                 Err(_) => {
                     session

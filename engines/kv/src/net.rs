@@ -323,7 +323,7 @@ impl Server {
             match message {
                 Message::Listen(listener) => self.listen(listener),
                 Message::Authenticated { client, answer } => {
-                    self.engine.authenticated(client, answer)
+                    self.engine.authenticated(client, answer);
                 }
                 Message::Command { organisation, request, answer } => {
                     let reply = self.engine.run_for_server(organisation, &request, turn);

@@ -11,6 +11,7 @@ use crate::wire::request::{Owned, Progress};
 /// A client's place among the sessions.
 pub(crate) type Token = usize;
 
+#[allow(clippy::struct_excessive_bools, reason = "each is a state of its own")]
 pub(crate) struct Session {
     pub(crate) id: u64,
     pub(crate) token: Token,

@@ -242,16 +242,16 @@ impl Settings {
             "lfu-log-factor" => self.lfu_log_factor = number(value, 0)? as u64,
             "lfu-decay-time" => self.lfu_decay_minutes = number(value, 0)? as u32,
             "hash-max-listpack-entries" | "hash-max-ziplist-entries" => {
-                self.hash_packed.0 = number(value, 0)?
+                self.hash_packed.0 = number(value, 0)?;
             }
             "hash-max-listpack-value" | "hash-max-ziplist-value" => {
-                self.hash_packed.1 = number(value, 0)?
+                self.hash_packed.1 = number(value, 0)?;
             }
             "zset-max-listpack-entries" | "zset-max-ziplist-entries" => {
-                self.sorted_packed.0 = number(value, 0)?
+                self.sorted_packed.0 = number(value, 0)?;
             }
             "zset-max-listpack-value" | "zset-max-ziplist-value" => {
-                self.sorted_packed.1 = number(value, 0)?
+                self.sorted_packed.1 = number(value, 0)?;
             }
             "set-max-intset-entries" => self.numbers_max = number(value, 0)?,
             "databases" => return Err("can't set immutable config".into()),

@@ -53,6 +53,8 @@ pub(crate) struct Store {
 /// Set when a running snapshot is done with the entry.
 const CAPTURED: u8 = 0x20;
 const EXPIRES: u8 = 0x10;
+/// The string was changed in place, which Redis shows as its encoding.
+const RAW: u8 = 0x40;
 const KIND_MASK: u8 = 0x0f;
 const HEADER: usize = 8;
 const DEADLINE: usize = 8;
@@ -149,6 +151,11 @@ impl Store {
     #[inline]
     pub(crate) fn kind(&self, found: Found) -> Kind {
         Kind::of(self.arena.bytes(found.entry)[0] & KIND_MASK)
+    }
+
+    /// Whether a string was changed in place since it was set.
+    pub(crate) fn is_raw(&self, found: Found) -> bool {
+        self.arena.bytes(found.entry)[0] & RAW != 0
     }
 
     /// The bytes of a string; of another kind, the number of its object.
@@ -319,6 +326,7 @@ impl Store {
     pub(crate) fn string_mut(&mut self, db: usize, found: Found) -> &mut [u8] {
         self.guard(db, found);
         let bytes = self.arena.bytes_mut(found.entry);
+        bytes[0] |= RAW;
         let parts = parts(found.entry, bytes);
         &mut bytes[parts.value..parts.end]
     }
@@ -343,7 +351,8 @@ impl Store {
             return Some(found);
         }
         let old = parts(found.entry, bytes);
-        let about = (Kind::of(bytes[0] & KIND_MASK), bytes[0] & CAPTURED, self.stamp_of(found));
+        let about =
+            (Kind::of(bytes[0] & KIND_MASK), bytes[0] & (CAPTURED | RAW), self.stamp_of(found));
         let bytes = self.arena.bytes(found.entry);
         let (key, value) = (bytes[old.key..old.value].to_vec(), bytes[old.value..old.end].to_vec());
         let length =
@@ -376,6 +385,7 @@ impl Store {
         let (to_db, key) = to;
         let renamed = self.insert(to_db, (self.hash_of(key), key), kind, (&value, deadline))?;
         self.set_stamp(renamed, stamp);
+        self.keep_raw(found, renamed);
         // The insert may have moved it.
         let (place, _) = self.tables[db].find(found.hash, |entry| entry == found.entry)?;
         self.arena.free(found.entry);
@@ -389,11 +399,18 @@ impl Store {
         let hash = self.hash_of(key);
         if self.kind(found) == Kind::String {
             let value = self.string(found).to_vec();
-            return self.insert(to_db, (hash, key), Kind::String, (&value, deadline));
+            let copied = self.insert(to_db, (hash, key), Kind::String, (&value, deadline))?;
+            self.keep_raw(found, copied);
+            return Some(copied);
         }
         let object = self.object(found).clone();
         let copied = self.insert_object(to_db, (hash, key), object)?;
         self.set_deadline(to_db, copied, deadline)
+    }
+
+    fn keep_raw(&mut self, from: Found, to: Found) {
+        let raw = self.arena.bytes(from.entry)[0] & RAW;
+        self.arena.bytes_mut(to.entry)[0] |= raw;
     }
 
     /// Takes everything out of a database. A running snapshot is given up.

@@ -34,14 +34,14 @@ struct Desk {
 impl Desk {
     fn new() -> Self {
         Self::with(
-            Config::default(),
+            &Config::default(),
             Gate { authority: Arc::new(Anybody::default()), anonymous: Some(somebody()) },
         )
     }
 
-    fn with(config: Config, gate: Gate) -> Self {
+    fn with(config: &Config, gate: Gate) -> Self {
         let now = 1_700_000_000_000;
-        Self { engine: Engine::new([7; 16], 1, gate, Settings::new(&config), now), now }
+        Self { engine: Engine::new([7; 16], 1, gate, Settings::new(config), now), now }
     }
 
     fn join(&mut self) -> Token {
@@ -104,9 +104,9 @@ impl House {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let server = kv.clone();
-        let _runtime = runtime.enter();
+        let entered = runtime.enter();
         base.tasks.spawn("kv", async move { server.serve(listener).await });
-        drop(_runtime);
+        drop(entered);
         Ok(Self { runtime, base, kv, address })
     }
 

@@ -1,6 +1,6 @@
 //! Commands on hashes.
 
-use super::options::{Scan, integer};
+use super::options::{Scan, cursor, integer, nothing_scanned};
 use super::random::{Wanted, picks, wanted};
 use crate::context::{Ctx, Outcome};
 use crate::notify::{GENERIC, HASH};
@@ -159,6 +159,11 @@ pub(crate) fn hincrbyfloat(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
 }
 
 pub(crate) fn hscan(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
+    cursor(args.at(2))?;
+    if ctx.collection::<Hash>(args.at(1))?.is_none() {
+        nothing_scanned(ctx.out());
+        return Ok(());
+    }
     let scan = Scan::of(args, 2, false)?;
     let packed = ctx.engine.settings.hash_packed;
     let (hash, out) = ctx.collection_and_out::<Hash>(args.at(1))?;
@@ -182,12 +187,12 @@ pub(crate) fn hscan(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
 }
 
 pub(crate) fn hrandfield(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
+    let count = args.get(2).map(|text| parse_i64(text).ok_or(NOT_INTEGER)).transpose()?;
     let with_values = match args.len() {
         2 | 3 => false,
         4 if args.is(3, "WITHVALUES") => true,
         _ => return Err(crate::wire::reply::SYNTAX),
     };
-    let count = args.get(2).map(|text| parse_i64(text).ok_or(NOT_INTEGER)).transpose()?;
     if with_values && count.is_some_and(|count| count.unsigned_abs() > i64::MAX as u64 / 2) {
         return Err("ERR value is out of range".into());
     }

@@ -426,6 +426,7 @@ pub(crate) fn encoding(ctx: &Ctx<'_>, found: Found) -> &'static str {
     if store.kind(found) == Kind::String {
         let value = store.string(found);
         return match value.len() {
+            _ if store.is_raw(found) => "raw",
             _ if parse_i64(value).is_some() => "int",
             0..=44 => "embstr",
             _ => "raw",

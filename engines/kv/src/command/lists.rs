@@ -65,8 +65,12 @@ pub(crate) fn llen(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
 
 pub(crate) fn lindex(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     let (list, out) = ctx.collection_and_out::<List>(args.at(1))?;
+    let Some(list) = list else {
+        out.null();
+        return Ok(());
+    };
     let index = integer(args.at(2))?;
-    out.maybe(list.and_then(|list| place(index, list.len()).and_then(|at| list.get(at))));
+    out.maybe(place(index, list.len()).and_then(|at| list.get(at)));
     Ok(())
 }
 
@@ -352,11 +356,14 @@ fn multi_pop(args: Args<'_>, at: usize) -> Result<(Vec<usize>, End, usize), Faul
     let mut count = 1;
     let after = keys.end + 1;
     if after < args.len() {
-        if !args.is(after, "COUNT") || after + 2 != args.len() {
+        if !args.is(after, "COUNT") || after + 2 > args.len() {
             return Err(SYNTAX);
         }
         let given = parse_i64(args.at(after + 1)).and_then(|count| usize::try_from(count).ok());
         count = given.filter(|count| *count > 0).ok_or("ERR count should be greater than 0")?;
+        if after + 2 != args.len() {
+            return Err(SYNTAX);
+        }
     }
     Ok((keys.collect(), end, count))
 }

@@ -1,7 +1,7 @@
 //! Options that many commands share.
 
 use crate::store::number::parse_i64;
-use crate::wire::reply::{Fault, NOT_INTEGER, SYNTAX};
+use crate::wire::reply::{Fault, NOT_INTEGER, Reply, SYNTAX};
 use crate::wire::request::Args;
 
 /// Whether a key must be there or must not.
@@ -76,12 +76,24 @@ pub(crate) struct Scan<'a> {
     pub(crate) kind: Option<&'a [u8]>,
 }
 
+/// The cursor of a SCAN command on one key, which is read before the key is looked at; the options come after.
+pub(crate) fn cursor(text: &[u8]) -> Result<u64, Fault> {
+    let text = std::str::from_utf8(text).ok();
+    text.and_then(|text| text.parse().ok()).ok_or_else(|| "ERR invalid cursor".into())
+}
+
+/// What a SCAN command answers for a key that is not there.
+pub(crate) fn nothing_scanned(out: &mut Reply) {
+    out.array(2);
+    out.text("0");
+    out.array(0);
+}
+
 impl<'a> Scan<'a> {
     /// Reads them; the cursor stands at `cursor`.
     pub(crate) fn of(args: Args<'a>, cursor: usize, with_type: bool) -> Result<Self, Fault> {
-        let text = std::str::from_utf8(args.at(cursor)).ok();
-        let number = text.and_then(|text| text.parse().ok()).ok_or("ERR invalid cursor")?;
-        let mut scan = Self { cursor: number, pattern: None, count: 10, kind: None };
+        let mut scan =
+            Self { cursor: self::cursor(args.at(cursor))?, pattern: None, count: 10, kind: None };
         let mut at = cursor + 1;
         while at < args.len() {
             let value = args.get(at + 1).ok_or(SYNTAX)?;

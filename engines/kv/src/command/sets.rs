@@ -1,6 +1,6 @@
 //! Commands on sets.
 
-use super::options::{Scan, integer, numbered_keys};
+use super::options::{Scan, cursor, integer, nothing_scanned, numbered_keys};
 use super::random::{Wanted, picks, wanted};
 use crate::context::{Ctx, Outcome};
 use crate::notify::{GENERIC, SET};
@@ -71,7 +71,9 @@ pub(crate) fn smembers(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
 pub(crate) fn smove(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     let (from, to, member) = (args.at(1), args.at(2), args.at(3));
     let is_there = ctx.collection::<Set>(from)?.map(|set| set.has(member));
-    ctx.collection::<Set>(to)?;
+    if is_there.is_some() {
+        ctx.collection::<Set>(to)?;
+    }
     if is_there != Some(true) {
         ctx.out().int(0);
         return Ok(());
@@ -221,6 +223,7 @@ fn mix<'a>(
             result.remove(member);
         }
     }
+    result.renew();
     Ok(result)
 }
 
@@ -296,6 +299,11 @@ pub(crate) fn sintercard(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
 }
 
 pub(crate) fn sscan(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
+    cursor(args.at(2))?;
+    if ctx.collection::<Set>(args.at(1))?.is_none() {
+        nothing_scanned(ctx.out());
+        return Ok(());
+    }
     let scan = Scan::of(args, 2, false)?;
     let numbers_max = ctx.engine.settings.numbers_max;
     let (set, out) = ctx.collection_and_out::<Set>(args.at(1))?;

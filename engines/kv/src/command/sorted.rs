@@ -1,12 +1,13 @@
 //! Commands on sorted sets.
 
 use super::lists::wait;
-use super::options::{Scan, integer, numbered_keys, range, timeout};
+use super::options::{Scan, cursor, integer, nothing_scanned, numbered_keys, range, timeout};
 use super::random::{Wanted, picks, wanted};
 use crate::context::{Ctx, Outcome};
 use crate::notify::{GENERIC, SORTED};
 use crate::session::Timeout;
 use crate::store::number::{f64_text, parse_f64, parse_i64};
+use crate::store::object::Kind;
 use crate::store::sorted::Sorted;
 use crate::wire::reply::{Fault, NOT_FLOAT, NOT_INTEGER, Reply, SYNTAX};
 use crate::wire::request::Args;
@@ -108,7 +109,7 @@ fn add(ctx: &mut Ctx<'_>, key: &[u8], pairs: &[(f64, &[u8])], options: &AddOptio
     match (options.increments, last) {
         (true, Added::Refused) => ctx.out().null(),
         (true, Added::New(score) | Added::Changed(score) | Added::Same(score)) => {
-            ctx.out().double(score)
+            ctx.out().double(score);
         }
         (false, _) => ctx.out().count(if options.counts_changes { added + changed } else { added }),
     }
@@ -121,6 +122,8 @@ fn add_one(
     member: &[u8],
     options: &AddOptions,
 ) -> Result<Added, Fault> {
+    // Adding nothing makes a negative zero positive.
+    let score = score + 0.0;
     let Some(old) = sorted.score(member) else {
         if options.exists {
             return Ok(Added::Refused);
@@ -409,7 +412,8 @@ fn collected(members: &[(Vec<u8>, f64)]) -> Sorted {
 }
 
 /// Puts a computed sorted set under a key and answers its length; an empty one removes the key.
-pub(crate) fn store(ctx: &mut Ctx<'_>, key: &[u8], sorted: Sorted, event: &str) -> Outcome {
+pub(crate) fn store(ctx: &mut Ctx<'_>, key: &[u8], mut sorted: Sorted, event: &str) -> Outcome {
+    sorted.settle_zeros();
     let count = sorted.len();
     ctx.out().count(count);
     if count == 0 {
@@ -462,22 +466,23 @@ pub(crate) fn zrevrangebylex(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
 }
 
 fn by_old_name(ctx: &mut Ctx<'_>, args: Args<'_>, (falls, by_score): (bool, bool)) -> Outcome {
-    let (low, high) = if falls { (args.at(3), args.at(2)) } else { (args.at(2), args.at(3)) };
-    let span = if by_score { Span::scores(low, high)? } else { Span::names(low, high)? };
-    let mut question = Question::plain(span, falls);
+    let (mut with_scores, mut offset, mut limit) = (false, 0, -1);
     let mut at = 4;
     while at < args.len() {
         match () {
-            () if by_score && args.is(at, "WITHSCORES") => question.with_scores = true,
+            () if by_score && args.is(at, "WITHSCORES") => with_scores = true,
             () if args.is(at, "LIMIT") && at + 2 < args.len() => {
-                question.offset = integer(args.at(at + 1))?;
-                question.limit = integer(args.at(at + 2))?;
+                offset = integer(args.at(at + 1))?;
+                limit = integer(args.at(at + 2))?;
                 at += 2;
             }
             () => return Err(SYNTAX),
         }
         at += 1;
     }
+    let (low, high) = if falls { (args.at(3), args.at(2)) } else { (args.at(2), args.at(3)) };
+    let span = if by_score { Span::scores(low, high)? } else { Span::names(low, high)? };
+    let question = Question { span, falls, offset, limit, with_scores };
     answer(ctx, args.at(1), &question)
 }
 
@@ -635,11 +640,14 @@ fn multi_pop(args: Args<'_>, at: usize) -> Result<(Vec<usize>, bool, usize), Fau
     };
     let (after, mut count) = (keys.end + 1, 1);
     if after < args.len() {
-        if !args.is(after, "COUNT") || after + 2 != args.len() {
+        if !args.is(after, "COUNT") || after + 2 > args.len() {
             return Err(SYNTAX);
         }
         let given = parse_i64(args.at(after + 1)).and_then(|count| usize::try_from(count).ok());
         count = given.filter(|count| *count > 0).ok_or("ERR count should be greater than 0")?;
+        if after + 2 != args.len() {
+            return Err(SYNTAX);
+        }
     }
     Ok((keys.collect(), from_top, count))
 }
@@ -736,6 +744,7 @@ fn mix(
     }
     let count = count as usize;
     let keys = at + 1..at + 1 + count;
+    check_kinds(ctx, args, keys.clone())?;
     let (mut weights, mut aggregate, mut with_scores) = (vec![1.0; count], Aggregate::Sum, false);
     let mut at = keys.end;
     while at < args.len() {
@@ -768,6 +777,18 @@ fn mix(
     Ok((mixed(inputs, mix, aggregate), with_scores))
 }
 
+/// Refuses keys of other kinds, which is done before options are read.
+fn check_kinds(ctx: &mut Ctx<'_>, args: Args<'_>, keys: std::ops::Range<usize>) -> Outcome {
+    for key in keys.map(|at| args.at(at)) {
+        let found = ctx.find(key);
+        let kind = found.map(|found| ctx.engine.store.kind(found));
+        if kind.is_some_and(|kind| kind != Kind::Set && kind != Kind::Sorted) {
+            return Err(crate::wire::reply::WRONG_TYPE);
+        }
+    }
+    Ok(())
+}
+
 /// The members of a sorted set or a set, with weighted scores.
 fn weighted(ctx: &mut Ctx<'_>, key: &[u8], weight: f64) -> Result<Sorted, Fault> {
     let mut input = Sorted::default();
@@ -777,7 +798,7 @@ fn weighted(ctx: &mut Ctx<'_>, key: &[u8], weight: f64) -> Result<Sorted, Fault>
         if scaled.is_nan() { 0.0 } else { scaled }
     };
     match ctx.engine.store.kind(found) {
-        crate::store::object::Kind::Set => {
+        Kind::Set => {
             if let Some(set) = ctx.engine.store.collection::<crate::store::set::Set>(found) {
                 {
                     for member in set.iter() {
@@ -786,7 +807,7 @@ fn weighted(ctx: &mut Ctx<'_>, key: &[u8], weight: f64) -> Result<Sorted, Fault>
                 }
             }
         }
-        crate::store::object::Kind::Sorted => {
+        Kind::Sorted => {
             if let Some(sorted) = ctx.engine.store.collection::<Sorted>(found) {
                 {
                     for (member, score) in sorted.iter() {
@@ -870,6 +891,7 @@ pub(crate) fn zintercard(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
         return Err("ERR at least 1 input key is needed for 'zintercard' command".into());
     }
     let keys = numbered_keys(args, 1).map_err(|_| SYNTAX)?;
+    check_kinds(ctx, args, keys.clone())?;
     let mut limit = 0;
     let mut at = keys.end;
     while at < args.len() {
@@ -890,12 +912,12 @@ pub(crate) fn zintercard(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
 }
 
 pub(crate) fn zrandmember(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
+    let count = args.get(2).map(|text| parse_i64(text).ok_or(NOT_INTEGER)).transpose()?;
     let with_scores = match args.len() {
         2 | 3 => false,
         4 if args.is(3, "WITHSCORES") => true,
         _ => return Err(SYNTAX),
     };
-    let count = args.get(2).map(|text| parse_i64(text).ok_or(NOT_INTEGER)).transpose()?;
     if with_scores && count.is_some_and(|count| count.unsigned_abs() > i64::MAX as u64 / 2) {
         return Err("ERR value is out of range".into());
     }
@@ -923,6 +945,11 @@ pub(crate) fn zrandmember(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
 }
 
 pub(crate) fn zscan(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
+    cursor(args.at(2))?;
+    if ctx.collection::<Sorted>(args.at(1))?.is_none() {
+        nothing_scanned(ctx.out());
+        return Ok(());
+    }
     let scan = Scan::of(args, 2, false)?;
     let packed = ctx.engine.settings.sorted_packed;
     let (sorted, out) = ctx.collection_and_out::<Sorted>(args.at(1))?;

@@ -370,7 +370,7 @@ fn add(ctx: &mut Ctx<'_>, args: Args<'_>, by: i64) -> Outcome {
 pub(crate) fn incrbyfloat(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     let key = args.at(1);
     let found = ctx.string_for_write(key)?;
-    let old = found.map_or(b"0".to_vec(), |found| ctx.engine.store.string(found).to_vec());
+    let old = found.map_or_else(|| b"0".to_vec(), |found| ctx.engine.store.string(found).to_vec());
     parse_f64(&old).ok_or(NOT_FLOAT)?;
     let by = parse_f64(args.at(2)).ok_or(NOT_FLOAT)?;
     let sum = add_decimals(&old, args.at(2)).filter(|_| by.is_finite());
@@ -477,7 +477,7 @@ fn common(left: &[u8], right: &[u8]) -> Common {
             (row, column) = (row - 1, column - 1);
             match runs.last_mut() {
                 Some((x, y, run)) if *x == row + 1 && *y == column + 1 => {
-                    (*x, *y, *run) = (row, column, *run + 1)
+                    (*x, *y, *run) = (row, column, *run + 1);
                 }
                 _ => runs.push((row, column, 1)),
             }

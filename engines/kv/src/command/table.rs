@@ -42,8 +42,9 @@ const fn of(
 }
 
 /// With keys whose number stands at this place.
-const fn counted(command: Command, counted_at: usize) -> Command {
-    Command { counted_at, ..command }
+const fn counted(mut command: Command, counted_at: usize) -> Command {
+    command.counted_at = counted_at;
+    command
 }
 
 /// Every command, by family.

@@ -185,12 +185,11 @@ impl Arena {
     }
 
     fn allocate_large(&mut self, bytes: usize) -> Option<Ref> {
-        let at = match self.spare_large.pop() {
-            Some(at) => at,
-            None => {
-                self.large.push(Vec::new());
-                u32::try_from(self.large.len() - 1).ok()?
-            }
+        let at = if let Some(at) = self.spare_large.pop() {
+            at
+        } else {
+            self.large.push(Vec::new());
+            u32::try_from(self.large.len() - 1).ok()?
         };
         self.large[at as usize] = vec![0; bytes];
         let held = self.large[at as usize].capacity() + LARGE_OVERHEAD;

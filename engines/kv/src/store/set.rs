@@ -48,6 +48,11 @@ impl Set {
         true
     }
 
+    /// Lets a computed set be held as if it were new.
+    pub(crate) fn renew(&mut self) {
+        self.has_had_words = self.words > 0;
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
         self.members.iter().map(|member| &**member)
     }

@@ -54,6 +54,17 @@ impl Sorted {
         Some(old)
     }
 
+    /// Lets no stored score be a negative zero, as Redis's packed form does.
+    pub(crate) fn settle_zeros(&mut self) {
+        let least = self.count_while(|score, _| score < 0.0);
+        let most = self.count_while(|score, _| score <= 0.0);
+        let zeros: Vec<Vec<u8>> =
+            self.range(least, most).map(|(member, _)| member.to_vec()).collect();
+        for member in zeros {
+            self.set(&member, 0.0);
+        }
+    }
+
     pub(crate) fn remove(&mut self, member: &[u8]) -> Option<f64> {
         let (member, score) = self.scores.swap_remove_entry(member)?;
         self.content_bytes -= member.len();

@@ -58,7 +58,7 @@ fn fill(client: &mut Client, round: usize) {
         format!("SETBIT bits {round} 1"),
         format!("INCRBYFLOAT f 0.{round}"),
         format!("SORT l{} ALPHA STORE sorted", round % 5),
-        format!("ZUNIONSTORE zz 2 z z"),
+        "ZUNIONSTORE zz 2 z z".to_owned(),
         format!("COPY z copy{} REPLACE", round % 4),
     ];
     let commands: Vec<Vec<Vec<u8>>> = commands.iter().map(|command| words(command)).collect();
