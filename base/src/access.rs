@@ -56,6 +56,7 @@ pub enum Refused {
 pub enum Door {
     Http,
     Mqtt,
+    Resp,
 }
 
 /// Decides who somebody is and what they may do. One for all doors.

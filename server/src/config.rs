@@ -17,6 +17,7 @@ pub(crate) struct Config {
     pub(crate) data_dir: PathBuf,
     pub(crate) http: Door<edge::Config>,
     pub(crate) mqtt: Door<mqtt::Config>,
+    pub(crate) kv: Door<kv::Config>,
     pub(crate) identity: identity::Config,
     pub(crate) relational: relational::Config,
     pub(crate) results: results::Config,
@@ -54,6 +55,7 @@ impl Default for Config {
             data_dir: "madang-data".into(),
             http: Door::default(),
             mqtt: Door::default(),
+            kv: Door::default(),
             identity: identity::Config::default(),
             relational: relational::Config::default(),
             results: results::Config::default(),
@@ -169,6 +171,7 @@ impl Config {
         shown.insert("data_dir".into(), Value::try_from(&self.data_dir)?);
         shown.insert("http".into(), self.http.shown()?);
         shown.insert("mqtt".into(), self.mqtt.shown()?);
+        shown.insert("kv".into(), self.kv.shown()?);
         shown.insert("identity".into(), Value::try_from(&self.identity)?);
         shown.insert("relational".into(), Value::try_from(&self.relational)?);
         shown.insert("results".into(), Value::try_from(&self.results)?);

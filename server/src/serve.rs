@@ -73,7 +73,7 @@ pub(crate) fn serve(
         (_, true) => Port::Configured,
         _ => Port::Usual,
     };
-    let ports = wiring::Ports { http: port("http"), mqtt: port("mqtt") };
+    let ports = wiring::Ports { http: port("http"), mqtt: port("mqtt"), kv: port("kv") };
     let base = Base::system();
     let threads = Threads::start(&config.threads, config.watch.clone(), &base)?;
     let grounds = wiring::Bases {
@@ -123,6 +123,7 @@ async fn greet(running: &Running) -> Result<()> {
     let console = running.console_url();
     tracing::info!("the console is at {console}");
     tracing::info!("MQTT listens on {}", running.mqtt_address);
+    tracing::info!("RESP (Redis clients) listens on {}", running.kv_address);
     if let Some(token) = running.administrator_link().await? {
         tracing::info!("sign in once with this link: {console}#/link?token={token}");
     }
@@ -135,9 +136,11 @@ async fn announce(file: &Path, running: &Running) -> Result<()> {
     let text = json!({
         "http": running.http_address.to_string(),
         "mqtt": running.mqtt_address.to_string(),
+        "resp": running.kv_address.to_string(),
         "admin_token": credentials.admin_token,
         "mqtt_user": credentials.mqtt_user,
         "mqtt_password": credentials.mqtt_password,
+        "resp_password": credentials.resp_password,
     });
     let folder = match file.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,

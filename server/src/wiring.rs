@@ -12,6 +12,7 @@ use devices::{Devices, Needs};
 use edge::{Router, Routes};
 use eventlog::EventLog;
 use identity::{Grant, Identity, NewKey};
+use kv::Kv;
 use lake::Lake;
 use mqtt::Mqtt;
 use relational::{Commands, Db};
@@ -27,6 +28,7 @@ use crate::sample;
 pub(crate) struct Ports {
     pub(crate) http: Port,
     pub(crate) mqtt: Port,
+    pub(crate) kv: Port,
 }
 
 /// The same surroundings, with tasks on either group of threads.
@@ -56,6 +58,7 @@ pub(crate) struct Rooms {
     pub(crate) doors: Doors,
     pub(crate) log: EventLog,
     mqtt: Mqtt,
+    kv: Kv,
     pub(crate) authority: Arc<dyn Authority>,
 }
 
@@ -66,6 +69,7 @@ pub(crate) struct Running {
     public_url: Option<String>,
     pub(crate) http_address: SocketAddr,
     pub(crate) mqtt_address: SocketAddr,
+    pub(crate) kv_address: SocketAddr,
 }
 
 /// The keys of an announcement, made anew at each start.
@@ -73,6 +77,8 @@ pub(crate) struct AnnouncedKeys {
     pub(crate) admin_token: String,
     pub(crate) mqtt_user: String,
     pub(crate) mqtt_password: String,
+    /// For clients that know one password only: the key's id and its secret.
+    pub(crate) resp_password: String,
 }
 
 /// Opens every part, from the ground up.
@@ -127,6 +133,9 @@ pub(crate) async fn open(
     let mqtt = config.mqtt.part.clone();
     let mqtt = Mqtt::open(mqtt, base, db.clone(), authority.clone(), intake).await?;
 
+    let folder = config.data_dir.join("kv");
+    let kv = Kv::open(config.kv.part.clone(), base, &folder, authority.clone(), None).await?;
+
     let started = base.clock.now();
     let (base, handlers) = (base.clone(), bases.handlers.clone());
     let ground = Ground { io: base.clone(), handlers, db: db.clone(), log: log.clone() };
@@ -144,7 +153,7 @@ pub(crate) async fn open(
         devices,
         added,
     };
-    Ok(Rooms { doors, log, mqtt, authority })
+    Ok(Rooms { doors, log, mqtt, kv, authority })
 }
 
 /// Opens every part and every door.
@@ -160,7 +169,10 @@ pub(crate) async fn start(
     let http = listen("http", address, ports.http).await?;
     let address = config.mqtt.listen.as_deref().unwrap_or("127.0.0.1:1883");
     let mqtt = listen("mqtt", address, ports.mqtt).await?;
+    let address = config.kv.listen.as_deref().unwrap_or("127.0.0.1:6379");
+    let resp = listen("kv", address, ports.kv).await?.into_std()?;
     let (http_address, mqtt_address) = (http.local_addr()?, mqtt.local_addr()?);
+    let kv_address = resp.local_addr()?;
 
     let rooms = open(&config, Some(mqtt_address), bases, added).await?;
     let sessions = Arc::new(BrowserSessions(rooms.doors.identity.clone()));
@@ -171,7 +183,14 @@ pub(crate) async fn start(
     base.tasks.spawn("http", edge::serve(http, router.clone(), edge_config, base.clone()));
     let broker = rooms.mqtt.clone();
     base.tasks.spawn("mqtt", async move { broker.serve(mqtt).await });
-    Ok(Running { rooms, router, public_url: config.http.public_url, http_address, mqtt_address })
+    let store = rooms.kv.clone();
+    base.tasks.spawn("kv", async move {
+        if let Err(error) = store.serve(resp).await {
+            tracing::error!(%error, "the store for Redis clients has ended");
+        }
+    });
+    let public_url = config.http.public_url;
+    Ok(Running { rooms, router, public_url, http_address, mqtt_address, kv_address })
 }
 
 impl Running {
@@ -189,10 +208,13 @@ impl Running {
     pub(crate) async fn announced_keys(&self) -> Result<AnnouncedKeys> {
         let admin = self.server_key("announced administrator", vec![Grant::new("*", "*")]).await?;
         let device = self.server_key("announced device", device_grants()).await?;
+        let grants = vec![Grant::new("kv.*", "kv/*"), Grant::new("kv.*", "kv-channel/*")];
+        let store = self.server_key("announced store", grants).await?;
         Ok(AnnouncedKeys {
             admin_token: admin.token,
             mqtt_user: device.mqtt_user,
             mqtt_password: device.mqtt_password,
+            resp_password: format!("{}:{}", store.mqtt_user, store.mqtt_password),
         })
     }
 

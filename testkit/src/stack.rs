@@ -146,6 +146,15 @@ impl Stack {
         self.said("mqtt_password")
     }
 
+    pub fn resp_address(&self) -> &str {
+        self.said("resp")
+    }
+
+    /// A key's id and secret, as one password.
+    pub fn resp_password(&self) -> &str {
+        self.said("resp_password")
+    }
+
     pub fn token(&self) -> &str {
         self.said("admin_token")
     }

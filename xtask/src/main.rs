@@ -64,6 +64,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("python3-aiosmtpd", "/usr/bin/aiosmtpd"),
     ("postgresql", "/usr/lib/postgresql"),
     ("mariadb-server", "/usr/sbin/mariadbd"),
+    ("redis-server", "/usr/bin/redis-server"),
 ];
 
 fn test() -> Result<()> {

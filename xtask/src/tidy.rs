@@ -16,6 +16,7 @@ const OWNED: &[(&str, &str)] = &[
     ("tokio-postgres", "relational"),
     ("mysql_async", "relational"),
     ("rmqtt-codec", "mqtt"),
+    ("mio", "kv"),
     ("lettre", "delivery"),
     ("argon2", "identity"),
     ("rust-embed", "web-console"),

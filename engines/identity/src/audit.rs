@@ -126,6 +126,7 @@ impl Denials {
         let door = match door {
             Door::Http => "http",
             Door::Mqtt => "mqtt",
+            Door::Resp => "resp",
         };
         self.add(Denial {
             organisation,

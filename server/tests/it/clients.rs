@@ -111,3 +111,33 @@ fn a_wrong_password_is_refused_in_mqtts_own_words() {
         assert!(said.contains("authori") || said.contains("password"), "{said}");
     }
 }
+
+/// What redis-cli prints.
+fn redis_cli(stack: &Stack, password: &str, arguments: &[&str]) -> String {
+    let (host, port) = stack.resp_address().split_once(':').unwrap();
+    let mut command = Command::new("redis-cli");
+    command.args(["-h", host, "-p", port, "--no-auth-warning", "-a", password]).args(arguments);
+    let output = command.output().unwrap();
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+#[test]
+fn redis_cli_keeps_values_through_kill_9_and_only_with_the_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let stack = launch(&folder).start().unwrap();
+    let password = stack.resp_password().to_owned();
+    assert_eq!(redis_cli(&stack, &password, &["SET", "greeting", "안녕"]), "OK");
+    assert_eq!(redis_cli(&stack, &password, &["RPUSH", "steps", "one", "two"]), "2");
+    assert_eq!(redis_cli(&stack, &password, &["ZADD", "scores", "3", "mina", "5", "joon"]), "2");
+    let stranger = redis_cli(&stack, "nobody:wrong", &["GET", "greeting"]);
+    assert!(stranger.contains("WRONGPASS") || stranger.contains("NOAUTH"), "{stranger}");
+    assert!(!stranger.contains("안녕"), "{stranger}");
+    let refused = redis_cli(&stack, &password, &["XADD", "stream", "*", "a", "1"]);
+    assert!(refused.starts_with("ERR unknown command"), "{refused}");
+    stack.kill().unwrap();
+    let stack = launch(&folder).start().unwrap();
+    let password = stack.resp_password();
+    assert_eq!(redis_cli(&stack, password, &["--raw", "GET", "greeting"]), "안녕");
+    assert_eq!(redis_cli(&stack, password, &["--raw", "LRANGE", "steps", "0", "-1"]), "one\ntwo");
+    assert_eq!(redis_cli(&stack, password, &["--raw", "ZRANK", "scores", "joon"]), "1");
+}

@@ -1,0 +1,110 @@
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// When a change is on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// Before it is acknowledged; what comes together shares one fsync.
+    #[default]
+    Always,
+    /// Within about a second; a power cut loses what was acknowledged since.
+    Everysec,
+    /// When the system writes it; kill -9 loses nothing, a power cut may.
+    Off,
+}
+
+impl Durability {
+    pub(crate) fn redis_name(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::Everysec => "everysec",
+            Self::Off => "no",
+        }
+    }
+
+    pub(crate) fn of_redis(name: &str) -> Option<Self> {
+        [Self::Always, Self::Everysec, Self::Off]
+            .into_iter()
+            .find(|durability| durability.redis_name().eq_ignore_ascii_case(name))
+    }
+}
+
+/// The limits of the store.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// When a change is on disk: `always`, `everysec` or `off`.
+    pub durability: Durability,
+    /// Open connections, in all organisations together.
+    pub connections_max: usize,
+    /// Bytes of keys and values; 0 is no limit. At the limit keys are evicted, or growing commands refused.
+    pub memory_bytes_max: usize,
+    /// What goes when memory is full, by Redis's names: `noeviction`, `allkeys-lru`, `volatile-ttl`, …
+    pub eviction: String,
+    /// Arguments of one command.
+    pub arguments_max: usize,
+    /// Bytes of one argument.
+    pub argument_bytes_max: usize,
+    /// Bytes of requests of one client that wait to be run.
+    pub request_bytes_max: usize,
+    /// Bytes that wait to be sent to one client; one that takes less is closed.
+    pub output_bytes_max: usize,
+    /// From this duration on a command is in the slow log.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub slow_min: Duration,
+    /// Entries of the slow log.
+    pub slow_entries_max: usize,
+    /// The log is rewritten when it holds so many times what the data needs.
+    pub rewrite_factor: u64,
+    /// A log shorter than this is not rewritten.
+    pub rewrite_bytes_min: u64,
+    /// Expired keys that are removed in one turn.
+    pub expired_per_turn_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            durability: Durability::Always,
+            connections_max: 10_000,
+            memory_bytes_max: 0,
+            eviction: "noeviction".into(),
+            arguments_max: 1 << 20,
+            argument_bytes_max: 512 << 20,
+            request_bytes_max: 1 << 30,
+            output_bytes_max: 1 << 30,
+            slow_min: Duration::from_millis(10),
+            slow_entries_max: 128,
+            rewrite_factor: 2,
+            rewrite_bytes_min: 64 << 20,
+            expired_per_turn_max: 500,
+        }
+    }
+}
+
+impl Config {
+    /// Says which limit makes no sense.
+    pub(crate) fn fault(&self) -> Option<&'static str> {
+        let positive = [
+            (self.connections_max, "connections_max"),
+            (self.arguments_max, "arguments_max"),
+            (self.argument_bytes_max, "argument_bytes_max"),
+            (self.request_bytes_max, "request_bytes_max"),
+            (self.output_bytes_max, "output_bytes_max"),
+            (self.expired_per_turn_max, "expired_per_turn_max"),
+        ];
+        if let Some((_, name)) = positive.iter().find(|(value, _)| *value == 0) {
+            return Some(name);
+        }
+        // Places in a request are counted in 32 bits.
+        if self.argument_bytes_max > 1 << 30 || self.request_bytes_max > 2 << 30 {
+            return Some("argument_bytes_max or request_bytes_max");
+        }
+        if self.rewrite_factor < 2 {
+            return Some("rewrite_factor");
+        }
+        crate::settings::Policy::of(&self.eviction).is_none().then_some("eviction")
+    }
+}

@@ -1,0 +1,1070 @@
+//! The store with its clients, without sockets, files, threads or a clock: bytes and the moment in; replies, effects
+//! and wishes out.
+
+use std::collections::{HashMap, VecDeque};
+use std::hint::black_box;
+use std::sync::Arc;
+
+use base::OrganisationId;
+use base::access::{Authority, Principal, Refused};
+
+use crate::access::{self, Denied, Rights};
+use crate::command::{self, Command, flag};
+use crate::context::Ctx;
+use crate::log::effect;
+use crate::notify::{self, Class};
+use crate::pubsub::Channels;
+use crate::session::{Blocked, Hello, Multi, Replies, Session, State, Timeout, Token};
+use crate::settings::{Policy, Settings};
+use crate::slow::SlowLog;
+use crate::stats::Stats;
+use crate::store::number::i64_text;
+use crate::store::{Found, Store};
+use crate::wire::reply::{Fault, Reply};
+use crate::wire::request::{Args, Limits, Owned, Parsed, Progress, Span, parse};
+
+/// Databases of each organisation.
+pub(crate) const DATABASES: usize = 16;
+/// Requests that are read ahead, so that the memory they need is fetched at once.
+const BATCH: usize = 64;
+/// Commands of a transaction and their bytes, at most.
+const QUEUE_MAX: usize = 1 << 20;
+
+/// The moment of a turn, and a watch for what takes long.
+pub(crate) struct Turn<'a> {
+    /// Milliseconds since 1970.
+    pub(crate) now: i64,
+    /// Microseconds since 1970.
+    pub(crate) micros: i64,
+    /// Microseconds since any moment.
+    pub(crate) watch: &'a dyn Fn() -> u64,
+}
+
+/// What the engine needs from outside.
+pub(crate) enum Wish {
+    /// Ask the authority; the answer is given to [`Engine::authenticated`].
+    Authenticate { token: Token, session: u64, key: String, secret: String },
+}
+
+/// Why nothing can be written now, as the error's text.
+pub(crate) type Refusal = &'static str;
+
+/// Who is asked about clients.
+#[derive(Clone)]
+pub(crate) struct Gate {
+    pub(crate) authority: Arc<dyn Authority>,
+    /// Who a client is that has not said so. Nobody by default.
+    pub(crate) anonymous: Option<Principal>,
+}
+
+#[allow(clippy::struct_excessive_bools, reason = "each is a state of its own")]
+pub(crate) struct Engine {
+    pub(crate) store: Store,
+    pub(crate) sessions: Vec<Option<Box<Session>>>,
+    spare_tokens: Vec<Token>,
+    next_id: u64,
+    pub(crate) clients: usize,
+    pub(crate) settings: Settings,
+    pub(crate) stats: Stats,
+    pub(crate) slow: SlowLog,
+    pub(crate) effects: Vec<u8>,
+    pub(crate) watchers: HashMap<(usize, Box<[u8]>), Vec<Token>>,
+    pub(crate) channels: Channels,
+    pub(crate) waiting: HashMap<(usize, Box<[u8]>), VecDeque<Token>>,
+    pub(crate) offers: Vec<(usize, Box<[u8]>)>,
+    /// Sessions with something to send, or to be closed.
+    pub(crate) touched: Vec<Token>,
+    /// Sessions whose waiting input can go on.
+    pub(crate) runnable: Vec<Token>,
+    pub(crate) wishes: Vec<Wish>,
+    pub(crate) gate: Gate,
+    /// The organisation of each group of [`DATABASES`].
+    pub(crate) spaces: Vec<OrganisationId>,
+    pub(crate) refusal: Option<Refusal>,
+    pub(crate) monitors: usize,
+    /// The session whose command runs, and what came for it meanwhile.
+    current: Token,
+    pub(crate) mail: Reply,
+    random: u64,
+    /// The session whose command runs watches a key that changed.
+    pub(crate) own_spoiled: bool,
+    pub(crate) is_replaying: bool,
+    /// Sessions that changed something in this turn.
+    writers: Vec<Token>,
+    pub(crate) expires_actively: bool,
+    pub(crate) wants_rewrite: bool,
+    spans: Vec<Span>,
+    batch: Vec<Planned>,
+    pub(crate) spare_buffers: Vec<Vec<u8>>,
+}
+
+/// A request that was read and not run yet.
+struct Planned {
+    command: Option<&'static Command>,
+    line: Option<Owned>,
+    first: usize,
+    count: usize,
+    start: usize,
+    end: usize,
+    ready: (*const u8, u32),
+}
+
+// The pointer in `ready` is only compared, never followed.
+const NOT_READY: (*const u8, u32) = (std::ptr::null(), 0);
+const NOBODY: Token = Token::MAX;
+
+impl Engine {
+    pub(crate) fn new(
+        secret: [u8; 16],
+        random: u64,
+        gate: Gate,
+        settings: Settings,
+        now: i64,
+    ) -> Self {
+        let mut engine = Self {
+            store: Store::new(secret, now),
+            sessions: Vec::new(),
+            spare_tokens: Vec::new(),
+            next_id: 1,
+            clients: 0,
+            settings,
+            stats: Stats::new(now),
+            slow: SlowLog::default(),
+            effects: crate::log::empty_frame(),
+            watchers: HashMap::new(),
+            channels: Channels::default(),
+            waiting: HashMap::new(),
+            offers: Vec::new(),
+            touched: Vec::new(),
+            runnable: Vec::new(),
+            wishes: Vec::new(),
+            gate,
+            spaces: Vec::new(),
+            refusal: None,
+            monitors: 0,
+            current: NOBODY,
+            mail: Reply::default(),
+            random: random | 1,
+            own_spoiled: false,
+            is_replaying: false,
+            writers: Vec::new(),
+            expires_actively: true,
+            wants_rewrite: false,
+            spans: Vec::new(),
+            batch: Vec::new(),
+            spare_buffers: Vec::new(),
+        };
+        engine.space(OrganisationId::DEFAULT);
+        engine
+    }
+
+    /// Where an organisation's databases begin; they are made when it is new.
+    pub(crate) fn space(&mut self, organisation: OrganisationId) -> usize {
+        if let Some(at) = self.spaces.iter().position(|known| *known == organisation) {
+            return at * DATABASES;
+        }
+        self.spaces.push(organisation);
+        self.store.make_databases(self.spaces.len() * DATABASES);
+        let base = (self.spaces.len() - 1) * DATABASES;
+        if base > 0 && !self.is_replaying {
+            self.log_effect(base, &[b"ORGANISATION", organisation.bytes()]);
+        }
+        base
+    }
+
+    /// Welcomes a client; nothing when there are too many.
+    pub(crate) fn connect(&mut self, address: String, now: i64) -> Option<Token> {
+        if self.clients >= self.settings.clients_max {
+            self.stats.rejected += 1;
+            return None;
+        }
+        let token = self.spare_tokens.pop().unwrap_or_else(|| {
+            self.sessions.push(None);
+            self.sessions.len() - 1
+        });
+        let mut session = Box::new(Session::new(token, self.next_id, address, now));
+        self.next_id += 1;
+        if let Some(principal) = self.gate.anonymous.clone() {
+            self.let_in(&mut session, principal);
+        }
+        self.sessions[token] = Some(session);
+        self.clients += 1;
+        self.stats.connections += 1;
+        Some(token)
+    }
+
+    pub(crate) fn disconnect(&mut self, token: Token) {
+        let Some(mut session) = self.sessions.get_mut(token).and_then(Option::take) else { return };
+        self.forget(&mut session);
+        self.clients -= 1;
+        self.spare_tokens.push(token);
+    }
+
+    /// Takes a session out of everything that it is registered with.
+    pub(crate) fn forget(&mut self, session: &mut Session) {
+        self.unwatch(session);
+        self.unblock(session);
+        self.channels.leave_all(session);
+        if std::mem::take(&mut session.is_monitor) {
+            self.monitors -= 1;
+        }
+    }
+
+    pub(crate) fn let_in(&mut self, session: &mut Session, principal: Principal) {
+        session.rights = Rights::of(&*self.gate.authority, &principal);
+        let number = session.db - session.base;
+        session.base = self.space(principal.organisation);
+        session.db = session.base + number;
+        session.principal = Some(principal);
+    }
+
+    /// Bytes that came from a client, or nothing new for one that can go on.
+    pub(crate) fn input(&mut self, token: Token, bytes: &[u8], turn: &Turn<'_>) {
+        let Some(mut session) = self.sessions.get_mut(token).and_then(Option::take) else { return };
+        session.active = turn.now;
+        if session.out.bytes.capacity() == 0 {
+            session.out.bytes = self.spare_buffers.pop().unwrap_or_default();
+        }
+        self.current = token;
+        self.mail.is_resp3 = session.out.is_resp3;
+        if session.input.is_empty() {
+            let used = self.run_all(&mut session, bytes, turn);
+            session.input.extend_from_slice(&bytes[used..]);
+        } else {
+            session.input.extend_from_slice(bytes);
+            let mut buffer = std::mem::take(&mut session.input);
+            let used = self.run_all(&mut session, &buffer, turn);
+            if used == buffer.len() {
+                session.input = Vec::new();
+            } else {
+                buffer.drain(..used);
+                session.input = buffer;
+            }
+        }
+        if session.input.len() > self.settings.query_bytes_max {
+            tracing::warn!(client = session.id, "a client's request is over the limit");
+            session.is_closing = true;
+        }
+        self.current = NOBODY;
+        self.list(&mut session);
+        self.sessions[token] = Some(session);
+    }
+
+    /// Notes that a session has something to send, and that it changed something.
+    fn list(&mut self, session: &mut Session) {
+        if session.has_written {
+            self.writers.push(session.token);
+        }
+        if !session.is_listed && (!session.out.bytes.is_empty() || session.is_closing) {
+            session.is_listed = true;
+            self.touched.push(session.token);
+        } else if session.out.bytes.is_empty() && session.out.bytes.capacity() > 0 {
+            self.spare_buffers.push(std::mem::take(&mut session.out.bytes));
+        }
+    }
+
+    fn run_all(&mut self, session: &mut Session, bytes: &[u8], turn: &Turn<'_>) -> usize {
+        let mut spans = std::mem::take(&mut self.spans);
+        let mut batch = std::mem::take(&mut self.batch);
+        let mut start = 0;
+        loop {
+            spans.clear();
+            batch.clear();
+            if session.is_closing || !matches!(session.state, State::Ready) {
+                break;
+            }
+            let (next, broken) = self.plan(session, (bytes, start), &mut spans, &mut batch);
+            if batch.len() > 1 {
+                self.fetch(session.db, &batch);
+            }
+            let mut done = next;
+            for planned in &batch {
+                if session.is_closing || !matches!(session.state, State::Ready) {
+                    // What was read ahead is read again.
+                    session.progress = Progress::default();
+                    done = planned.start;
+                    break;
+                }
+                let args = match &planned.line {
+                    Some(line) => line.args(),
+                    None => Args::new(bytes, &spans[planned.first..planned.first + planned.count]),
+                };
+                self.execute(session, planned.command, (args, planned.ready), turn);
+                if !self.mail.bytes.is_empty() {
+                    session.out.bytes.append(&mut self.mail.bytes);
+                }
+                if !self.offers.is_empty() {
+                    self.serve(turn);
+                    session.out.bytes.append(&mut self.mail.bytes);
+                }
+            }
+            let is_stuck = done == start;
+            start = done;
+            if let Some(text) = broken
+                && done == next
+                && !session.is_closing
+            {
+                session.out.error(&format!("ERR {text}"));
+                self.stats.errors += 1;
+                session.is_closing = true;
+                start = bytes.len();
+                break;
+            }
+            if is_stuck || batch.is_empty() {
+                break;
+            }
+        }
+        self.spans = spans;
+        self.batch = batch;
+        start
+    }
+
+    /// Reads requests ahead; gives where the first that was not read begins, and why nothing more will be.
+    fn plan(
+        &mut self,
+        session: &mut Session,
+        (bytes, start): (&[u8], usize),
+        spans: &mut Vec<Span>,
+        batch: &mut Vec<Planned>,
+    ) -> (usize, Option<String>) {
+        let is_unknown = session.principal.is_none();
+        let limits = Limits {
+            arguments: self.settings.arguments_max,
+            argument_bytes: self.settings.argument_bytes_max,
+            is_unknown,
+        };
+        // Before it is known who asks, each answer decides how the next request is read.
+        let ahead = if is_unknown { 1 } else { BATCH };
+        let mut at = start;
+        while batch.len() < ahead {
+            let first = spans.len();
+            let (line, end) = match parse(bytes, at, limits, &mut session.progress, spans) {
+                Parsed::Command(end) => (None, end),
+                Parsed::Line(line, end) => (Some(line), end),
+                Parsed::Empty(end) => {
+                    at = end;
+                    continue;
+                }
+                Parsed::Incomplete => break,
+                Parsed::Broken(text) => return (at, Some(text)),
+            };
+            let args = line.as_ref().map_or_else(|| Args::new(bytes, &spans[first..]), Owned::args);
+            let command = command::find(args);
+            let key =
+                command.filter(|command| command.first_key > 0).and_then(|c| args.get(c.first_key));
+            let ready = key.map_or(NOT_READY, |key| (key.as_ptr(), self.store.hash_of(key)));
+            batch.push(Planned {
+                command,
+                line,
+                first,
+                count: spans.len() - first,
+                start: at,
+                end,
+                ready,
+            });
+            at = end;
+        }
+        (batch.last().map_or(at, |last| last.end.max(at)), None)
+    }
+
+    /// Brings what the batch will need near, all at once: first the slots, then the entries.
+    fn fetch(&self, db: usize, batch: &[Planned]) {
+        let mut sum = 0u64;
+        let ready = || batch.iter().map(|planned| planned.ready).filter(|ready| !ready.0.is_null());
+        for (_, hash) in ready() {
+            sum = sum.wrapping_add(self.store.touch_slot(db, hash));
+        }
+        for (_, hash) in ready() {
+            sum = sum.wrapping_add(u64::from(self.store.touch_entry(db, hash)));
+        }
+        black_box(sum);
+    }
+
+    /// Runs one command, or says why not.
+    #[inline]
+    fn execute(
+        &mut self,
+        session: &mut Session,
+        command: Option<&'static Command>,
+        (args, ready): (Args<'_>, (*const u8, u32)),
+        turn: &Turn<'_>,
+    ) {
+        let skips = match session.replies {
+            Replies::On => None,
+            Replies::SkipNext => {
+                session.replies = Replies::Skip;
+                Some(session.out.bytes.len())
+            }
+            Replies::Off | Replies::Skip => Some(session.out.bytes.len()),
+        };
+        if self.monitors > 0 {
+            self.show(session, command, args, turn);
+        }
+        if let Err(fault) = self.admit(session, command, args) {
+            self.refuse(session, command, &fault);
+        } else if let Some(command) = command {
+            if let Some(multi) = session.multi.as_mut().filter(|_| !command.has(flag::UNQUEUED)) {
+                enqueue(multi, command, args);
+                session.out.simple("QUEUED");
+            } else {
+                self.call(session, command, (args, ready, false), turn);
+            }
+        }
+        match (session.replies, skips) {
+            (Replies::Skip, _) => {
+                if let Some(length) = skips {
+                    session.out.bytes.truncate(length);
+                    session.replies = Replies::On;
+                }
+            }
+            (_, Some(length)) if session.replies != Replies::On => {
+                session.out.bytes.truncate(length);
+            }
+            _ => {}
+        }
+    }
+
+    fn refuse(&mut self, session: &mut Session, command: Option<&Command>, fault: &Fault) {
+        if command.is_some_and(|command| command.name == "exec") {
+            let reason = fault.0.strip_prefix("ERR ").unwrap_or(&fault.0);
+            let text = format!("EXECABORT Transaction discarded because of: {reason}");
+            self.stats.error(&text);
+            session.out.error(&text);
+            session.multi = None;
+            self.unwatch(session);
+            return;
+        }
+        self.stats.error(&fault.0);
+        session.out.error(&fault.0);
+        if let Some(multi) = &mut session.multi {
+            multi.is_broken = true;
+        }
+    }
+
+    /// Whether the command is there, well-formed, allowed and possible now.
+    #[inline]
+    fn admit(
+        &mut self,
+        session: &mut Session,
+        command: Option<&'static Command>,
+        args: Args<'_>,
+    ) -> Result<(), Fault> {
+        let Some(command) = command else { return Err(command::unknown(args)) };
+        if !command.takes(args.len()) {
+            return Err(
+                format!("ERR wrong number of arguments for '{}' command", command.name).into()
+            );
+        }
+        if session.principal.is_none() {
+            if !command.has(flag::UNKNOWN) {
+                return Err("NOAUTH Authentication required.".into());
+            }
+        } else if !session.rights.cover(command) {
+            self.check_rights(session, command, args)?;
+        }
+        if command.has(flag::WRITE) {
+            if let Some(refusal) = self.refusal {
+                return Err(refusal.into());
+            }
+            if self.settings.memory_max > 0 && !self.make_room() && command.has(flag::GROWS) {
+                return Err("OOM command not allowed when used memory > 'maxmemory'.".into());
+            }
+        }
+        if session.subscriptions.is_some()
+            && session.only_listens()
+            && !command.has(flag::LISTENING)
+        {
+            let name = command.name.replace('|', " ");
+            return Err(format!(
+                "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"
+            )
+            .into());
+        }
+        Ok(())
+    }
+
+    fn check_rights(
+        &self,
+        session: &Session,
+        command: &'static Command,
+        args: Args<'_>,
+    ) -> Result<(), Fault> {
+        let Some(principal) = &session.principal else { return Ok(()) };
+        let authority = &*self.gate.authority;
+        access::check(authority, principal, session.rights, (command, args)).map_err(|denied| match denied {
+            Denied::Command => {
+                let name = &command.name;
+                format!("NOPERM this user has no permissions to run the '{name}' command").into()
+            }
+            Denied::Key => "NOPERM this user has no permissions to access one of the keys used as arguments".into(),
+            Denied::Channel => {
+                "NOPERM this user has no permissions to access one of the channels used as arguments".into()
+            }
+        })
+    }
+
+    /// Runs a command that was admitted.
+    pub(crate) fn call(
+        &mut self,
+        session: &mut Session,
+        command: &'static Command,
+        (args, ready, is_nested): (Args<'_>, (*const u8, u32), bool),
+        turn: &Turn<'_>,
+    ) {
+        let before = session.out.bytes.len();
+        let is_timed = !command.has(flag::FAST) || self.settings.times_everything();
+        let began = if is_timed { (turn.watch)() } else { 0 };
+        session.last_command = command.name;
+        self.stats.micros = turn.micros;
+        let mut ctx =
+            Ctx { engine: self, session, now: turn.now, is_nested, is_verbatim: false, ready };
+        let result = (command.run)(&mut ctx, args);
+        let is_verbatim = ctx.is_verbatim;
+        session.is_spoiled |= std::mem::take(&mut self.own_spoiled);
+        self.stats.calls[command.index()] += 1;
+        self.stats.commands += 1;
+        match result {
+            Ok(()) if is_verbatim && !self.is_replaying => {
+                session.has_written = true;
+                effect::push(&mut self.effects, session.db, args.iter());
+            }
+            Ok(()) => {}
+            Err(fault) => {
+                self.stats.error(&fault.0);
+                session.out.bytes.truncate(before);
+                session.out.error(&fault.0);
+            }
+        }
+        if is_timed {
+            let took = (turn.watch)().saturating_sub(began);
+            self.stats.took[command.index()] += took;
+            if self.settings.is_slow(took) {
+                self.slow.add(args, (turn.now, took), session, self.settings.slow_entries_max);
+            }
+        }
+        if command.name == "exec" {
+            self.run_queue(session, turn);
+        }
+    }
+
+    /// What EXEC found to be run.
+    fn run_queue(&mut self, session: &mut Session, turn: &Turn<'_>) {
+        let Some(mut multi) = session.multi.take_if(|multi| multi.is_running) else { return };
+        for (command, request) in multi.queue.drain(..) {
+            if let Err(fault) = self.admit_nested(session, command, request.args()) {
+                self.stats.error(&fault.0);
+                session.out.error(&fault.0);
+                continue;
+            }
+            self.call(session, command, (request.args(), NOT_READY, true), turn);
+        }
+    }
+
+    fn admit_nested(
+        &mut self,
+        session: &Session,
+        command: &'static Command,
+        args: Args<'_>,
+    ) -> Result<(), Fault> {
+        if !session.rights.cover(command) {
+            self.check_rights(session, command, args)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn log_effect(&mut self, db: usize, args: &[&[u8]]) {
+        if !self.is_replaying {
+            effect::push(&mut self.effects, db, args.iter().copied());
+        }
+    }
+
+    /// Adds effects that are written down already.
+    pub(crate) fn append_effects(&mut self, effects: &[u8]) {
+        if !self.is_replaying {
+            self.effects.extend_from_slice(effects);
+        }
+    }
+
+    /// Removes an entry whose time has come.
+    pub(crate) fn expire(&mut self, db: usize, found: Found, key: &[u8]) {
+        self.store.remove(db, found);
+        self.stats.expired += 1;
+        self.log_effect(db, &[b"DEL", key]);
+        self.spoil(db, key);
+        if self.settings.notify & notify::EXPIRED != 0 {
+            self.notify(db, (notify::EXPIRED, "expired", key));
+        }
+    }
+
+    /// Expires a bounded number of keys; says whether there may be more.
+    pub(crate) fn expire_some(&mut self, now: i64, (segments, keys): (usize, usize)) -> bool {
+        if !self.expires_actively || self.refusal.is_some() {
+            return false;
+        }
+        let mut due = Vec::new();
+        let is_all = self.store.expired(now, (segments, keys), &mut due);
+        let mut last = None;
+        for (db, key) in &due {
+            let hash = self.store.hash_of(key);
+            if let Some(found) = self.store.find(*db, hash, key)
+                && self.store.deadline(found).is_some_and(|deadline| deadline <= now)
+            {
+                self.expire(*db, found, key);
+            }
+            let place = (*db, hash >> 20);
+            if last.is_some_and(|(_, settled)| settled != place) {
+                self.settle(last);
+            }
+            last = Some(((*db, hash), place));
+        }
+        self.settle(last);
+        !is_all
+    }
+
+    fn settle(&mut self, last: Option<((usize, u32), (usize, u32))>) {
+        if let Some(((db, hash), _)) = last {
+            self.store.settle(db, hash);
+        }
+    }
+
+    /// Marks the clients that watch a key.
+    pub(crate) fn spoil(&mut self, db: usize, key: &[u8]) {
+        if self.watchers.is_empty() {
+            return;
+        }
+        let Some(tokens) = self.watchers.get(&(db, Box::from(key))) else { return };
+        for &token in tokens {
+            match self.sessions[token].as_mut() {
+                Some(session) => session.is_spoiled = true,
+                None => self.own_spoiled |= token == self.current,
+            }
+        }
+    }
+
+    pub(crate) fn unwatch(&mut self, session: &mut Session) {
+        for (db, key) in session.watched.drain(..) {
+            let place = (db, key);
+            if let Some(tokens) = self.watchers.get_mut(&place) {
+                tokens.retain(|token| *token != session.token);
+                if tokens.is_empty() {
+                    self.watchers.remove(&place);
+                }
+            }
+        }
+        session.is_spoiled = false;
+    }
+
+    /// Publishes an event of a key.
+    pub(crate) fn notify(&mut self, db: usize, (class, event, key): (Class, &str, &[u8])) {
+        let flags = self.settings.notify;
+        if flags & class == 0 {
+            return;
+        }
+        let (base, number) = (db - db % DATABASES, db % DATABASES);
+        if flags & notify::KEYSPACE != 0 {
+            let channel = [format!("__keyspace@{number}__:").as_bytes(), key].concat();
+            self.publish(base, &channel, event.as_bytes());
+        }
+        if flags & notify::KEYEVENT != 0 {
+            let channel = format!("__keyevent@{number}__:{event}");
+            self.publish(base, channel.as_bytes(), key);
+        }
+    }
+
+    /// Writes something to a client that did not ask for it now.
+    pub(crate) fn deliver(&mut self, token: Token, write: impl FnOnce(&mut Reply)) {
+        if token == self.current {
+            write(&mut self.mail);
+            return;
+        }
+        let Some(mut session) = self.sessions.get_mut(token).and_then(Option::take) else { return };
+        if session.is_closing {
+            self.sessions[token] = Some(session);
+            return;
+        }
+        write(&mut session.out);
+        if session.out.bytes.len() > self.settings.output_bytes_max {
+            tracing::warn!(client = session.id, "a client does not take its output");
+            session.is_closing = true;
+            session.out.bytes = Vec::new();
+            self.stats.output_closed += 1;
+        }
+        self.list(&mut session);
+        self.sessions[token] = Some(session);
+    }
+
+    /// Lets a client wait for its keys.
+    pub(crate) fn block(&mut self, session: &mut Session, blocked: Blocked) {
+        for key in &blocked.keys {
+            let queue = self.waiting.entry((session.db, key.clone())).or_default();
+            if !queue.contains(&session.token) {
+                queue.push_back(session.token);
+            }
+        }
+        self.stats.blocked += 1;
+        session.state = State::Blocked(Box::new(blocked));
+    }
+
+    /// Ends a client's waiting; its input goes on with the next turn.
+    pub(crate) fn unblock(&mut self, session: &mut Session) {
+        if !session.is_blocked() {
+            return;
+        }
+        let State::Blocked(blocked) = std::mem::replace(&mut session.state, State::Ready) else {
+            return;
+        };
+        self.stats.blocked -= 1;
+        for key in &blocked.keys {
+            let place = (session.db, key.clone());
+            if let Some(queue) = self.waiting.get_mut(&place) {
+                queue.retain(|token| *token != session.token);
+                if queue.is_empty() {
+                    self.waiting.remove(&place);
+                }
+            }
+        }
+        self.runnable.push(session.token);
+    }
+
+    /// Gives offered elements to the clients that wait for them, first come, first served.
+    fn serve(&mut self, turn: &Turn<'_>) {
+        while let Some((db, key)) = (!self.offers.is_empty()).then(|| self.offers.remove(0)) {
+            let Some(queue) = self.waiting.get(&(db, key)) else { continue };
+            for token in queue.clone() {
+                self.serve_one(token, turn);
+            }
+        }
+    }
+
+    /// Runs a waiting client's command again.
+    fn serve_one(&mut self, token: Token, turn: &Turn<'_>) {
+        let Some(mut session) = self.sessions[token].take() else { return };
+        let State::Blocked(blocked) = std::mem::replace(&mut session.state, State::Ready) else {
+            self.sessions[token] = Some(session);
+            return;
+        };
+        let before = session.out.bytes.len();
+        let (command, errors) = (blocked.command, self.stats.errors);
+        self.call(&mut session, command, (blocked.request.args(), NOT_READY, false), turn);
+        let waits_again = session.is_blocked();
+        // A key that became another kind is no reason to end the waiting, but a wrong target is.
+        let is_moved = command.name == "blmove" || command.name == "brpoplpush";
+        let is_wrong_kind = !is_moved && session.out.bytes[before..].starts_with(b"-WRONGTYPE");
+        session.state = State::Blocked(blocked);
+        if waits_again {
+            self.stats.blocked -= 1;
+        } else if is_wrong_kind {
+            session.out.bytes.truncate(before);
+            self.stats.errors = errors;
+        } else {
+            self.unblock(&mut session);
+        }
+        self.list(&mut session);
+        self.sessions[token] = Some(session);
+    }
+
+    /// Ends the waiting of clients whose time is over.
+    pub(crate) fn time_out(&mut self, now: i64) {
+        if self.waiting.is_empty() && self.stats.blocked == 0 {
+            return;
+        }
+        for token in 0..self.sessions.len() {
+            let due = self.sessions[token].as_ref().is_some_and(|session| match &session.state {
+                State::Blocked(blocked) => blocked.deadline.is_some_and(|deadline| deadline <= now),
+                _ => false,
+            });
+            if due {
+                self.end_wait(token, None);
+            }
+        }
+    }
+
+    /// Ends a client's waiting with what it gets at its time's end, or with an error.
+    pub(crate) fn end_wait(&mut self, token: Token, error: Option<&str>) {
+        let Some(mut session) = self.sessions.get_mut(token).and_then(Option::take) else { return };
+        if let State::Blocked(blocked) = &session.state {
+            match (error, blocked.on_timeout) {
+                (Some(error), _) => session.out.error(error),
+                (None, Timeout::NullArray) => session.out.null_array(),
+                (None, Timeout::Null) => session.out.null(),
+            }
+            self.unblock(&mut session);
+            self.list(&mut session);
+        }
+        self.sessions[token] = Some(session);
+    }
+
+    /// When the first waiting client's time is over.
+    pub(crate) fn next_timeout(&self) -> Option<i64> {
+        if self.stats.blocked == 0 {
+            return None;
+        }
+        let sessions = self.sessions.iter().flatten();
+        sessions
+            .filter_map(|session| match &session.state {
+                State::Blocked(blocked) => blocked.deadline,
+                _ => None,
+            })
+            .min()
+    }
+
+    /// The authority's answer to a wish.
+    pub(crate) fn authenticated(
+        &mut self,
+        (token, id): (Token, u64),
+        answer: Result<Principal, Refused>,
+    ) {
+        let Some(mut session) = self.sessions.get_mut(token).and_then(Option::take) else { return };
+        if session.id != id {
+            self.sessions[token] = Some(session);
+            return;
+        }
+        if let State::Authenticating(hello) = std::mem::replace(&mut session.state, State::Ready) {
+            match answer {
+                Ok(principal) => {
+                    self.unwatch(&mut session);
+                    self.let_in(&mut session, principal);
+                    match hello {
+                        Some(hello) => command::connection::greet(self, &mut session, hello),
+                        None => session.out.ok(),
+                    }
+                }
+                Err(Refused::Unavailable) => {
+                    session.out.error("ERR credentials cannot be checked now");
+                }
+                Err(Refused::TooMany) => {
+                    session.out.error("ERR too many attempts, try again later");
+                }
+                Err(_) => {
+                    session
+                        .out
+                        .error("WRONGPASS invalid username-password pair or user is disabled.");
+                }
+            }
+            self.runnable.push(token);
+            self.list(&mut session);
+        }
+        self.sessions[token] = Some(session);
+    }
+
+    /// After a change of keys or grants: looks at every open connection again.
+    pub(crate) fn look_again(&mut self) {
+        for token in 0..self.sessions.len() {
+            let Some(mut session) = self.sessions[token].take() else { continue };
+            if let Some(principal) = &session.principal {
+                if self.gate.authority.is_current(principal) {
+                    session.rights = Rights::of(&*self.gate.authority, principal);
+                } else {
+                    session.is_closing = true;
+                }
+            }
+            self.list(&mut session);
+            self.sessions[token] = Some(session);
+        }
+    }
+
+    /// A number by chance.
+    pub(crate) fn chance(&mut self) -> u64 {
+        // SplitMix64.
+        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// Applies effects that a log or a snapshot holds.
+    pub(crate) fn replay(&mut self, mut bytes: &[u8]) -> Result<u64, String> {
+        let mut session = Session::new(NOBODY, 0, String::new(), 0);
+        session.rights = Rights::ALL;
+        session.is_quiet = true;
+        let turn = Turn { now: i64::MIN, micros: 0, watch: &|| 0 };
+        let (mut args, mut count) = (Vec::new(), 0);
+        while !bytes.is_empty() {
+            let db = effect::read(&mut bytes, &mut args).ok_or("an effect is cut")?;
+            if args.first() == Some(&&b"ORGANISATION"[..]) {
+                let id: [u8; 16] =
+                    args.get(1).and_then(|id| (*id).try_into().ok()).ok_or("no organisation")?;
+                if self.space(OrganisationId::from_bytes(id)) != db {
+                    return Err("organisations are out of order".into());
+                }
+                continue;
+            }
+            if db >= self.store.databases() {
+                return Err(format!("database {db} is not there"));
+            }
+            session.base = db - db % DATABASES;
+            session.db = db;
+            let owned = Owned::new(args.iter().copied());
+            let command =
+                command::find(owned.args()).ok_or_else(|| "an effect is unknown".to_owned())?;
+            self.call(&mut session, command, (owned.args(), NOT_READY, true), &turn);
+            if session.out.bytes.first() == Some(&b'-') {
+                return Err(String::from_utf8_lossy(&session.out.bytes).trim().to_owned());
+            }
+            session.out.bytes.clear();
+            count += 1;
+        }
+        self.offers.clear();
+        self.effects = crate::log::empty_frame();
+        Ok(count)
+    }
+
+    /// Marks a found entry as used now.
+    #[inline]
+    pub(crate) fn mark_used(&mut self, found: Found) {
+        let stamp = match self.settings.policy {
+            Policy::AllLfu | Policy::VolatileLfu => {
+                let old = self.store.stamp_of(found);
+                let random = self.chance();
+                self.settings.counted(old, self.stats.minutes(), random)
+            }
+            _ => self.store.stamp,
+        };
+        self.store.set_stamp(found, stamp);
+    }
+
+    fn show(
+        &mut self,
+        session: &Session,
+        command: Option<&'static Command>,
+        args: Args<'_>,
+        turn: &Turn<'_>,
+    ) {
+        if command.is_some_and(|command| command.has(flag::ADMIN | flag::SECRET)) {
+            return;
+        }
+        let mut line = format!(
+            "{}.{:06} [{} {}]",
+            turn.micros / 1_000_000,
+            turn.micros % 1_000_000,
+            session.db_number(),
+            session.address
+        );
+        for arg in args.iter() {
+            line.push(' ');
+            line.push_str(&crate::slow::quoted(arg));
+        }
+        let watching: Vec<Token> = self
+            .sessions
+            .iter()
+            .flatten()
+            .filter(|other| other.is_monitor && other.base == session.base)
+            .map(|other| other.token)
+            .collect();
+        for token in watching {
+            self.deliver(token, |reply| reply.simple(&line));
+        }
+    }
+
+    /// Frees memory down to the limit by the policy; says whether that was possible.
+    pub(crate) fn make_room(&mut self) -> bool {
+        crate::evict::make_room(self)
+    }
+
+    /// A hello, an authentication: asks the authority.
+    pub(crate) fn ask_authority(
+        &mut self,
+        session: &mut Session,
+        (key, secret): (&[u8], &[u8]),
+        hello: Option<Hello>,
+    ) -> Result<(), Fault> {
+        let (Ok(key), Ok(secret)) = (std::str::from_utf8(key), std::str::from_utf8(secret)) else {
+            return Err("WRONGPASS invalid username-password pair or user is disabled.".into());
+        };
+        let (key, secret) = (key.to_owned(), secret.to_owned());
+        session.state = State::Authenticating(hello);
+        self.wishes.push(Wish::Authenticate {
+            token: session.token,
+            session: session.id,
+            key,
+            secret,
+        });
+        Ok(())
+    }
+
+    /// Whether something changed in this turn that the log has not got.
+    pub(crate) fn has_effects(&self) -> bool {
+        self.effects.len() > crate::log::frame::FRAME_HEADER
+    }
+
+    /// The turn is on disk: nobody's changes are open any more.
+    pub(crate) fn forget_writers(&mut self) {
+        for token in std::mem::take(&mut self.writers) {
+            if let Some(session) = self.sessions[token].as_mut() {
+                session.has_written = false;
+            }
+        }
+    }
+
+    /// The turn is not on disk: who changed something is not answered but closed, since the end is not known.
+    pub(crate) fn disown_writers(&mut self) {
+        for token in std::mem::take(&mut self.writers) {
+            if let Some(session) = self.sessions[token].as_mut() {
+                session.has_written = false;
+                session.out.bytes.clear();
+                session.is_closing = true;
+                if !std::mem::replace(&mut session.is_listed, true) {
+                    self.touched.push(token);
+                }
+            }
+        }
+    }
+
+    /// Runs one command in the server's own name; gives the reply in RESP3.
+    pub(crate) fn run_for_server(
+        &mut self,
+        organisation: OrganisationId,
+        request: &[Vec<u8>],
+        turn: &Turn<'_>,
+    ) -> Vec<u8> {
+        let mut session = Session::new(NOBODY, 0, "server".into(), turn.now);
+        session.rights = Rights::ALL;
+        session.out.is_resp3 = true;
+        session.base = self.space(organisation);
+        session.db = session.base;
+        let owned = Owned::new(request.iter().map(Vec::as_slice));
+        let command = command::find(owned.args());
+        session.principal = Some(Principal {
+            organisation,
+            subject: base::access::Subject::System("kv"),
+            name: "server".into(),
+        });
+        match (self.admit(&mut session, command, owned.args()), command) {
+            (Ok(()), Some(command)) if !command.has(flag::SUBSCRIBES | flag::UNQUEUED) => {
+                self.call(&mut session, command, (owned.args(), NOT_READY, true), turn);
+                if !self.offers.is_empty() {
+                    self.serve(turn);
+                }
+            }
+            (Ok(()), _) => session.out.error("ERR this command needs a connection"),
+            (Err(fault), _) => session.out.error(&fault.0),
+        }
+        session.out.bytes
+    }
+
+    /// The organisations in their order, as a snapshot's first frame.
+    pub(crate) fn organisations_frame(&self) -> Vec<u8> {
+        let mut frame = crate::log::empty_frame();
+        for (at, organisation) in self.spaces.iter().enumerate() {
+            let args: [&[u8]; 2] = [b"ORGANISATION", organisation.bytes()];
+            effect::push(&mut frame, at * DATABASES, args.into_iter());
+        }
+        frame
+    }
+
+    /// A whole number as a log argument.
+    pub(crate) fn moment_text(at: i64) -> Vec<u8> {
+        i64_text(at)
+    }
+}
+
+fn enqueue(multi: &mut Multi, command: &'static Command, args: Args<'_>) {
+    let request = Owned::new(args.iter());
+    multi.queue_bytes += request.held_bytes();
+    if multi.queue.len() >= QUEUE_MAX {
+        multi.is_broken = true;
+        return;
+    }
+    multi.queue.push((command, request));
+}

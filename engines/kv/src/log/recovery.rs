@@ -1,0 +1,158 @@
+//! The data as it was: the newest snapshot, then every log from it on. The last log's torn end is cut off.
+
+use std::fs::{self, File};
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use super::files::{self, draft_path, log_path, snapshot_path};
+use super::frame::{FRAME_HEADER, MAGIC, header, is_whole};
+use super::{Log, Tail};
+use crate::engine::Engine;
+use crate::error::Error;
+
+pub(crate) struct Recovered {
+    pub(crate) log: Log,
+    pub(crate) effects: u64,
+    pub(crate) cut_bytes: u64,
+}
+
+/// Takes the folder and puts what it holds into an empty engine.
+pub(crate) fn recover(dir: PathBuf, engine: &mut Engine) -> Result<Recovered, Error> {
+    let lock = files::hold(&dir)?;
+    let draft = draft_path(&dir);
+    if draft.exists() {
+        fs::remove_file(&draft).map_err(Error::io("delete", &draft))?;
+    }
+    engine.is_replaying = true;
+    let (logs, snapshots) = files::numbers(&dir)?;
+    let mut effects = 0;
+    let first = snapshots.last().copied().unwrap_or(1);
+    if let Some(&number) = snapshots.last() {
+        let path = snapshot_path(&dir, number);
+        let read = read_frames(&path, engine)?;
+        if !read.is_ended {
+            return Err(damaged(&path, read.end, "the snapshot is not whole"));
+        }
+        effects += read.effects;
+    }
+    let logs: Vec<u64> = logs.into_iter().filter(|number| *number >= first).collect();
+    if let Some(gap) = logs.iter().zip(first..).find(|(found, expected)| *found != expected) {
+        return Err(damaged(&log_path(&dir, gap.1), 0, "a log is missing"));
+    }
+    if logs.is_empty() && !snapshots.is_empty() {
+        return Err(damaged(&log_path(&dir, first), 0, "a log is missing"));
+    }
+    let mut tail = Tail { number: first, end: MAGIC.len() as u64, sequence: 0, older_bytes: 0 };
+    let mut cut_bytes = 0;
+    for (at, &number) in logs.iter().enumerate() {
+        let path = log_path(&dir, number);
+        let is_last = at + 1 == logs.len();
+        let read = read_frames(&path, engine)?;
+        effects += read.effects;
+        if read.torn_bytes > 0 {
+            if !is_last {
+                return Err(damaged(&path, read.end, "a frame is broken, and later logs follow"));
+            }
+            tracing::warn!(at = read.end, bytes = read.torn_bytes, "the log's torn end is cut off");
+            cut_bytes = read.torn_bytes;
+        }
+        if is_last {
+            let file = files::open(&path)?;
+            file.set_len(read.end).map_err(Error::io("cut", &path))?;
+            if read.end == 0 {
+                use std::os::unix::fs::FileExt;
+                file.write_all_at(MAGIC, 0).map_err(Error::io("write", &path))?;
+            }
+            file.sync_all().map_err(Error::io("sync", &path))?;
+        } else {
+            tail.older_bytes += read.end;
+        }
+        tail = Tail {
+            number,
+            end: read.end.max(MAGIC.len() as u64),
+            sequence: read.sequence.max(tail.sequence),
+            ..tail
+        };
+    }
+    engine.is_replaying = false;
+    files::remove_before(&dir, first)?;
+    let log = Log::open(dir, lock, &tail)?;
+    Ok(Recovered { log, effects, cut_bytes })
+}
+
+struct Frames {
+    /// Where the last whole frame ends.
+    end: u64,
+    sequence: u64,
+    effects: u64,
+    /// Bytes behind it that are no whole frame and not only zeros.
+    torn_bytes: u64,
+    /// A snapshot's end mark was found.
+    is_ended: bool,
+}
+
+fn read_frames(path: &Path, engine: &mut Engine) -> Result<Frames, Error> {
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    let size = file.metadata().map_err(Error::io("look at", path))?.len();
+    let mut reader = BufReader::with_capacity(1 << 20, file);
+    let mut frames = Frames { end: 0, sequence: 0, effects: 0, torn_bytes: 0, is_ended: false };
+    let mut magic = [0; MAGIC.len()];
+    if size < MAGIC.len() as u64 {
+        frames.torn_bytes = size;
+        return Ok(frames);
+    }
+    let failed = Error::io;
+    reader.read_exact(&mut magic).map_err(failed("read", path))?;
+    if magic != *MAGIC {
+        // A log whose beginning never reached the disk is empty.
+        if magic == [0; MAGIC.len()] {
+            frames.torn_bytes = size;
+            return Ok(frames);
+        }
+        return Err(damaged(path, 0, "it does not begin as a log of this version"));
+    }
+    frames.end = MAGIC.len() as u64;
+    let mut frame = Vec::new();
+    loop {
+        let left = size - frames.end;
+        if left < FRAME_HEADER as u64 {
+            frames.torn_bytes = left;
+            break;
+        }
+        let mut head = [0; FRAME_HEADER];
+        reader.read_exact(&mut head).map_err(failed("read", path))?;
+        let about = header(&head);
+        let is_next = frames.sequence == 0 || about.sequence == frames.sequence + 1;
+        if head == [0; FRAME_HEADER] {
+            // Room that was taken ahead.
+            break;
+        }
+        if about.length as u64 > left - FRAME_HEADER as u64 || !is_next {
+            frames.torn_bytes = left;
+            break;
+        }
+        frame.clear();
+        frame.extend_from_slice(&head);
+        frame.resize(FRAME_HEADER + about.length, 0);
+        reader.read_exact(&mut frame[FRAME_HEADER..]).map_err(failed("read", path))?;
+        if !is_whole(&frame) {
+            frames.torn_bytes = left;
+            break;
+        }
+        if about.length == 0 {
+            frames.is_ended = true;
+            break;
+        }
+        let count = engine
+            .replay(&frame[FRAME_HEADER..])
+            .map_err(|reason| damaged(path, frames.end, &reason))?;
+        frames.effects += count;
+        frames.sequence = about.sequence;
+        frames.end += frame.len() as u64;
+    }
+    Ok(frames)
+}
+
+fn damaged(path: &Path, at: u64, reason: &str) -> Error {
+    Error::Damaged { path: path.to_owned(), at, reason: reason.to_owned() }
+}

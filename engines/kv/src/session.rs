@@ -1,0 +1,161 @@
+//! What the engine knows of one client.
+
+use std::collections::BTreeSet;
+
+use base::access::Principal;
+
+use crate::access::Rights;
+use crate::wire::reply::Reply;
+use crate::wire::request::{Owned, Progress};
+
+/// A client's place among the sessions.
+pub(crate) type Token = usize;
+
+#[allow(clippy::struct_excessive_bools, reason = "each is a state of its own")]
+pub(crate) struct Session {
+    pub(crate) id: u64,
+    pub(crate) token: Token,
+    pub(crate) address: String,
+    pub(crate) name: Vec<u8>,
+    /// Databases of its organisation begin at this number.
+    pub(crate) base: usize,
+    /// Counted over all organisations.
+    pub(crate) db: usize,
+    pub(crate) out: Reply,
+    /// Bytes that came and are no whole request yet, or wait until the client is no longer blocked.
+    pub(crate) input: Vec<u8>,
+    pub(crate) progress: Progress,
+    pub(crate) principal: Option<Principal>,
+    pub(crate) rights: Rights,
+    pub(crate) state: State,
+    pub(crate) multi: Option<Box<Multi>>,
+    pub(crate) watched: Vec<(usize, Box<[u8]>)>,
+    /// A watched key was changed.
+    pub(crate) is_spoiled: bool,
+    pub(crate) subscriptions: Option<Box<Subscriptions>>,
+    pub(crate) replies: Replies,
+    /// Is to be closed when its output is sent.
+    pub(crate) is_closing: bool,
+    /// Keeps the access marks of keys as they are.
+    pub(crate) is_quiet: bool,
+    pub(crate) is_kept: bool,
+    pub(crate) is_monitor: bool,
+    pub(crate) since: i64,
+    pub(crate) active: i64,
+    pub(crate) last_command: &'static str,
+    /// In this turn it changed something that is not on disk yet.
+    pub(crate) has_written: bool,
+    pub(crate) is_listed: bool,
+}
+
+pub(crate) enum State {
+    Ready,
+    /// Waits for the authority's answer; then a HELLO goes on.
+    Authenticating(Option<Hello>),
+    Blocked(Box<Blocked>),
+}
+
+/// What HELLO asked for beside authentication.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Hello {
+    pub(crate) version: Option<i64>,
+    pub(crate) name: Option<Vec<u8>>,
+}
+
+/// A command that waits for one of its keys.
+pub(crate) struct Blocked {
+    pub(crate) command: &'static crate::command::Command,
+    pub(crate) request: Owned,
+    pub(crate) keys: Vec<Box<[u8]>>,
+    /// Milliseconds since 1970; nothing is for ever.
+    pub(crate) deadline: Option<i64>,
+    /// What it gets when the time is over.
+    pub(crate) on_timeout: Timeout,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Timeout {
+    NullArray,
+    Null,
+}
+
+#[derive(Default)]
+pub(crate) struct Multi {
+    pub(crate) queue: Vec<(&'static crate::command::Command, Owned)>,
+    pub(crate) queue_bytes: usize,
+    pub(crate) is_broken: bool,
+    /// EXEC was asked for.
+    pub(crate) is_running: bool,
+}
+
+#[derive(Default)]
+pub(crate) struct Subscriptions {
+    pub(crate) channels: BTreeSet<Box<[u8]>>,
+    pub(crate) patterns: BTreeSet<Box<[u8]>>,
+    pub(crate) shards: BTreeSet<Box<[u8]>>,
+}
+
+impl Subscriptions {
+    /// What subscribing answers: shard channels are counted apart.
+    pub(crate) fn plain(&self) -> usize {
+        self.channels.len() + self.patterns.len()
+    }
+}
+
+/// Which replies the client wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Replies {
+    On,
+    Off,
+    /// Not for the command after this one.
+    SkipNext,
+    Skip,
+}
+
+impl Session {
+    pub(crate) fn new(token: Token, id: u64, address: String, now: i64) -> Self {
+        Self {
+            id,
+            token,
+            address,
+            name: Vec::new(),
+            base: 0,
+            db: 0,
+            out: Reply::default(),
+            input: Vec::new(),
+            progress: Progress::default(),
+            principal: None,
+            rights: Rights::default(),
+            state: State::Ready,
+            multi: None,
+            watched: Vec::new(),
+            is_spoiled: false,
+            subscriptions: None,
+            replies: Replies::On,
+            is_closing: false,
+            is_quiet: false,
+            is_kept: false,
+            is_monitor: false,
+            since: now,
+            active: now,
+            last_command: "NULL",
+            has_written: false,
+            is_listed: false,
+        }
+    }
+
+    pub(crate) fn is_blocked(&self) -> bool {
+        matches!(self.state, State::Blocked(_))
+    }
+
+    /// Subscribed in RESP2: only a few commands are taken.
+    pub(crate) fn only_listens(&self) -> bool {
+        !self.out.is_resp3
+            && self.subscriptions.as_ref().is_some_and(|all| all.plain() + all.shards.len() > 0)
+    }
+
+    /// The database's number within the organisation.
+    pub(crate) fn db_number(&self) -> usize {
+        self.db - self.base
+    }
+}

@@ -1,0 +1,193 @@
+use super::stream::{Random, Value};
+use super::{Desk, House, anybody, folder, relaxed};
+use crate::engine::Gate;
+use std::sync::Arc;
+
+#[test]
+fn random_bytes_close_at_most_the_client_that_sent_them() {
+    let mut random = Random(5);
+    let mut desk = Desk::new();
+    let good = desk.join();
+    let words: &[&[u8]] = &[
+        b"*3\r\n",
+        b"$3\r\n",
+        b"SET\r\n",
+        b"*",
+        b"$",
+        b"-1",
+        b"1000000",
+        b"\r\n",
+        b"\n",
+        b"\0",
+        b"GET a\r\n",
+        b"\"",
+        b"'",
+        b"EXEC\r\n",
+        b"MULTI\r\n",
+        b"SORT a BY *\r\n",
+        b"BITFIELD a SET i64 0 -1\r\n",
+        b"LPOS a b RANK\r\n",
+        b"ZADD z nan x\r\n",
+        b"SETRANGE a 9 b\r\n",
+        b"HELLO 3\r\n",
+        b"RESET\r\n",
+        b"SUBSCRIBE a\r\n",
+        b"SCAN 99999999999\r\n",
+        b"GETRANGE a -9 -99\r\n",
+        b"SELECT 15\r\n",
+    ];
+    for _ in 0..3_000 {
+        let client = desk.join();
+        for _ in 0..random.below(12) {
+            if random.below(3) == 0 {
+                let bytes: Vec<u8> = (0..random.below(30)).map(|_| random.next() as u8).collect();
+                desk.give(client, &bytes);
+            } else {
+                desk.give(client, words[random.below(words.len())]);
+            }
+        }
+        desk.engine.disconnect(client);
+    }
+    assert_eq!(desk.ask(good, "PING"), "+PONG");
+    assert_eq!(desk.engine.clients, 1);
+}
+
+#[test]
+fn every_command_takes_any_arguments_without_a_panic() {
+    let mut random = Random(9);
+    let mut desk = Desk::new();
+    let mut client = desk.join();
+    let words = [
+        "a",
+        "b",
+        "c",
+        "0",
+        "1",
+        "-1",
+        "2",
+        "9223372036854775807",
+        "-9223372036854775808",
+        "inf",
+        "nan",
+        "x",
+        "*",
+        "",
+        "LEFT",
+        "MIN",
+        "COUNT",
+        "WITHSCORES",
+        "BYLEX",
+        "[a",
+        "(1",
+        "LIMIT",
+        "STORE",
+        "u8",
+        "i64",
+        "GET",
+        "SET",
+        "#1",
+        "MATCH",
+        "100",
+        "EX",
+        "REV",
+        "BY",
+        "1.5",
+        "DB",
+    ];
+    let mut errors = 0;
+    for round in 0..40_000 {
+        let command = &crate::command::COMMANDS[random.below(crate::command::COMMANDS.len())];
+        let mut parts: Vec<String> = command.name.split('|').map(str::to_owned).collect();
+        for _ in 0..random.below(7) {
+            parts.push(words[random.below(words.len())].to_owned());
+        }
+        // A pad of gigabytes is allowed, and slow.
+        if ["setrange", "setbit", "bitfield"].contains(&command.name) {
+            parts.truncate(3);
+        }
+        let request = crate::wire::request::Owned::new(parts.iter().map(String::as_bytes));
+        let mut bytes = format!("*{}\r\n", parts.len()).into_bytes();
+        for part in request.args().iter() {
+            bytes.extend_from_slice(format!("${}\r\n", part.len()).as_bytes());
+            bytes.extend_from_slice(part);
+            bytes.extend_from_slice(b"\r\n");
+        }
+        desk.give(client, &bytes);
+        errors += usize::from(desk.take(client).starts_with('-'));
+        if round % 10 == 0
+            || desk.engine.sessions[client]
+                .as_ref()
+                .is_none_or(|session| session.is_closing || session.is_blocked())
+        {
+            desk.engine.disconnect(client);
+            client = desk.join();
+        }
+    }
+    assert!(errors > 1_000, "{errors}");
+}
+
+#[test]
+fn nobody_takes_memory_before_they_said_who_they_are() {
+    let gate = Gate { authority: Arc::new(anybody::Anybody::default()), anonymous: None };
+    let mut desk = Desk::with(&crate::Config::default(), gate);
+    for bytes in [&b"*1000\r\n"[..], b"*2\r\n$4\r\nAUTH\r\n$100000000\r\n"] {
+        let client = desk.join();
+        desk.give(client, bytes);
+        let session = desk.engine.sessions[client].as_ref().unwrap();
+        assert!(session.is_closing && session.input.capacity() < 1_000);
+        assert!(desk.take(client).starts_with("-ERR Protocol error: unauthenticated"));
+    }
+    let client = desk.join();
+    desk.check(
+        client,
+        &[
+            ("GET a", "-NOAUTH Authentication required."),
+            ("FLUSHALL", "-NOAUTH Authentication required."),
+        ],
+    );
+}
+
+#[test]
+fn ten_thousand_keys_that_expire_at_once_go_in_small_steps() {
+    let mut desk = Desk::new();
+    let client = desk.join();
+    for number in 0..10_000 {
+        desk.ask(client, &format!("SET k{number} v PX 100"));
+    }
+    desk.ask(client, "SET stays v");
+    desk.now += 300;
+    let mut steps = 0;
+    let mut last = 0;
+    while desk.engine.expire_some(desk.now, (64, 500)) {
+        let expired = desk.engine.stats.expired;
+        assert!(expired - last <= 500 + 1_024, "one step took {}", expired - last);
+        last = expired;
+        steps += 1;
+        assert_eq!(desk.ask(client, "GET k77"), "$-1", "an expired key is not given, gone or not");
+    }
+    assert!(steps >= 5, "{steps}");
+    assert_eq!(desk.ask(client, "DBSIZE"), ":1");
+}
+
+#[test]
+fn large_values_and_many_pieces_are_as_they_were() {
+    let folder = folder();
+    let house = House::open(relaxed(), folder.path()).unwrap();
+    let mut client = house.client();
+    let large: Vec<u8> = (0..3_000_000u32).map(|at| (at * 7) as u8).collect();
+    let set = vec![b"SET".to_vec(), b"large\0key".to_vec(), large.clone()];
+    let get = vec![b"GET".to_vec(), b"large\0key".to_vec()];
+    let many: Vec<Vec<u8>> = std::iter::once(b"RPUSH".to_vec())
+        .chain((0..100_000).map(|number| format!("element{number}").into_bytes()))
+        .collect();
+    client.send(&[set, get, many]).unwrap();
+    assert_eq!(client.read().unwrap(), Value::Simple("OK".into()));
+    assert_eq!(client.read().unwrap(), Value::Bulk(large.clone()));
+    assert_eq!(client.read().unwrap(), Value::Int(99_999));
+    house.close();
+    let house = House::open(relaxed(), folder.path()).unwrap();
+    let mut client = house.client();
+    client.send(&[vec![b"GET".to_vec(), b"large\0key".to_vec()]]).unwrap();
+    assert_eq!(client.read().unwrap(), Value::Bulk(large));
+    house.close();
+}
