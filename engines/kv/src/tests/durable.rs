@@ -155,12 +155,7 @@ fn a_rewritten_log_is_short_and_holds_the_same_while_writes_go_on() {
         client.ask(&["DEL", &format!("many{}", 20_000 - round)]).unwrap();
     }
     assert!(runs >= 2);
-    let before = dump(&mut client);
-    copy(first.path(), second.path());
-    let again = House::open(Config::default(), second.path()).unwrap();
-    assert_eq!(dump(&mut again.client()), before);
-    again.close();
-    // When it is done, one snapshot and one log are left.
+    // A folder that is being copied must not change meanwhile.
     loop {
         let Value::Bulk(info) = client.ask(&["INFO", "persistence"]).unwrap() else {
             panic!("no info")
@@ -169,6 +164,12 @@ fn a_rewritten_log_is_short_and_holds_the_same_while_writes_go_on() {
             break;
         }
     }
+    let before = dump(&mut client);
+    copy(first.path(), second.path());
+    let again = House::open(Config::default(), second.path()).unwrap();
+    assert_eq!(dump(&mut again.client()), before);
+    again.close();
+    // When it is done, one snapshot and one log are left.
     client.ask(&["BGREWRITEAOF"]).unwrap();
     let names = || -> Vec<String> {
         let names = fs::read_dir(first.path())
