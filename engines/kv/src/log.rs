@@ -23,7 +23,8 @@ pub(crate) use recovery::recover;
 pub(crate) use rewrite::Rewrite;
 
 /// Room on disk is taken this much ahead, so that a full disk is seen before a change is made.
-const RESERVE: u64 = 16 << 20;
+const RESERVE: u64 = 8 << 20;
+static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
 const RESERVE_MIN: u64 = 4 << 20;
 /// A turn that waits for the other thread's fsync gives it this long, in milliseconds.
 const SYNC_EVERY: i64 = 1_000;
@@ -113,7 +114,7 @@ impl Log {
             Ok(()) => None,
             Err(error) if files::is_full(&error) => Some(FULL),
             Err(_) => {
-                // The file system has no such thing; a full disk is then seen by the write.
+                // What is wrong is then seen by the write.
                 self.can_reserve = false;
                 None
             }
@@ -121,9 +122,14 @@ impl Log {
     }
 
     fn reserve(&mut self, to: u64) -> io::Result<()> {
-        let from = self.reserved;
-        rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::empty(), from, to - from)?;
-        self.reserved = to;
+        // A long frame may have gone beyond what was reserved.
+        self.reserved = self.reserved.max(self.end);
+        // Written and not only promised: a sync later has nothing to note but what was appended.
+        while self.reserved < to {
+            let length = usize::try_from(to - self.reserved).unwrap_or(usize::MAX).min(ZEROS.len());
+            self.file.write_all_at(&ZEROS[..length], self.reserved)?;
+            self.reserved += length as u64;
+        }
         Ok(())
     }
 
