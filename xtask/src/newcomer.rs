@@ -116,7 +116,7 @@ impl CleanRoot {
         let target = self.path("/opt/rust");
         fs::create_dir_all(&target)?;
         shell::run("cp", &["-aTL", sysroot.trim(), &target.display().to_string()])?;
-        let cargo_home = self.path("/root/.cargo");
+        let cargo_home = self.path("/home/newcomer/.cargo");
         fs::create_dir_all(&cargo_home)?;
         for name in ["config.toml", "config"] {
             if let Some(home) = std::env::home_dir() {
@@ -138,7 +138,7 @@ impl CleanRoot {
         let mut command = Command::new("chroot");
         command.arg(&self.root).args(["/usr/bin/env", "-i"]);
         command.args([
-            "HOME=/root",
+            "HOME=/home/newcomer",
             "PATH=/opt/rust/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
         ]);
         for name in [

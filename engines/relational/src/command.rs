@@ -101,15 +101,6 @@ impl CommandsState {
 }
 
 impl Shared {
-    /// Sets what counting commits of this server alone cannot know.
-    pub(crate) fn commands_are(&self, length: i64) {
-        self.commands.length.store(length, Ordering::Release);
-        self.meter.commands_waiting.set(length);
-        if length > 0 {
-            self.commands.sent.notify_one();
-        }
-    }
-
     /// Counts the commands that a commit sent, less those that it took away.
     pub(crate) fn commands_changed(&self, by: i64) {
         if by == 0 {
@@ -330,10 +321,11 @@ async fn free(tx: &mut Tx, held: &str, given: &[Value]) -> Result<(), Error> {
     Ok(())
 }
 
-pub(crate) const COUNT: &str = "SELECT COUNT(*) AS length FROM command";
+/// The earliest moment at which one can be claimed, by its index.
+pub(crate) const NEXT_DUE: &str = "SELECT MIN(due) AS due FROM command";
 
 pub(crate) async fn length(read: &mut Read) -> Result<i64, Error> {
-    read.query_one(COUNT, &[]).await?.get("length")
+    read.query_one("SELECT COUNT(*) AS length FROM command", &[]).await?.get("length")
 }
 
 /// The names of all that wait.

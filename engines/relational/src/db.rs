@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use base::{Base, Clock, Spent, Timestamp};
 use tokio::sync::oneshot;
 
+use crate::engine::Engine;
 use crate::migration::{self, Migration};
 use crate::shared::Shared;
 use crate::work::{Closure, Order, Place};
@@ -20,22 +21,14 @@ struct Handle {
     engine: Engine,
 }
 
-enum Engine {
-    Embedded(sqlite::Engine),
-    Remote(remote::Engine),
-}
-
 impl Db {
     /// Opens the database; makes the embedded one, which a second server is refused.
     pub async fn open(config: Config, base: &Base) -> Result<Self, Error> {
         config.check()?;
         let shared = Arc::new(Shared::new(config, base));
         let is_embedded = shared.config.url.is_embedded();
-        let engine = if is_embedded {
-            Engine::Embedded(sqlite::Engine::open(shared.clone()).await?)
-        } else {
-            Engine::Remote(remote::Engine::open(shared.clone()).await?)
-        };
+        let start = if is_embedded { sqlite::start } else { remote::start };
+        let engine = Engine::open(shared.clone(), start).await?;
         let db = Self(Arc::new(Handle { shared, engine }));
         db.migrate("relational", outbox::MIGRATIONS).await?;
         if is_embedded {
@@ -46,7 +39,7 @@ impl Db {
             db.shared().outbox_is(waiting);
         }
         let waiting = db.read(async |read| command::length(read).await).await?;
-        db.shared().commands_are(waiting);
+        db.shared().commands_changed(waiting);
         Ok(db)
     }
 
@@ -100,10 +93,7 @@ impl Db {
     /// Ends what runs and lets the database go, so that another server can open it. Work that comes
     /// later, from any clone, is refused.
     pub async fn close(&self) {
-        match &self.0.engine {
-            Engine::Embedded(engine) => engine.close().await,
-            Engine::Remote(engine) => engine.close().await,
-        }
+        self.0.engine.close().await;
     }
 
     /// An error while writes, or reads, are refused because one that began does not end.
@@ -155,29 +145,6 @@ impl Db {
             let _waiting = self.waiting(spent);
             self.0.engine.write(order).await.map_err(E::from)?;
             answered(answer).await
-        }
-    }
-}
-
-impl Engine {
-    async fn write(&self, order: Order<Tx>) -> Result<(), Error> {
-        match self {
-            Self::Embedded(engine) => engine.write(order).await,
-            Self::Remote(engine) => engine.write(order).await,
-        }
-    }
-
-    async fn read(&self, order: Order<Read>) -> Result<(), Error> {
-        match self {
-            Self::Embedded(engine) => engine.read(order).await,
-            Self::Remote(engine) => engine.read(order).await,
-        }
-    }
-
-    fn refusal(&self) -> Option<Error> {
-        match self {
-            Self::Embedded(engine) => engine.refusal(),
-            Self::Remote(engine) => engine.refusal(),
         }
     }
 }

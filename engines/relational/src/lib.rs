@@ -32,6 +32,7 @@ mod db;
 mod dead_letter;
 mod describe;
 mod dialect;
+mod engine;
 mod error;
 mod handler;
 mod lease;

@@ -1,13 +1,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base::Timestamp;
 use parking_lot::{Condvar, Mutex};
 
 use super::session::{Ended, Session};
+use crate::engine::Ends;
 use crate::work::Verdict;
 use crate::{Error, command, outbox};
 
-/// Knows how many events and commands wait, whoever sent them.
+/// Knows how many events wait and whether a command is due, whoever sent them.
 pub(crate) struct Keeper {
     session: Session,
     signal: Arc<Signal>,
@@ -24,17 +26,19 @@ pub(crate) struct Signal {
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 impl Signal {
-    pub(crate) fn close(&self) {
-        *self.is_closed.lock() = true;
-        self.closed.notify_all();
-    }
-
     fn wait(&self) -> bool {
         let mut is_closed = self.is_closed.lock();
         if !*is_closed {
             self.closed.wait_for(&mut is_closed, LOOK_EVERY);
         }
         !*is_closed
+    }
+}
+
+impl Ends for Signal {
+    fn end(&self) {
+        *self.is_closed.lock() = true;
+        self.closed.notify_all();
     }
 }
 
@@ -48,10 +52,12 @@ impl Keeper {
         let mut is_told = false;
         while self.signal.wait() {
             match self.waiting() {
-                Ok((events, commands)) => {
+                Ok((events, due)) => {
                     is_told = false;
                     shared.outbox_is(events);
-                    shared.commands_are(commands);
+                    if due.is_some_and(|due| due <= shared.clock.now()) {
+                        shared.commands.sent.notify_one();
+                    }
                 }
                 Err(error) if !is_told => {
                     is_told = true;
@@ -62,9 +68,9 @@ impl Keeper {
         }
     }
 
-    /// How many events and commands. Events leave the outbox about in the order that they came, so its span
+    /// How many events, and when the next command is due. Events leave the outbox about in the order that they came, so its span
     /// says how many there are without counting them.
-    fn waiting(&mut self) -> Result<(i64, i64), Error> {
+    fn waiting(&mut self) -> Result<(i64, Option<Timestamp>), Error> {
         let shared = self.session.shared().clone();
         let limit = shared.config.read_time_max;
         let place = std::panic::Location::caller();
@@ -74,15 +80,15 @@ impl Keeper {
             Err(Ended::Again(error) | Ended::Failed(error)) => return Err(error),
         }
         let span = self.session.look(outbox::SPAN);
-        let count = self.session.look(command::COUNT);
+        let due = self.session.look(command::NEXT_DUE);
         match self.session.end(Ok(Verdict::Keep)) {
             Ended::AsItSaid => {}
             Ended::Again(error) | Ended::Failed(error) => return Err(error),
         }
-        let commands = match count? {
-            Some(row) => row.get("length")?,
-            None => 0,
+        let due = match due? {
+            Some(row) => row.get("due")?,
+            None => None,
         };
-        Ok((outbox::span(span?.as_ref())?, commands))
+        Ok((outbox::span(span?.as_ref())?, due))
     }
 }

@@ -1,4 +1,3 @@
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use tokio::runtime::Runtime;
 
 use super::session::{Access, Driver, Ran, Run, Trouble};
 use super::tls;
+use super::wait::{Wrong, runtime, within};
 use crate::dialect::Dialect;
 use crate::outbox::{self, Row as Event};
 use crate::{Config, Error, Row, Value};
@@ -21,6 +21,7 @@ pub(crate) struct MySql {
     connection: Option<Conn>,
     /// Texts are compared by their bytes, and spaces at their end count.
     collation: &'static str,
+    insert_event: String,
     is_open: bool,
     has_schema_lock: bool,
 }
@@ -70,16 +71,17 @@ impl MySql {
         Ok(Self {
             opts: opts.into(),
             access,
-            runtime: super::runtime()?,
+            runtime: runtime()?,
             connection: None,
             collation: "",
+            insert_event: Dialect::MySql.statement(outbox::INSERT).0,
             is_open: false,
             has_schema_lock: false,
         })
     }
 
     /// Says the error in the caller's words, and lets a connection go that is no longer of use.
-    fn trouble(&mut self, wrong: Wrong) -> Trouble {
+    fn trouble(&mut self, wrong: Wrong<mysql_async::Error>) -> Trouble {
         let error = match wrong {
             Wrong::Late => {
                 // The server ends the transaction when its connection goes.
@@ -111,7 +113,7 @@ impl MySql {
     }
 
     fn simple(&mut self, sql: &str, limit: Duration) -> Result<(), Trouble> {
-        let Some(connection) = &mut self.connection else { return Err(gone()) };
+        let Some(connection) = &mut self.connection else { return Err(Trouble::gone()) };
         let ran = within(&self.runtime, limit, connection.query_drop(sql));
         ran.map_err(|wrong| self.trouble(wrong))
     }
@@ -132,7 +134,7 @@ impl Driver for MySql {
             let is_mariadb = connection.server_version().0 >= 10;
             let collation = if is_mariadb { "utf8mb4_nopad_bin" } else { "utf8mb4_0900_bin" };
             connection.query_drop(format!("SET NAMES utf8mb4 COLLATE {collation}")).await?;
-            Ok((connection, collation))
+            Ok::<_, mysql_async::Error>((connection, collation))
         });
         match opened {
             Ok((connection, collation)) => {
@@ -141,7 +143,7 @@ impl Driver for MySql {
                 self.is_open = false;
                 Ok(())
             }
-            Err(Wrong::Late) => Err(gone()),
+            Err(Wrong::Late) => Err(Trouble::gone()),
             Err(Wrong::Error(error)) => {
                 let source = Arc::new(error);
                 Err(Trouble::Cut(Error::Unavailable { during: "connect".into(), source }))
@@ -160,37 +162,30 @@ impl Driver for MySql {
     }
 
     fn run(&mut self, run: Run<'_>) -> Result<Ran, Trouble> {
-        let Some(connection) = &mut self.connection else { return Err(gone()) };
+        let Some(connection) = &mut self.connection else { return Err(Trouble::gone()) };
         let ran = within(&self.runtime, run.limit, answer(connection, &run));
         ran.map_err(|wrong| self.trouble(wrong))
     }
 
     fn commit(&mut self, events: Vec<Event>, limit: Duration) -> Result<(), Trouble> {
-        let Some(connection) = &mut self.connection else { return Err(gone()) };
+        let Some(connection) = &mut self.connection else { return Err(Trouble::gone()) };
         let told = within(&self.runtime, limit, async {
             for bucket in outbox::buckets(&events) {
                 connection.exec_drop(LOCK_KEY, (bucket,)).await?;
             }
-            let insert = Dialect::MySql.statement(outbox::INSERT).0;
             for event in events {
-                connection.exec_drop(insert.as_str(), given(&event.into_params())).await?;
+                connection
+                    .exec_drop(self.insert_event.as_str(), given(&event.into_params()))
+                    .await?;
             }
             Ok(())
         });
         told.map_err(|wrong| self.trouble(wrong))?;
-        let Some(connection) = &mut self.connection else { return Err(gone()) };
+        let Some(connection) = &mut self.connection else { return Err(Trouble::gone()) };
         let committed = within(&self.runtime, limit, connection.query_drop("COMMIT"));
         self.is_open = false;
         self.unlock_schema();
-        committed.map_err(|wrong| match self.trouble(wrong) {
-            // Whether the commit came to be is not known, so it cannot run again.
-            Trouble::Cut(error) => Trouble::Of(error),
-            Trouble::TimedOut => match gone() {
-                Trouble::Cut(error) => Trouble::Of(error),
-                other => other,
-            },
-            trouble => trouble,
-        })
+        committed.map_err(|wrong| self.trouble(wrong).of_commit())
     }
 
     fn rollback(&mut self) {
@@ -214,27 +209,6 @@ impl Driver for MySql {
         self.has_schema_lock = true;
         Ok(())
     }
-}
-
-enum Wrong {
-    Late,
-    Error(mysql_async::Error),
-}
-
-fn within<T>(
-    runtime: &Runtime,
-    limit: Duration,
-    work: impl Future<Output = Result<T, mysql_async::Error>>,
-) -> Result<T, Wrong> {
-    match runtime.block_on(async { tokio::time::timeout(limit, work).await }) {
-        Ok(done) => done.map_err(Wrong::Error),
-        Err(_) => Err(Wrong::Late),
-    }
-}
-
-fn gone() -> Trouble {
-    let source = std::io::Error::from(std::io::ErrorKind::TimedOut);
-    Trouble::Cut(Error::Unavailable { during: "connect".into(), source: Arc::new(source) })
 }
 
 async fn answer(connection: &mut Conn, run: &Run<'_>) -> Result<Ran, mysql_async::Error> {

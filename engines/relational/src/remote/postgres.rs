@@ -1,6 +1,5 @@
 use std::collections::HashMap;
 use std::error::Error as _;
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::session::{Access, Driver, Ran, Run, Trouble};
 use super::tls;
+use super::wait::{Wrong, runtime, within};
 use crate::dialect::Dialect;
 use crate::outbox::{self, Row as Event};
 use crate::{Config, Error, Row, Value};
@@ -29,6 +29,8 @@ pub(crate) struct Postgres {
     runtime: Runtime,
     client: Option<Client>,
     statements: HashMap<Arc<str>, Statement>,
+    lock_key: Arc<str>,
+    insert_event: Arc<str>,
     phase: Phase,
 }
 
@@ -91,9 +93,11 @@ impl Postgres {
             access,
             settings,
             statements_max: rows.statements_kept_max,
-            runtime: super::runtime()?,
+            runtime: runtime()?,
             client: None,
             statements: HashMap::new(),
+            lock_key: LOCK_KEY.into(),
+            insert_event: Dialect::Postgres.statement(outbox::INSERT).0.into(),
             phase: Phase::Idle,
         })
     }
@@ -110,7 +114,7 @@ impl Postgres {
         if let Some(statement) = self.statements.get(sql) {
             return Ok(statement.clone());
         }
-        let Some(client) = &self.client else { return Err(gone()) };
+        let Some(client) = &self.client else { return Err(Trouble::gone()) };
         let prepared = within(&self.runtime, limit, client.prepare(sql));
         let statement = prepared.map_err(|wrong| self.trouble(wrong))?;
         if self.statements.len() >= self.statements_max {
@@ -121,7 +125,7 @@ impl Postgres {
     }
 
     /// Says PostgreSQL's error in the caller's words, and lets a connection go that is no longer of use.
-    fn trouble(&mut self, wrong: Wrong) -> Trouble {
+    fn trouble(&mut self, wrong: Wrong<tokio_postgres::Error>) -> Trouble {
         let error = match wrong {
             Wrong::Late => {
                 self.cancel();
@@ -197,11 +201,11 @@ impl Driver for Postgres {
                 }
             };
             client.batch_execute(settings).await?;
-            Ok(client)
+            Ok::<_, tokio_postgres::Error>(client)
         });
         match opened {
             Ok(client) => self.client = Some(client),
-            Err(Wrong::Late) => return Err(gone()),
+            Err(Wrong::Late) => return Err(Trouble::gone()),
             Err(Wrong::Error(error)) => {
                 let source = Arc::new(error);
                 return Err(Trouble::Cut(Error::Unavailable { during: "connect".into(), source }));
@@ -219,7 +223,7 @@ impl Driver for Postgres {
         let statement = self.prepare(run.sql, run.limit)?;
         let begin = (self.phase == Phase::Asked).then(|| self.begin_words());
         self.phase = Phase::Open;
-        let Some(client) = &self.client else { return Err(gone()) };
+        let Some(client) = &self.client else { return Err(Trouble::gone()) };
         let params: Vec<Param<'_>> = run.params.iter().map(Param).collect();
         let ran = within(&self.runtime, run.limit, async {
             let ran = answer(client, &statement, &params, run.rows_max);
@@ -241,12 +245,12 @@ impl Driver for Postgres {
         }
         let (mut lock, mut insert) = (None, None);
         if !events.is_empty() {
-            lock = Some(self.prepare(&LOCK_KEY.into(), limit)?);
-            insert =
-                Some(self.prepare(&Dialect::Postgres.statement(outbox::INSERT).0.into(), limit)?);
+            let (lock_key, insert_event) = (self.lock_key.clone(), self.insert_event.clone());
+            lock = Some(self.prepare(&lock_key, limit)?);
+            insert = Some(self.prepare(&insert_event, limit)?);
         }
         let begin = (self.phase == Phase::Asked).then(|| self.begin_words());
-        let Some(client) = &self.client else { return Err(gone()) };
+        let Some(client) = &self.client else { return Err(Trouble::gone()) };
         let mut requests: Vec<BoxFuture<'_, Result<(), tokio_postgres::Error>>> = Vec::new();
         requests.extend(begin.map(|begin| client.batch_execute(begin).boxed()));
         for bucket in outbox::buckets(&events) {
@@ -281,15 +285,7 @@ impl Driver for Postgres {
             Ok(())
         });
         self.phase = Phase::Idle;
-        committed.map_err(|wrong| match self.trouble(wrong) {
-            // Whether the commit came to be is not known, so it cannot run again.
-            Trouble::Cut(error) => Trouble::Of(error),
-            Trouble::TimedOut => match gone() {
-                Trouble::Cut(error) => Trouble::Of(error),
-                other => other,
-            },
-            trouble => trouble,
-        })
+        committed.map_err(|wrong| self.trouble(wrong).of_commit())
     }
 
     fn rollback(&mut self) {
@@ -306,7 +302,7 @@ impl Driver for Postgres {
     fn schema(&mut self, sql: &str, limit: Duration) -> Result<(), Trouble> {
         let begin = (self.phase == Phase::Asked).then(|| self.begin_words());
         self.phase = Phase::Open;
-        let Some(client) = &self.client else { return Err(gone()) };
+        let Some(client) = &self.client else { return Err(Trouble::gone()) };
         let ran = within(&self.runtime, limit, async {
             if let Some(begin) = begin {
                 client.batch_execute(begin).await?;
@@ -319,27 +315,6 @@ impl Driver for Postgres {
     fn lock_schema(&mut self, limit: Duration) -> Result<(), Trouble> {
         self.schema("SELECT pg_advisory_xact_lock(1835101543)", limit)
     }
-}
-
-enum Wrong {
-    Late,
-    Error(tokio_postgres::Error),
-}
-
-fn within<T>(
-    runtime: &Runtime,
-    limit: Duration,
-    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
-) -> Result<T, Wrong> {
-    match runtime.block_on(async { tokio::time::timeout(limit, work).await }) {
-        Ok(done) => done.map_err(Wrong::Error),
-        Err(_) => Err(Wrong::Late),
-    }
-}
-
-fn gone() -> Trouble {
-    let source = std::io::Error::from(std::io::ErrorKind::TimedOut);
-    Trouble::Cut(Error::Unavailable { during: "connect".into(), source: Arc::new(source) })
 }
 
 async fn answer(

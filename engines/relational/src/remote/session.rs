@@ -104,6 +104,27 @@ pub(crate) enum Ended {
     Again(Error),
 }
 
+impl Trouble {
+    /// Nobody answers.
+    pub(crate) fn gone() -> Self {
+        Self::Cut(unanswered())
+    }
+
+    /// The same about a commit: where it is not known whether it came to be, it cannot run again.
+    pub(crate) fn of_commit(self) -> Self {
+        match self {
+            Self::Cut(error) => Self::Of(error),
+            Self::TimedOut => Self::Of(unanswered()),
+            trouble => trouble,
+        }
+    }
+}
+
+fn unanswered() -> Error {
+    let source = std::io::Error::from(std::io::ErrorKind::TimedOut);
+    Error::Unavailable { during: "connect".into(), source: Arc::new(source) }
+}
+
 impl Session {
     pub(crate) fn new(driver: Box<dyn Driver>, shared: &Arc<Shared>) -> Self {
         let closure = Closure {

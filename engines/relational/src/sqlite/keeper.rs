@@ -11,6 +11,7 @@ use rusqlite::wal::CheckpointMode;
 use super::reader::Reader;
 use super::session::{Access, Session, connect};
 use crate::Error;
+use crate::engine::Ends;
 use crate::queue::Queues;
 use crate::shared::Shared;
 use crate::threads::Threads;
@@ -179,11 +180,6 @@ impl Signal {
         self.restart.load(Ordering::Relaxed) && self.restart.swap(false, Ordering::AcqRel)
     }
 
-    pub(crate) fn close(&self) {
-        self.asked.lock().is_closed = true;
-        self.changed.notify_one();
-    }
-
     /// Whether a checkpoint is asked for; nothing once closed.
     fn wait(&self) -> Option<bool> {
         let mut asked = self.asked.lock();
@@ -194,6 +190,13 @@ impl Signal {
             return None;
         }
         Some(std::mem::take(&mut asked.checkpoint))
+    }
+}
+
+impl Ends for Signal {
+    fn end(&self) {
+        self.asked.lock().is_closed = true;
+        self.changed.notify_one();
     }
 }
 
