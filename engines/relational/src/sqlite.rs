@@ -39,7 +39,7 @@ pub(crate) fn start(shared: &Arc<Shared>) -> Result<Engine, Error> {
         slots.push(slot);
     }
     let posts = (queues.clone(), threads.clone());
-    let keeper = Keeper::open(shared, signal.clone(), posts, (write, slots))?;
+    let keeper = Keeper::open(shared, signal, posts, (write, slots))?;
     threads.start("rows-write", move || writer.run())?;
     for reader in readers {
         threads.start("rows-read", move || reader.run())?;
