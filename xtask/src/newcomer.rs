@@ -43,14 +43,18 @@ pub(crate) fn newcomer() -> Result<Report> {
     let size = fs::metadata(clean.path("/home/newcomer/madang/target/release/madang"))?.len();
     report.figure(format!("binary: {size} bytes"));
 
-    let main = clean.path("/home/newcomer/madang/server/src/main.rs");
-    let mut text = fs::read_to_string(&main)?;
-    text.push_str("\n// One line more.\n");
-    fs::write(&main, text)?;
+    // A statement, not a comment, in the room that names all others and is rebuilt by every change.
+    let wiring = clean.path("/home/newcomer/madang/server/src/wiring.rs");
+    let text = fs::read_to_string(&wiring)?;
+    let place = "    let base = &bases.io;\n";
+    ensure!(text.contains(place), "the place for one line more is gone from wiring.rs");
+    let more = format!("{place}    tracing::info!(folder = ?config.data_dir, \"opening\");\n");
+    fs::write(&wiring, text.replacen(place, &more, 1))?;
     let started = Instant::now();
-    clean.run("cd /home/newcomer/madang && cargo build --release -q && git checkout -q server/src/main.rs")?;
+    clean.run("cd /home/newcomer/madang && cargo build --release -q --bin madang")?;
     let warm = started.elapsed();
-    report.bound(warm < REBUILD_MAX, format!("rebuild after one line: {warm:.1?}"));
+    report.bound(warm < REBUILD_MAX, format!("rebuild after one line in wiring.rs: {warm:.1?}"));
+    clean.run("cd /home/newcomer/madang && git checkout -q server/src/wiring.rs")?;
 
     let started = Instant::now();
     let tested = clean.run("cd /home/newcomer/madang && cargo xtask test > /tmp/test.log 2>&1");
