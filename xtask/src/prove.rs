@@ -38,6 +38,7 @@ fn names() -> impl Iterator<Item = &'static str> {
 
 /// Proves the binary of this tree in the release profile, or another one.
 pub(crate) fn prove(name: &str, binary: Option<PathBuf>) -> Result<()> {
+    let built = if binary.is_some() { "a binary that was given" } else { "release profile" };
     let report = if let Some((_, proof)) = HERE.iter().find(|(known, _)| *known == name) {
         proof()?
     } else {
@@ -56,7 +57,7 @@ pub(crate) fn prove(name: &str, binary: Option<PathBuf>) -> Result<()> {
         let evidence = Path::new("docs/proofs").join(name.replace('/', "-"));
         proof(&Ground { binary, evidence, size: Size::Full })?
     };
-    let text = page(name, &report)?;
+    let text = page(name, built, &report)?;
     println!("{text}");
     let file = Path::new("docs/proofs").join(format!("{}.md", name.replace('/', "-")));
     keep(&file, name, &text)?;
@@ -109,11 +110,11 @@ fn keep(file: &Path, name: &str, text: &str) -> Result<()> {
     Ok(std::fs::write(file, format!("{head}\n\n{MARK}\n\n```text\n{text}```\n"))?)
 }
 
-fn page(name: &str, report: &Report) -> Result<String> {
+fn page(name: &str, built: &str, report: &Report) -> Result<String> {
     let mut text = String::new();
     let date = shell::output("date", &["-u", "+%Y-%m-%d"])?;
     let cores = std::thread::available_parallelism()?;
-    writeln!(text, "{} on {cores} cores, release profile", date.trim())?;
+    writeln!(text, "{} on {cores} cores, {built}", date.trim())?;
     for figure in &report.figures {
         writeln!(text, "{figure}")?;
     }

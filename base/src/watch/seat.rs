@@ -33,7 +33,7 @@ struct State {
     turn: u64,
     work: Option<Arc<Work>>,
     seen: Option<Seen>,
-    /// What the thread's niceness was before it was made slow.
+    /// The thread's niceness from before it was made slow.
     niceness: Option<i32>,
 }
 
@@ -161,16 +161,37 @@ impl Thread {
     }
 
     /// Lets every other thread go first; gives the niceness from before.
+    ///
+    /// Niceness says how much processor time the thread has, the policy that a thread which wakes never waits for the
+    /// end of its slice.
     pub fn slow(self) -> Option<i32> {
         // Without a number it would be the thread that asks.
         let thread = Some(self.0?);
         let slowed = getpriority_process(thread)
             .and_then(|before| setpriority_process(thread, NICENESS_MAX).map(|()| before));
-        slowed.inspect_err(|error| tracing::warn!(%error, "its priority stays as it is")).ok()
+        let before = slowed
+            .inspect_err(|error| tracing::warn!(%error, "its priority stays as it is"))
+            .ok()?;
+        if let Err(error) = self.schedule(libc::SCHED_IDLE) {
+            tracing::warn!(%error, "it is last by its niceness only");
+        }
+        Some(before)
     }
 
     fn quicken(self, niceness: i32) -> bool {
-        self.0.is_some() && setpriority_process(self.0, niceness).is_ok()
+        self.0.is_some()
+            && self.schedule(libc::SCHED_OTHER).is_ok()
+            && setpriority_process(self.0, niceness).is_ok()
+    }
+
+    #[allow(unsafe_code, reason = "no safe crate asks this for a thread by its number")]
+    fn schedule(self, policy: libc::c_int) -> std::io::Result<()> {
+        let Some(thread) = self.0 else { return Ok(()) };
+        let parameter = libc::sched_param { sched_priority: 0 };
+        // SAFETY: the kernel reads the parameter, which outlives the call, and checks the number.
+        let done =
+            unsafe { libc::sched_setscheduler(thread.as_raw_pid(), policy, &raw const parameter) };
+        if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
     }
 }
 

@@ -48,6 +48,22 @@ fn reading(hour: u32) -> Value {
     json!({"sensor": "wind", "time": time, "values": {"speed": 7}})
 }
 
+/// A stack where the alert of each of these hours asks for a mail, and one fits.
+fn with_room_for_one_mail(folder: &tempfile::TempDir, hours: std::ops::Range<u32>) -> Stack {
+    let narrow = launch(folder)
+        .environment("MADANG__DELIVERY__UNSENT_MAX", "1")
+        .environment("MADANG__RELATIONAL__COMMAND_ATTEMPTS_MAX", "1");
+    let stack = narrow.start().unwrap();
+    let api = stack.api();
+    sensor(&api);
+    device(&api, "roof-1");
+    rule(&api);
+    for hour in hours {
+        api.post("/v1/devices/roof-1/readings", &reading(hour)).unwrap().ok().unwrap();
+    }
+    stack
+}
+
 #[test]
 fn a_refused_reading_is_replayed_after_its_device_was_registered_and_raises_its_alert_once() {
     let folder = tempfile::tempdir().unwrap();
@@ -83,17 +99,7 @@ fn a_refused_reading_is_replayed_after_its_device_was_registered_and_raises_its_
 #[test]
 fn a_mail_that_found_no_room_is_a_dead_command_and_is_sent_once_after_there_is_room() {
     let folder = tempfile::tempdir().unwrap();
-    let narrow = launch(&folder)
-        .environment("MADANG__DELIVERY__UNSENT_MAX", "1")
-        .environment("MADANG__RELATIONAL__COMMAND_ATTEMPTS_MAX", "1");
-    let stack = narrow.start().unwrap();
-    let api = stack.api();
-    sensor(&api);
-    device(&api, "roof-1");
-    rule(&api);
-    for hour in 6..8 {
-        api.post("/v1/devices/roof-1/readings", &reading(hour)).unwrap().ok().unwrap();
-    }
+    let stack = with_room_for_one_mail(&folder, 6..8);
     let letter =
         within(Duration::from_secs(20), "a dead command", || only(&stack, "command")).unwrap();
     assert_eq!((&letter["handler"], &letter["attempts"]), (&json!("mail.send"), &json!(1)));
@@ -124,17 +130,8 @@ fn a_mail_that_found_no_room_is_a_dead_command_and_is_sent_once_after_there_is_r
 #[test]
 fn the_console_replays_one_and_all_and_discards_after_asking() {
     let folder = tempfile::tempdir().unwrap();
-    let narrow = launch(&folder)
-        .environment("MADANG__DELIVERY__UNSENT_MAX", "1")
-        .environment("MADANG__RELATIONAL__COMMAND_ATTEMPTS_MAX", "1");
-    let stack = narrow.start().unwrap();
+    let stack = with_room_for_one_mail(&folder, 6..9);
     let api = stack.api();
-    sensor(&api);
-    device(&api, "roof-1");
-    rule(&api);
-    for hour in 6..9 {
-        api.post("/v1/devices/roof-1/readings", &reading(hour)).unwrap().ok().unwrap();
-    }
     let letters_become = |count: usize| {
         within(Duration::from_secs(20), "dead letters", || {
             Ok((stack.api().all("/v1/dead-letters")?.len() == count).then_some(()))
