@@ -1,4 +1,5 @@
-//! `first/newcomer`: both commands of the README on a machine that has rustup, git, gcc and make only.
+//! `first/newcomer` and `first/newcomer-test`: the commands of the README, each on a machine of its own that has rustup,
+//! git, gcc and make only.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,16 +15,11 @@ use crate::shell;
 const BUILD_MAX: Duration = Duration::from_mins(25);
 const REBUILD_MAX: Duration = Duration::from_mins(1);
 
-/// Debian by debootstrap in a folder, the toolchain copied in, the committed tree cloned; then `cargo run --release -- serve
-/// --sample` until the console answers, a rebuild after a change of one line, and `cargo xtask test`.
+/// `cargo run --release -- serve --sample` until the console answers, and a rebuild after a change of one line.
 #[allow(clippy::disallowed_methods, reason = "a development tool measures real time")]
 pub(crate) fn newcomer() -> Result<Report> {
     let mut report = Report::default();
-    shell::install(&[("debootstrap", "/usr/sbin/debootstrap")])?;
-    let root = std::env::temp_dir().join(format!("madang-newcomer-{}", std::process::id()));
-    fs::create_dir_all(&root)?;
-    let clean = CleanRoot::make(&root)?;
-
+    let clean = CleanRoot::make()?;
     let started = Instant::now();
     let mut served = clean.start("cd /home/newcomer/madang && exec cargo run --release -- serve --sample > /tmp/serve.log 2>&1")?;
     within_every(
@@ -55,7 +51,14 @@ pub(crate) fn newcomer() -> Result<Report> {
     let warm = started.elapsed();
     report.bound(warm < REBUILD_MAX, format!("rebuild after one line in wiring.rs: {warm:.1?}"));
     clean.run("cd /home/newcomer/madang && git checkout -q server/src/wiring.rs")?;
+    Ok(report)
+}
 
+/// `cargo xtask test`.
+#[allow(clippy::disallowed_methods, reason = "a development tool measures real time")]
+pub(crate) fn newcomer_test() -> Result<Report> {
+    let mut report = Report::default();
+    let clean = CleanRoot::make()?;
     let started = Instant::now();
     let tested = clean.run("cd /home/newcomer/madang && cargo xtask test > /tmp/test.log 2>&1");
     let log = clean.read("/tmp/test.log");
@@ -71,14 +74,17 @@ pub(crate) fn newcomer() -> Result<Report> {
     Ok(report)
 }
 
-/// A Debian of its own in a folder; unmounted and removed when dropped.
+/// A Debian of its own by debootstrap in a folder, the toolchain copied in, the committed tree cloned; unmounted and removed when dropped.
 struct CleanRoot {
     root: PathBuf,
     mounts: Vec<PathBuf>,
 }
 
 impl CleanRoot {
-    fn make(root: &Path) -> Result<Self> {
+    fn make() -> Result<Self> {
+        shell::install(&[("debootstrap", "/usr/sbin/debootstrap")])?;
+        let root = std::env::temp_dir().join(format!("madang-newcomer-{}", std::process::id()));
+        fs::create_dir_all(&root)?;
         let text = root.display().to_string();
         // git, gcc and make as the README asks; the certificates are what rustup's own installer needs.
         shell::run(
@@ -90,7 +96,7 @@ impl CleanRoot {
                 &text,
             ],
         )?;
-        let mut clean = Self { root: root.to_owned(), mounts: vec![] };
+        let mut clean = Self { root, mounts: vec![] };
         for mount in ["/proc", "/sys", "/dev", "/dev/shm"] {
             let target = clean.path(mount);
             fs::create_dir_all(&target)?;

@@ -14,6 +14,7 @@ type Runner = fn() -> Result<Report>;
 /// Proofs that need more than a binary, or less.
 const HERE: &[(&str, Runner)] = &[
     ("first/newcomer", newcomer::newcomer),
+    ("first/newcomer-test", newcomer::newcomer_test),
     ("spine/fence", || example("relational", "fence")),
     ("spine/no-event-lost", || example("relational", "no_event_lost")),
     ("spine/commits", || example("relational", "commits")),

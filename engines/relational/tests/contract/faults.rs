@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use base::{Base, ErrorKind};
-use relational::{Address, Db, Error, Migration, Tx, params};
+use relational::{Address, Config, Db, Error, Migration, Tx, params};
 
 use crate::ground::{Ground, Opened};
 
@@ -16,8 +16,11 @@ const ENDLESS: &str = "WITH RECURSIVE endless (n) AS (SELECT 1 UNION ALL SELECT 
     SELECT COUNT(*) AS n FROM endless";
 
 async fn deeds(ground: &Ground) -> Opened {
-    let limit = Duration::from_millis(400);
-    let opened = ground.open_with(|config| config.read_time_max = limit).await;
+    deeds_with(ground, Config::default().read_time_max).await
+}
+
+async fn deeds_with(ground: &Ground, read_time_max: Duration) -> Opened {
+    let opened = ground.open_with(|config| config.read_time_max = read_time_max).await;
     opened.db.migrate("deeds", TABLES).await.unwrap();
     opened
 }
@@ -39,7 +42,8 @@ async fn done(db: &Db) -> Vec<String> {
 }
 
 pub(crate) async fn a_statement_that_takes_too_long_is_ended(ground: &Ground) {
-    let Opened { db, base, .. } = deeds(ground).await;
+    let limit = Duration::from_secs(1);
+    let Opened { db, base, .. } = deeds_with(ground, limit).await;
     let began = base.clock.instant();
     let endless = db.read(async |read| {
         // MariaDB ends a recursion by itself after a thousand rows, unless it is told otherwise.
@@ -53,7 +57,7 @@ pub(crate) async fn a_statement_that_takes_too_long_is_ended(ground: &Ground) {
     });
     let error = endless.await.unwrap_err();
     assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
-    assert!(base.clock.instant() - began < Duration::from_secs(5));
+    assert!(base.clock.instant() - began < Duration::from_secs(15), "it goes on");
     does(&db, "after".into()).await.unwrap();
     assert_eq!(done(&db).await, ["after"]);
 }
