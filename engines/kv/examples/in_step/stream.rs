@@ -748,7 +748,8 @@ pub(crate) fn run(
             // Outside a transaction it would wait.
             let name = command[0].to_ascii_uppercase();
             match &name[..] {
-                b"MULTI" => is_queueing = true,
+                // A broken MULTI begins nothing.
+                b"MULTI" => is_queueing |= command.len() == 1,
                 b"EXEC" | b"DISCARD" => is_queueing = false,
                 b"BLPOP" | b"BLMOVE"
                     if !is_queueing
