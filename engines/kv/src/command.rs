@@ -2,18 +2,25 @@
 
 mod bits;
 pub(crate) mod connection;
+mod dumps;
+mod geo;
+mod groups;
 mod hashes;
+mod hyperloglog;
 pub(crate) mod keys;
 mod lists;
 pub(crate) mod options;
 mod pubsub;
 mod random;
+mod reading;
 mod server;
 mod sets;
 mod sort;
 mod sorted;
+mod streams;
 mod strings;
 mod table;
+mod waiting;
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -80,6 +87,9 @@ pub(crate) enum Group {
     List,
     Set,
     SortedSet,
+    Stream,
+    HyperLogLog,
+    Geo,
     Bitmap,
     PubSub,
     Transactions,
@@ -96,6 +106,9 @@ impl Group {
             Self::List => "list",
             Self::Set => "set",
             Self::SortedSet => "sorted-set",
+            Self::Stream => "stream",
+            Self::HyperLogLog => "hyperloglog",
+            Self::Geo => "geo",
             Self::Bitmap => "bitmap",
             Self::PubSub => "pubsub",
             Self::Transactions => "transactions",
@@ -113,6 +126,9 @@ impl Group {
             Self::List => "@list",
             Self::Set => "@set",
             Self::SortedSet => "@sortedset",
+            Self::Stream => "@stream",
+            Self::HyperLogLog => "@hyperloglog",
+            Self::Geo => "@geo",
             Self::Bitmap => "@bitmap",
             Self::PubSub => "@pubsub",
             Self::Transactions => "@transaction",
@@ -159,6 +175,11 @@ impl Command {
         {
             keys.extend(range);
         }
+        if matches!(self.name, "xread" | "xreadgroup")
+            && let Some(streams) = reading::streams_at(args)
+        {
+            keys.extend(streams..streams + (args.len() - streams) / 2);
+        }
         if self.name == "sort" {
             let store = (2..args.len()).rev().find(|at| args.is(*at, "STORE"));
             keys.extend(store.map(|at| at + 1).filter(|at| *at < args.len()));
@@ -186,7 +207,12 @@ impl Command {
         ];
         let mut words: Vec<&str> =
             words.into_iter().filter(|(bit, _)| self.has(*bit)).map(|(_, word)| word).collect();
-        if self.counted_at > 0 || self.name == "sort" {
+        if self.counted_at > 0
+            || matches!(
+                self.name,
+                "sort" | "xread" | "xreadgroup" | "georadius" | "georadiusbymember"
+            )
+        {
             words.push("movablekeys");
         }
         words
@@ -222,6 +248,7 @@ struct Lookup {
 
 const SHORT_SLOTS: usize = 2_048;
 const SHORT_BYTES: usize = 16;
+const NAME_BYTES_MAX: usize = 64;
 
 fn lookup() -> &'static Lookup {
     static LOOKUP: OnceLock<Lookup> = OnceLock::new();
@@ -268,7 +295,7 @@ fn slot(packed: u128) -> usize {
 pub(crate) fn find(args: Args<'_>) -> Option<&'static Command> {
     let lookup = lookup();
     let name = args.get(0)?;
-    let packed = pack(name)?;
+    let Some(packed) = pack(name) else { return find_long(name) };
     let mut at = slot(packed);
     loop {
         let (known, index) = lookup.short[at];
@@ -286,8 +313,14 @@ pub(crate) fn find(args: Args<'_>) -> Option<&'static Command> {
     }
 }
 
+/// A command whose name is not short.
+fn find_long(name: &[u8]) -> Option<&'static Command> {
+    let is_name = name.len() <= NAME_BYTES_MAX && !name.contains(&b'|');
+    if is_name { by_name(name) } else { None }
+}
+
 fn find_sub(lookup: &Lookup, name: &[u8], sub: &[u8]) -> Option<&'static Command> {
-    if sub.len() > 64 {
+    if sub.len() > NAME_BYTES_MAX {
         return None;
     }
     let full = [name, b"|", sub].concat().to_ascii_lowercase();

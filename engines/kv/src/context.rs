@@ -161,6 +161,7 @@ impl Ctx<'_> {
     pub(crate) fn put<C: Collection>(&mut self, key: &[u8], collection: C) -> Result<(), Fault> {
         let db = self.session.db;
         if let Some(found) = self.find(key) {
+            self.offer_stream(key, found);
             self.engine.store.remove(db, found);
         }
         let hash = self.hash(key);
@@ -178,12 +179,16 @@ impl Ctx<'_> {
         expiry: Expiry,
     ) -> Result<Found, Fault> {
         let (db, hash) = (self.session.db, self.hash(key));
+        if let Some(found) = found {
+            self.offer_stream(key, found);
+        }
         self.engine.store.set_string(db, (hash, key, found), value, expiry).ok_or(FULL)
     }
 
     /// Takes a key away; says whether it was there.
     pub(crate) fn remove(&mut self, key: &[u8]) -> bool {
         let Some(found) = self.find(key) else { return false };
+        self.offer_stream(key, found);
         self.engine.store.remove(self.session.db, found);
         self.changed(key);
         true
@@ -249,6 +254,12 @@ impl Ctx<'_> {
         if !self.engine.waiting.is_empty() {
             self.engine.offers.push((self.session.db, key.into()));
         }
+    }
+
+    /// A stream goes: who waits as a consumer of its groups is told.
+    #[inline]
+    pub(crate) fn offer_stream(&mut self, key: &[u8], found: Found) {
+        self.engine.offer_stream(self.session.db, found, key);
     }
 
     pub(crate) fn chance(&mut self) -> u64 {

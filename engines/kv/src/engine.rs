@@ -19,6 +19,7 @@ use crate::settings::{Policy, Settings};
 use crate::slow::SlowLog;
 use crate::stats::Stats;
 use crate::store::number::i64_text;
+use crate::store::object::Kind;
 use crate::store::{Found, Store};
 use crate::wire::reply::{Fault, Reply};
 use crate::wire::request::{Args, Limits, Owned, Parsed, Progress, Span, parse};
@@ -587,12 +588,21 @@ impl Engine {
 
     /// Removes an entry whose time has come.
     pub(crate) fn expire(&mut self, db: usize, found: Found, key: &[u8]) {
+        self.offer_stream(db, found, key);
         self.store.remove(db, found);
         self.stats.expired += 1;
         self.log_effect(db, &[b"DEL", key]);
         self.spoil(db, key);
         if self.settings.notify & notify::EXPIRED != 0 {
             self.notify(db, (notify::EXPIRED, "expired", key));
+        }
+    }
+
+    /// A stream goes: who waits as a consumer of its groups is told.
+    #[inline]
+    pub(crate) fn offer_stream(&mut self, db: usize, found: Found, key: &[u8]) {
+        if !self.waiting.is_empty() && self.store.kind(found) == Kind::Stream {
+            self.offers.push((db, key.into()));
         }
     }
 
@@ -745,7 +755,9 @@ impl Engine {
         };
         let before = session.out.bytes.len();
         let (command, errors) = (blocked.command, self.stats.errors);
+        session.is_woken = true;
         self.call(&mut session, command, (blocked.request.args(), NOT_READY, false), turn);
+        session.is_woken = false;
         let waits_again = session.is_blocked();
         // A key that became another kind is no reason to end the waiting, but a wrong target is.
         let is_moved = command.name == "blmove" || command.name == "brpoplpush";

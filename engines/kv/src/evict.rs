@@ -54,6 +54,7 @@ fn evict_one(engine: &mut Engine) -> bool {
     let Some((_, db, key)) = worst else { return false };
     let hash = engine.store.hash_of(&key);
     let Some(found) = engine.store.find(db, hash, &key) else { return false };
+    engine.offer_stream(db, found, &key);
     engine.store.remove(db, found);
     engine.stats.evicted += 1;
     engine.log_effect(db, &[b"DEL", &key]);

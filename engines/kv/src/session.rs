@@ -46,6 +46,8 @@ pub(crate) struct Session {
     /// In this turn it changed something that is not on disk yet.
     pub(crate) has_written: bool,
     pub(crate) is_listed: bool,
+    /// Its command runs again because a key that it waits for changed.
+    pub(crate) is_woken: bool,
 }
 
 pub(crate) enum State {
@@ -141,6 +143,7 @@ impl Session {
             last_command: "NULL",
             has_written: false,
             is_listed: false,
+            is_woken: false,
         }
     }
 

@@ -74,6 +74,10 @@ pub(crate) struct Settings {
     pub(crate) hash_packed: (usize, usize),
     pub(crate) sorted_packed: (usize, usize),
     pub(crate) numbers_max: usize,
+    /// Bytes and entries of a stream's node; 0 is no limit.
+    pub(crate) stream_node: (usize, usize),
+    /// Bytes of a HyperLogLog in its sparse form.
+    pub(crate) sparse_bytes_max: usize,
     /// What is kept and shown only.
     kept: BTreeMap<&'static str, String>,
 }
@@ -88,7 +92,6 @@ const KEPT: &[(&str, &str)] = &[
     ("auto-aof-rewrite-min-size", "67108864"),
     ("busy-reply-threshold", "5000"),
     ("close-on-replica-write", "yes"),
-    ("hll-sparse-max-bytes", "3000"),
     ("latency-monitor-threshold", "0"),
     ("latency-tracking", "yes"),
     ("lazyfree-lazy-eviction", "no"),
@@ -105,8 +108,6 @@ const KEPT: &[(&str, &str)] = &[
     ("repl-min-slaves-to-write", "0"),
     ("sanitize-dump-payload", "no"),
     ("save", ""),
-    ("stream-node-max-bytes", "4096"),
-    ("stream-node-max-entries", "100"),
     ("tcp-keepalive", "300"),
 ];
 
@@ -131,6 +132,8 @@ impl Settings {
             hash_packed: (128, 64),
             sorted_packed: (128, 64),
             numbers_max: 512,
+            stream_node: (4_096, 100),
+            sparse_bytes_max: 3_000,
             kept: KEPT.iter().map(|(name, value)| (*name, (*value).to_owned())).collect(),
         }
     }
@@ -195,6 +198,9 @@ impl Settings {
                 self.sorted_packed.1.to_string()
             }
             "set-max-intset-entries" => self.numbers_max.to_string(),
+            "stream-node-max-bytes" => self.stream_node.0.to_string(),
+            "stream-node-max-entries" => self.stream_node.1.to_string(),
+            "hll-sparse-max-bytes" => self.sparse_bytes_max.to_string(),
             "databases" => crate::engine::DATABASES.to_string(),
             _ => String::new(),
         }
@@ -254,6 +260,9 @@ impl Settings {
                 self.sorted_packed.1 = number(value, 0)?;
             }
             "set-max-intset-entries" => self.numbers_max = number(value, 0)?,
+            "stream-node-max-bytes" => self.stream_node.0 = memory(value)?,
+            "stream-node-max-entries" => self.stream_node.1 = number(value, 0)?,
+            "hll-sparse-max-bytes" => self.sparse_bytes_max = memory(value)?,
             "databases" => return Err("can't set immutable config".into()),
             _ => return Err("Unknown option or number of arguments".into()),
         }
@@ -274,6 +283,7 @@ const ACTING: &[&str] = &[
     "hash-max-listpack-value",
     "hash-max-ziplist-entries",
     "hash-max-ziplist-value",
+    "hll-sparse-max-bytes",
     "lfu-decay-time",
     "lfu-log-factor",
     "maxclients",
@@ -285,6 +295,8 @@ const ACTING: &[&str] = &[
     "set-max-intset-entries",
     "slowlog-log-slower-than",
     "slowlog-max-len",
+    "stream-node-max-bytes",
+    "stream-node-max-entries",
     "timeout",
     "zset-max-listpack-entries",
     "zset-max-listpack-value",

@@ -1,15 +1,21 @@
 //! The data: databases of entries, without clients, clocks or files.
 
 pub(crate) mod arena;
+pub(crate) mod crc64;
+pub(crate) mod dump;
+pub(crate) mod geohash;
 pub(crate) mod glob;
 pub(crate) mod hash;
+pub(crate) mod hyperloglog;
 pub(crate) mod keyhash;
 pub(crate) mod list;
 pub(crate) mod number;
 pub(crate) mod object;
+pub(crate) mod pack;
 pub(crate) mod set;
 pub(crate) mod snapshot;
 pub(crate) mod sorted;
+pub(crate) mod stream;
 pub(crate) mod table;
 
 use arena::{Arena, Ref};

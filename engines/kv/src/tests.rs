@@ -1,6 +1,7 @@
 #[path = "../examples/shared/anybody.rs"]
 mod anybody;
 mod durable;
+mod families;
 mod hostile;
 mod in_step;
 mod listening;
@@ -236,12 +237,18 @@ fn the_account_of_memory_comes_back_to_where_it_was() {
         desk.ask(client, &format!("RPUSH l{round} 1 2 3"));
         desk.ask(client, &format!("SADD set{round} 1 b c"));
         desk.ask(client, &format!("ZADD z{round} 1 a 2 b"));
+        desk.ask(client, &format!("XADD x{round} * a {}", "3".repeat(round * 30)));
+        desk.ask(client, &format!("XGROUP CREATE x{round} g 0"));
+        desk.ask(client, &format!("XREADGROUP GROUP g c STREAMS x{round} >"));
         desk.ask(client, &format!("PEXPIREAT h{round} 9999999999999"));
         desk.ask(client, &format!("COPY z{round} zz{round}"));
     }
     assert!(desk.engine.store.used_bytes() > before + 100_000);
     for round in 0..200 {
-        desk.ask(client, &format!("DEL s{round} h{round} l{round} set{round} z{round} zz{round}"));
+        desk.ask(
+            client,
+            &format!("DEL s{round} h{round} l{round} set{round} z{round} zz{round} x{round}"),
+        );
     }
     // The table keeps its slots.
     assert!(

@@ -4,7 +4,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 /// Templates of a family. `k` is a key, `v` a value, `n` a whole number, `f` a float, `m` a member, `s` a score edge,
-/// `l` a name edge, `t` a moment far away; every other word stands for itself.
+/// `l` a name edge, `t` a moment far away, `id` an entry, `end` an end of a range of them, `gr` a group, `co` a
+/// consumer, `el` one of many elements, `lon` and `lat` a place, `rad` a length, `unit` its unit; every other word stands
+/// for itself.
 pub(crate) const FAMILIES: &[(&str, &[&str])] = &[
     ("strings", STRINGS),
     ("keys", KEYS),
@@ -13,6 +15,10 @@ pub(crate) const FAMILIES: &[(&str, &[&str])] = &[
     ("sets", SETS),
     ("sorted", SORTED),
     ("transactions", TRANSACTIONS),
+    ("streams", STREAMS),
+    ("groups", GROUPS),
+    ("hyperloglog", HYPERLOGLOG),
+    ("geo", GEO),
 ];
 
 const STRINGS: &[&str] = &[
@@ -113,6 +119,13 @@ const KEYS: &[&str] = &[
     "SORT k ALPHA STORE k",
     "SORT_RO k ALPHA",
     "SWAPDB 2 3",
+    "DUMP nokey",
+    "RESTORE k 0 v",
+    "RESTORE k 0 v REPLACE",
+    "RESTORE k -1 v",
+    "RESTORE k x v REPLACE",
+    "RESTORE nokey 0 v IDLETIME -1",
+    "RESTORE nokey 0 v FREQ 300",
 ];
 
 const HASHES: &[&str] = &[
@@ -298,6 +311,191 @@ const TRANSACTIONS: &[&str] = &[
     "SETNX k v",
 ];
 
+const STREAMS: &[&str] = &[
+    "XADD k 1-* m v",
+    "XADD k 2-* m v m v",
+    "XADD k 3-* m v",
+    "XADD k 3-* m v",
+    "XADD k 4-* same 1 other v",
+    "XADD k 4-* same 2 other v",
+    "XADD k id m v",
+    "XADD k id m",
+    "XADD k NOMKSTREAM 4-* m v",
+    "XADD k MAXLEN n 4-* m v",
+    "XADD k MAXLEN = n 4-* m v",
+    "XADD k MAXLEN ~ n 4-* m v",
+    "XADD k MAXLEN ~ n LIMIT n 4-* m v",
+    "XADD k MAXLEN n LIMIT n 4-* m v",
+    "XADD k MINID id 4-* m v",
+    "XADD k MINID ~ id 4-* m v",
+    "XADD k MAXLEN n MINID id 4-* m v",
+    "XADD k LIMIT n 4-* m v",
+    "XADD k x-* m v",
+    "XADD k 18446744073709551615-18446744073709551615 m v",
+    "XLEN k",
+    "XRANGE k - +",
+    "XRANGE k end end",
+    "XRANGE k end end COUNT n",
+    "XREVRANGE k + -",
+    "XREVRANGE k end end COUNT n",
+    "XDEL k id",
+    "XDEL k id id id",
+    "XDEL k 3-1 3-2 4-0",
+    "XTRIM k MAXLEN n",
+    "XTRIM k MAXLEN ~ n",
+    "XTRIM k MAXLEN ~ n LIMIT n",
+    "XTRIM k MINID id",
+    "XTRIM k MINID = id",
+    "XTRIM k LIMIT n",
+    "XTRIM k NOPE n",
+    "XSETID k id",
+    "XSETID k id ENTRIESADDED n",
+    "XSETID k 9-9 ENTRIESADDED 300 MAXDELETEDID id",
+    "XREAD STREAMS k id",
+    "XREAD COUNT n STREAMS k k id id",
+    "XREAD STREAMS k $",
+    "XREAD STREAMS k >",
+    "XREAD STREAMS k k id",
+    "XREAD COUNT n k id",
+    "XREAD GROUP gr co STREAMS k id",
+    "XREAD NOACK STREAMS k id",
+    "XREAD BLOCK x STREAMS k id",
+    "XREAD BLOCK -1 STREAMS k id",
+    "XINFO STREAM k",
+    "XINFO STREAM k FULL",
+    "XINFO STREAM k FULL COUNT n",
+    "XINFO STREAM k FULL NOPE n",
+    "COPY k k REPLACE",
+    "RENAME k k",
+    "OBJECT ENCODING k",
+    "TYPE k",
+    "DEL k",
+    "SET k v",
+    "CONFIG SET stream-node-max-entries 3",
+    "CONFIG SET stream-node-max-entries 100",
+    "CONFIG SET stream-node-max-bytes 300",
+    "CONFIG SET stream-node-max-bytes 4096",
+];
+
+const GROUPS: &[&str] = &[
+    "XADD k 1-* m v",
+    "XADD k 2-* m v",
+    "XADD k 3-* m v",
+    "XADD k 3-* m v",
+    "XADD k 3-* m v",
+    "XADD k 3-* m v",
+    "XDEL k id",
+    "XTRIM k MAXLEN n",
+    "DEL k",
+    "SET k v",
+    "XGROUP CREATE k gr $",
+    "XGROUP CREATE k gr 0",
+    "XGROUP CREATE k gr id MKSTREAM",
+    "XGROUP CREATE k gr id ENTRIESREAD n",
+    "XGROUP CREATE k gr id NOPE",
+    "XGROUP SETID k gr id",
+    "XGROUP SETID k gr $ ENTRIESREAD n",
+    "XGROUP DESTROY k gr",
+    "XGROUP CREATECONSUMER k gr co",
+    "XGROUP DELCONSUMER k gr co",
+    "XGROUP NOPE k gr",
+    "XREADGROUP GROUP gr co STREAMS k >",
+    "XREADGROUP GROUP gr co COUNT n STREAMS k >",
+    "XREADGROUP GROUP gr co COUNT 1 STREAMS k >",
+    "XREADGROUP GROUP gr co COUNT 1 NOACK STREAMS k >",
+    "XREADGROUP GROUP gr co STREAMS k 0",
+    "XREADGROUP GROUP gr co COUNT n STREAMS k k id >",
+    "XREADGROUP GROUP gr co STREAMS k $",
+    "XREADGROUP NOACK COUNT 1 STREAMS k >",
+    "XACK k gr id",
+    "XACK k gr id id id",
+    "XPENDING k gr",
+    "XPENDING k gr - + n",
+    "XPENDING k gr end end 10 co",
+    "XPENDING k gr IDLE 1000000 - + 10",
+    "XPENDING k gr - +",
+    "XCLAIM k gr co 0 id id",
+    "XCLAIM k gr co 0 3-0 3-1 3-2 JUSTID",
+    "XCLAIM k gr co 99999999 id",
+    "XCLAIM k gr co 0 id TIME 1000 RETRYCOUNT n FORCE",
+    "XCLAIM k gr co 0 id FORCE JUSTID LASTID id",
+    "XCLAIM k gr co x id",
+    "XCLAIM k gr co 0 id NOPE",
+    "XAUTOCLAIM k gr co 0 end",
+    "XAUTOCLAIM k gr co 0 0 COUNT n",
+    "XAUTOCLAIM k gr co 0 0 COUNT 2 JUSTID",
+    "XAUTOCLAIM k gr co 99999999 0",
+    "XINFO STREAM k FULL",
+    "XINFO GROUPS k",
+    "XINFO CONSUMERS k gr",
+    "COPY k k REPLACE",
+];
+
+const HYPERLOGLOG: &[&str] = &[
+    "PFADD k el",
+    "PFADD k el el el el el el el el",
+    "PFADD k el el el el el el el el el el el el el el el el el el el el el el el el el el el el el el el el",
+    "PFADD k",
+    "PFCOUNT k",
+    "PFCOUNT k k",
+    "PFCOUNT k k k",
+    "PFMERGE k k",
+    "PFMERGE k k k",
+    "PFMERGE k",
+    "GET k",
+    "STRLEN k",
+    "OBJECT ENCODING k",
+    "DEL k",
+    "SETRANGE bad n v",
+    "PFADD bad el",
+    "PFCOUNT bad",
+    "LPUSH k v",
+    "CONFIG SET hll-sparse-max-bytes 200",
+    "CONFIG SET hll-sparse-max-bytes 3000",
+];
+
+const GEO: &[&str] = &[
+    "GEOADD k lon lat m",
+    "GEOADD k lon lat el lon lat el",
+    "GEOADD k lon lat el lon lat el lon lat el",
+    "GEOADD k NX lon lat m",
+    "GEOADD k XX CH lon lat m",
+    "GEOADD k NX XX lon lat m",
+    "GEOADD k lon lat",
+    "GEOADD k 200 lat m",
+    "GEOPOS k m m",
+    "GEODIST k m m",
+    "GEODIST k m m unit",
+    "GEOHASH k m m",
+    "GEOSEARCH k FROMLONLAT lon lat BYRADIUS rad unit",
+    "GEOSEARCH k FROMLONLAT lon lat BYRADIUS rad unit ASC WITHDIST WITHHASH WITHCOORD",
+    "GEOSEARCH k FROMLONLAT lon lat BYBOX rad rad unit",
+    "GEOSEARCH k FROMLONLAT lon lat BYBOX rad rad unit DESC WITHDIST",
+    "GEOSEARCH k FROMMEMBER m BYRADIUS rad unit COUNT n ASC",
+    "GEOSEARCH k FROMMEMBER m BYRADIUS rad unit COUNT n ANY",
+    "GEOSEARCH k FROMMEMBER m BYRADIUS rad unit ANY",
+    "GEOSEARCH k FROMMEMBER m BYBOX rad rad unit COUNT 3",
+    "GEOSEARCH k FROMMEMBER m FROMLONLAT lon lat BYRADIUS rad unit",
+    "GEOSEARCH k FROMMEMBER m BYRADIUS rad unit BYBOX rad rad unit",
+    "GEOSEARCH k FROMLONLAT lon lat ASC ASC ASC",
+    "GEOSEARCH k BYRADIUS rad unit ASC ASC ASC",
+    "GEOSEARCHSTORE k k FROMLONLAT lon lat BYRADIUS rad unit",
+    "GEOSEARCHSTORE k k FROMMEMBER m BYBOX rad rad unit STOREDIST",
+    "GEOSEARCHSTORE k k FROMMEMBER m BYBOX rad rad unit WITHDIST",
+    "GEORADIUS k lon lat rad unit",
+    "GEORADIUS k lon lat rad unit WITHDIST ASC",
+    "GEORADIUS k lon lat rad unit STORE k",
+    "GEORADIUS k lon lat rad unit STOREDIST k COUNT n",
+    "GEORADIUS_RO k lon lat rad unit COUNT n",
+    "GEORADIUS_RO k lon lat rad unit STORE k",
+    "GEORADIUSBYMEMBER k m rad unit",
+    "GEORADIUSBYMEMBER k m rad unit STORE k WITHDIST",
+    "GEORADIUSBYMEMBER_RO k m rad unit WITHHASH",
+    "ZRANGE k 0 -1 WITHSCORES",
+    "DEL k",
+    "SET k v",
+];
+
 /// A reply, compared by value.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Value {
@@ -417,6 +615,23 @@ fn word(random: &mut Random, word: &str) -> Vec<u8> {
         "s" => random.of(&["-inf", "+inf", "0", "1", "(1", "3", "(4", "5", "100", "x"]).to_owned(),
         "l" => random.of(&["-", "+", "[m1", "(m3", "[m7", "(m9", "z"]).to_owned(),
         "t" => format!("{}", 4_000_000_000_000 + random.below(1_000)),
+        "id" => match random.below(12) {
+            0 => random.of(&["0", "0-0", "5", "x", "-", "+", "3-", "1-x"]).to_owned(),
+            _ => format!("{}-{}", 1 + random.below(4), random.below(12)),
+        },
+        "end" => match random.below(8) {
+            0 => random.of(&["-", "+", "(", "x", "(-", "18446744073709551616"]).to_owned(),
+            1 => format!("{}", random.below(6)),
+            2 => format!("({}-{}", 1 + random.below(4), random.below(12)),
+            _ => format!("{}-{}", 1 + random.below(4), random.below(12)),
+        },
+        "gr" => format!("g{}", random.below(2)),
+        "co" => format!("c{}", random.below(3)),
+        "el" => format!("x{}", random.below(100_000)),
+        "lon" => format!("{}", random.below(3_600_000) as f64 / 10_000.0 - 180.0),
+        "lat" => format!("{}", random.below(1_720_000) as f64 / 10_000.0 - 86.0),
+        "rad" => random.of(&["0", "1", "200", "5000.5", "30000", "1e6", "-1", "x"]).to_owned(),
+        "unit" => random.of(&["m", "km", "km", "ft", "mi", "MI", "x"]).to_owned(),
         other => other.to_owned(),
     };
     text.into_bytes()
@@ -457,6 +672,7 @@ fn settled(command: &[Vec<u8>], value: Value) -> Value {
             | "HVALS"
             | "HSCAN"
     );
+    let value = if name.starts_with('X') { without_moments(&name, value) } else { value };
     let sorted = |value| match value {
         Value::Array(mut all) => {
             all.sort();
@@ -469,6 +685,31 @@ fn settled(command: &[Vec<u8>], value: Value) -> Value {
             Value::Array(parts.into_iter().map(sorted).collect())
         }
         value if is_loose => sorted(value),
+        value => value,
+    }
+}
+
+/// Replies about streams without what depends on the clock.
+fn without_moments(name: &str, value: Value) -> Value {
+    let is_pending = name == "XPENDING";
+    match value {
+        Value::Int(moment) if moment > 1_600_000_000_000 => Value::Int(0),
+        Value::Array(parts) => {
+            let is_idle = |at: usize, parts: &[Value]| {
+                (is_pending && at == 2 && parts.len() == 4 && matches!(parts[1], Value::Bulk(_)))
+                    || (at > 0 && parts[at - 1] == Value::Bulk(b"idle".to_vec()))
+            };
+            let idle: Vec<bool> = (0..parts.len()).map(|at| is_idle(at, &parts)).collect();
+            let parts = parts.into_iter().zip(idle);
+            Value::Array(
+                parts
+                    .map(|(part, is_idle)| match part {
+                        Value::Int(_) if is_idle => Value::Int(0),
+                        part => without_moments(name, part),
+                    })
+                    .collect(),
+            )
+        }
         value => value,
     }
 }
@@ -507,7 +748,8 @@ pub(crate) fn run(
             // Outside a transaction it would wait.
             let name = command[0].to_ascii_uppercase();
             match &name[..] {
-                b"MULTI" => is_queueing = true,
+                // A broken MULTI begins nothing.
+                b"MULTI" => is_queueing |= command.len() == 1,
                 b"EXEC" | b"DISCARD" => is_queueing = false,
                 b"BLPOP" | b"BLMOVE"
                     if !is_queueing

@@ -207,8 +207,8 @@ fn rename_key(ctx: &mut Ctx<'_>, args: Args<'_>, replaces: bool) -> Result<bool,
 }
 
 /// Lets clients that wait for elements look at a key that came whole.
-fn offer_kind(ctx: &mut Ctx<'_>, kind: Kind, key: &[u8]) {
-    if matches!(kind, Kind::List | Kind::Sorted) {
+pub(super) fn offer_kind(ctx: &mut Ctx<'_>, kind: Kind, key: &[u8]) {
+    if matches!(kind, Kind::List | Kind::Sorted | Kind::Stream) {
         ctx.offer(key);
     }
 }
@@ -240,10 +240,15 @@ pub(crate) fn copy(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
             ctx.out().int(0);
             return Ok(());
         }
+        ctx.engine.offer_stream(db, old, to);
         ctx.engine.store.remove(db, old);
     }
     let found = ctx.find(from).ok_or(NO_KEY)?;
+    let kind = ctx.engine.store.kind(found);
     ctx.engine.store.copy(found, (db, to)).ok_or(FULL)?;
+    if !ctx.engine.waiting.is_empty() && kind != Kind::String {
+        ctx.engine.offers.push((db, to.into()));
+    }
     ctx.changed_in(db, to);
     ctx.notify_in(db, GENERIC, "copy_to", to);
     let number = (db - ctx.session.base).to_string();
@@ -321,6 +326,9 @@ fn flush(ctx: &mut Ctx<'_>, args: Args<'_>, dbs: &[usize]) -> Outcome {
         return Err(SYNTAX);
     }
     ctx.engine.spoil_databases(dbs);
+    let places = ctx.engine.waiting.keys();
+    let offers: Vec<_> = places.filter(|(db, _)| dbs.contains(db)).cloned().collect();
+    ctx.engine.offers.extend(offers);
     for &db in dbs {
         if ctx.engine.store.len(db) > 0 {
             ctx.engine.store.flush(db);
@@ -437,6 +445,7 @@ pub(crate) fn encoding(ctx: &Ctx<'_>, found: Found) -> &'static str {
         Object::Sorted(sorted) if sorted.is_packed(settings.sorted_packed) => "listpack",
         Object::Sorted(_) => "skiplist",
         Object::List(_) => "quicklist",
+        Object::Stream(_) => "stream",
         Object::Set(set) if set.is_numbers(settings.numbers_max) => "intset",
         _ => "hashtable",
     }

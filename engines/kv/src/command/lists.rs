@@ -1,14 +1,14 @@
-//! Commands on lists, and those that wait for elements.
+//! Commands on lists.
 
-use super::options::{integer, numbered_keys, range, timeout};
-use crate::command::by_name;
+use super::options::{integer, range, timeout};
+use super::waiting::{MultiPop, pop_first, wait};
 use crate::context::{Ctx, Outcome};
 use crate::notify::{GENERIC, LIST};
-use crate::session::{Blocked, Timeout};
+use crate::session::Timeout;
 use crate::store::list::{End, List};
 use crate::store::number::parse_i64;
 use crate::wire::reply::{Fault, NO_KEY, OUT_OF_RANGE, SYNTAX};
-use crate::wire::request::{Args, Owned};
+use crate::wire::request::Args;
 
 const NOT_POSITIVE: &str = "ERR value is out of range, must be positive";
 
@@ -348,61 +348,18 @@ fn relay(
     Ok(true)
 }
 
-/// Where LMPOP's and BLMPOP's arguments say to look.
-fn multi_pop(args: Args<'_>, at: usize) -> Result<(Vec<usize>, End, usize), Fault> {
-    let keys = numbered_keys(args, at)
-        .map_err(|fault| if fault.0.contains("greater than number") { SYNTAX } else { fault })?;
-    let end = end_of(args, keys.end)?;
-    let mut count = 1;
-    let after = keys.end + 1;
-    if after < args.len() {
-        if !args.is(after, "COUNT") || after + 2 > args.len() {
-            return Err(SYNTAX);
-        }
-        let given = parse_i64(args.at(after + 1)).and_then(|count| usize::try_from(count).ok());
-        count = given.filter(|count| *count > 0).ok_or("ERR count should be greater than 0")?;
-        if after + 2 != args.len() {
-            return Err(SYNTAX);
-        }
-    }
-    Ok((keys.collect(), end, count))
-}
+const ENDS: [&str; 2] = ["LEFT", "RIGHT"];
 
-fn pop_first(ctx: &mut Ctx<'_>, keys: &[&[u8]], end: End, count: usize) -> Result<bool, Fault> {
-    for key in keys {
-        if ctx.collection::<List>(key)?.is_none() {
-            continue;
-        }
-        let popped = take(ctx, key, end, count)?;
-        let out = ctx.out();
-        out.array(2);
-        out.bulk(key);
-        out.array(popped.len());
-        for element in &popped {
-            out.bulk(element);
-        }
-        return Ok(true);
-    }
-    Ok(false)
+fn take_first(ctx: &mut Ctx<'_>, key: &[u8], pop: &MultiPop<'_>) -> Result<Vec<Box<[u8]>>, Fault> {
+    take(ctx, key, if pop.is_second { End::Right } else { End::Left }, pop.count)
 }
 
 pub(crate) fn lmpop(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
-    let (places, end, count) = multi_pop(args, 1)?;
-    let keys: Vec<&[u8]> = places.into_iter().map(|at| args.at(at)).collect();
-    if !pop_first(ctx, &keys, end, count)? {
-        ctx.out().null_array();
-    }
-    Ok(())
+    pop_first::<List, _>(ctx, args, (1, ENDS), take_first, |out, element| out.bulk(element))
 }
 
 pub(crate) fn blmpop(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
-    let deadline = timeout(ctx.now, args.at(1))?;
-    let (places, end, count) = multi_pop(args, 2)?;
-    let keys: Vec<&[u8]> = places.into_iter().map(|at| args.at(at)).collect();
-    if !pop_first(ctx, &keys, end, count)? {
-        wait(ctx, args, &keys, (deadline, Timeout::NullArray));
-    }
-    Ok(())
+    pop_first::<List, _>(ctx, args, (2, ENDS), take_first, |out, element| out.bulk(element))
 }
 
 pub(crate) fn blpop(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
@@ -452,24 +409,4 @@ fn blocking_move(
         wait(ctx, args, &[args.at(1)], (deadline, Timeout::Null));
     }
     Ok(())
-}
-
-/// Lets the client wait until one of the keys has something; within a transaction it gets what it would at the end.
-pub(crate) fn wait(
-    ctx: &mut Ctx<'_>,
-    args: Args<'_>,
-    keys: &[&[u8]],
-    (deadline, on_timeout): (Option<i64>, Timeout),
-) {
-    let command = by_name(args.at(0)).filter(|_| !ctx.is_nested);
-    let Some(command) = command else {
-        match on_timeout {
-            Timeout::NullArray => ctx.out().null_array(),
-            Timeout::Null => ctx.out().null(),
-        }
-        return;
-    };
-    let keys = keys.iter().map(|key| Box::from(*key)).collect();
-    let blocked = Blocked { command, request: Owned::new(args.iter()), keys, deadline, on_timeout };
-    ctx.engine.block(ctx.session, blocked);
 }

@@ -232,7 +232,7 @@ pub(crate) fn config_get(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
 
 pub(crate) fn config_set(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     if !args.len().is_multiple_of(2) {
-        return Err("ERR wrong number of arguments for 'config|set' command".into());
+        return Err(SYNTAX);
     }
     let pairs: Vec<(String, String)> = (2..args.len())
         .step_by(2)

@@ -154,7 +154,8 @@ fn weight(ctx: &mut Ctx<'_>, element: &[u8], options: &Options<'_>) -> Result<We
     match value {
         None => Ok(Weight::Number(0.0)),
         Some(text) if text.is_empty() => Ok(Weight::Number(0.0)),
-        Some(text) => parse_f64(&text)
+        // Blanks before a number are taken, as `strtod` takes them.
+        Some(text) => parse_f64(text.trim_ascii_start())
             .map(Weight::Number)
             .ok_or_else(|| "ERR One or more scores can't be converted into double".into()),
     }

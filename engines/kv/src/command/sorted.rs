@@ -1,8 +1,8 @@
 //! Commands on sorted sets.
 
-use super::lists::wait;
 use super::options::{Scan, cursor, integer, nothing_scanned, numbered_keys, range, timeout};
 use super::random::{Wanted, picks, wanted};
+use super::waiting::{MultiPop, pop_first, wait};
 use crate::context::{Ctx, Outcome};
 use crate::notify::{GENERIC, SORTED};
 use crate::session::Timeout;
@@ -14,12 +14,12 @@ use crate::wire::request::Args;
 
 #[derive(Default)]
 #[allow(clippy::struct_excessive_bools, reason = "each is an option of its own")]
-struct AddOptions {
-    missing: bool,
-    exists: bool,
+pub(super) struct AddOptions {
+    pub(super) missing: bool,
+    pub(super) exists: bool,
     greater: bool,
     less: bool,
-    counts_changes: bool,
+    pub(super) counts_changes: bool,
     increments: bool,
 }
 
@@ -72,7 +72,13 @@ pub(crate) fn zincrby(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     add(ctx, args.at(1), &[(by, args.at(3))], &options)
 }
 
-fn add(ctx: &mut Ctx<'_>, key: &[u8], pairs: &[(f64, &[u8])], options: &AddOptions) -> Outcome {
+/// Adds members with scores, with events and effect, and answers how many.
+pub(super) fn add(
+    ctx: &mut Ctx<'_>,
+    key: &[u8],
+    pairs: &[(f64, &[u8])],
+    options: &AddOptions,
+) -> Outcome {
     let mut effect: Vec<Vec<u8>> = Vec::new();
     let (mut added, mut changed) = (0, 0);
     let mut last = Added::Refused;
@@ -629,71 +635,28 @@ fn blocking_pop(ctx: &mut Ctx<'_>, args: Args<'_>, from_top: bool) -> Outcome {
     Ok(())
 }
 
-/// Keys, end and count of ZMPOP and BZMPOP.
-fn multi_pop(args: Args<'_>, at: usize) -> Result<(Vec<usize>, bool, usize), Fault> {
-    let keys = numbered_keys(args, at)
-        .map_err(|fault| if fault.0.contains("greater than number") { SYNTAX } else { fault })?;
-    let from_top = match () {
-        () if args.is(keys.end, "MIN") => false,
-        () if args.is(keys.end, "MAX") => true,
-        () => return Err(SYNTAX),
-    };
-    let (after, mut count) = (keys.end + 1, 1);
-    if after < args.len() {
-        if !args.is(after, "COUNT") || after + 2 > args.len() {
-            return Err(SYNTAX);
-        }
-        let given = parse_i64(args.at(after + 1)).and_then(|count| usize::try_from(count).ok());
-        count = given.filter(|count| *count > 0).ok_or("ERR count should be greater than 0")?;
-        if after + 2 != args.len() {
-            return Err(SYNTAX);
-        }
-    }
-    Ok((keys.collect(), from_top, count))
+const ENDS: [&str; 2] = ["MIN", "MAX"];
+
+fn take_first(
+    ctx: &mut Ctx<'_>,
+    key: &[u8],
+    pop: &MultiPop<'_>,
+) -> Result<Vec<(Vec<u8>, f64)>, Fault> {
+    take(ctx, key, pop.is_second, pop.count)
 }
 
-fn pop_first(
-    ctx: &mut Ctx<'_>,
-    keys: &[&[u8]],
-    from_top: bool,
-    count: usize,
-) -> Result<bool, Fault> {
-    for key in keys {
-        if ctx.collection::<Sorted>(key)?.is_none() {
-            continue;
-        }
-        let popped = take(ctx, key, from_top, count)?;
-        let out = ctx.out();
-        out.array(2);
-        out.bulk(key);
-        out.array(popped.len());
-        for (member, score) in &popped {
-            out.array(2);
-            out.bulk(member);
-            out.double(*score);
-        }
-        return Ok(true);
-    }
-    Ok(false)
+fn write_pair(out: &mut Reply, (member, score): &(Vec<u8>, f64)) {
+    out.array(2);
+    out.bulk(member);
+    out.double(*score);
 }
 
 pub(crate) fn zmpop(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
-    let (places, from_top, count) = multi_pop(args, 1)?;
-    let keys: Vec<&[u8]> = places.into_iter().map(|at| args.at(at)).collect();
-    if !pop_first(ctx, &keys, from_top, count)? {
-        ctx.out().null_array();
-    }
-    Ok(())
+    pop_first::<Sorted, _>(ctx, args, (1, ENDS), take_first, write_pair)
 }
 
 pub(crate) fn bzmpop(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
-    let deadline = timeout(ctx.now, args.at(1))?;
-    let (places, from_top, count) = multi_pop(args, 2)?;
-    let keys: Vec<&[u8]> = places.into_iter().map(|at| args.at(at)).collect();
-    if !pop_first(ctx, &keys, from_top, count)? {
-        wait(ctx, args, &keys, (deadline, Timeout::NullArray));
-    }
-    Ok(())
+    pop_first::<Sorted, _>(ctx, args, (2, ENDS), take_first, write_pair)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

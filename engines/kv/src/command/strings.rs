@@ -386,6 +386,12 @@ pub(crate) fn incrbyfloat(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
 const LCS_CELLS_MAX: usize = 1 << 28;
 
 pub(crate) fn lcs(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
+    let text = |ctx: &mut Ctx<'_>, key| -> Result<Vec<u8>, Fault> {
+        let not_string = || Fault::from("ERR The specified keys must contain string values");
+        let found = ctx.string(key).map_err(|_| not_string())?;
+        Ok(found.map(|found| ctx.engine.store.string(found).to_vec()).unwrap_or_default())
+    };
+    let (a, b) = (text(ctx, args.at(1))?, text(ctx, args.at(2))?);
     let (mut wants_length, mut wants_places, mut with_lengths, mut least) =
         (false, false, false, 0);
     let mut at = 3;
@@ -405,12 +411,6 @@ pub(crate) fn lcs(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     if wants_length && wants_places {
         return Err("ERR If you want both the length and indexes, please just use IDX.".into());
     }
-    let text = |ctx: &mut Ctx<'_>, key| -> Result<Vec<u8>, Fault> {
-        let not_string = || Fault::from("ERR The specified keys must contain string values");
-        let found = ctx.string(key).map_err(|_| not_string())?;
-        Ok(found.map(|found| ctx.engine.store.string(found).to_vec()).unwrap_or_default())
-    };
-    let (a, b) = (text(ctx, args.at(1))?, text(ctx, args.at(2))?);
     if (a.len() + 1).saturating_mul(b.len() + 1) > LCS_CELLS_MAX {
         return Err(
             "ERR Insufficient memory, transient memory for LCS exceeds proto-max-bulk-len".into()

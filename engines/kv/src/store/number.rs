@@ -61,23 +61,30 @@ pub(crate) fn i64_text(value: i64) -> Vec<u8> {
 
 /// C's `%.17g`.
 pub(crate) fn f64_text(value: f64) -> String {
+    general(value, 17)
+}
+
+/// C's `%.Ng`, with 17 digits at most.
+pub(crate) fn general(value: f64, digits: usize) -> String {
     if value.is_infinite() {
         return if value > 0.0 { "inf".to_owned() } else { "-inf".to_owned() };
     }
     if value.is_nan() {
         return "nan".to_owned();
     }
-    if value.abs() < 1e17 && value.fract() == 0.0 && (value != 0.0 || value.is_sign_positive()) {
+    let wide = digits as i32;
+    let is_whole = value.abs() < 10f64.powi(wide) && value.fract() == 0.0;
+    if is_whole && (value != 0.0 || value.is_sign_positive()) {
         return format!("{}", value as i64);
     }
-    let scientific = format!("{value:.16e}");
+    let scientific = format!("{value:.*e}", digits.saturating_sub(1));
     let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
     let (sign, mantissa) = mantissa.strip_prefix('-').map_or(("", mantissa), |rest| ("-", rest));
     let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
     let digits = digits.trim_end_matches('0');
     let digits = if digits.is_empty() { "0" } else { digits };
-    if !(-4..17).contains(&exponent) {
+    if !(-4..wide).contains(&exponent) {
         let (first, rest) = digits.split_at(1);
         let dot = if rest.is_empty() { "" } else { "." };
         let mark = if exponent < 0 { '-' } else { '+' };

@@ -4,6 +4,7 @@ use super::hash::Hash;
 use super::list::List;
 use super::set::Set;
 use super::sorted::Sorted;
+use super::stream::Stream;
 
 /// What kind of value an entry has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +14,7 @@ pub(crate) enum Kind {
     List,
     Set,
     Sorted,
+    Stream,
 }
 
 impl Kind {
@@ -23,6 +25,7 @@ impl Kind {
             Self::List => 2,
             Self::Set => 3,
             Self::Sorted => 4,
+            Self::Stream => 5,
         }
     }
 
@@ -33,6 +36,7 @@ impl Kind {
             2 => Self::List,
             3 => Self::Set,
             4 => Self::Sorted,
+            5 => Self::Stream,
             _ => Self::String,
         }
     }
@@ -45,6 +49,7 @@ impl Kind {
             Self::List => "list",
             Self::Set => "set",
             Self::Sorted => "zset",
+            Self::Stream => "stream",
         }
     }
 }
@@ -57,6 +62,7 @@ pub(crate) enum Object {
     List(Box<List>),
     Set(Box<Set>),
     Sorted(Box<Sorted>),
+    Stream(Box<Stream>),
 }
 
 /// A kind of value that is not a string.
@@ -66,13 +72,14 @@ pub(crate) trait Collection: Default {
     fn of(object: &Object) -> Option<&Self>;
     fn of_mut(object: &mut Object) -> Option<&mut Self>;
     fn wrap(self) -> Object;
+    /// Its key goes when it is.
     fn is_empty(&self) -> bool;
     /// About what it holds of memory.
     fn bytes(&self) -> usize;
 }
 
 macro_rules! collection {
-    ($name:ident) => {
+    ($name:ident, $is_empty:expr) => {
         impl Collection for $name {
             const KIND: Kind = Kind::$name;
 
@@ -89,7 +96,8 @@ macro_rules! collection {
             }
 
             fn is_empty(&self) -> bool {
-                self.len() == 0
+                let is_empty: fn(&Self) -> bool = $is_empty;
+                is_empty(self)
             }
 
             fn bytes(&self) -> usize {
@@ -98,10 +106,12 @@ macro_rules! collection {
         }
     };
 }
-collection!(Hash);
-collection!(List);
-collection!(Set);
-collection!(Sorted);
+collection!(Hash, |hash| hash.len() == 0);
+collection!(List, |list| list.len() == 0);
+collection!(Set, |set| set.len() == 0);
+collection!(Sorted, |sorted| sorted.len() == 0);
+// A stream without entries has its last id and its groups.
+collection!(Stream, |_| false);
 
 impl Object {
     pub(crate) fn kind(&self) -> Kind {
@@ -110,6 +120,7 @@ impl Object {
             Self::List(_) => Kind::List,
             Self::Set(_) => Kind::Set,
             Self::Sorted(_) => Kind::Sorted,
+            Self::Stream(_) => Kind::Stream,
         }
     }
 
@@ -120,6 +131,7 @@ impl Object {
             Self::List(inner) => inner.bytes(),
             Self::Set(inner) => inner.bytes(),
             Self::Sorted(inner) => inner.bytes(),
+            Self::Stream(inner) => inner.bytes(),
         }
     }
 }

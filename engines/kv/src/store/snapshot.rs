@@ -133,6 +133,12 @@ pub(crate) fn put_object(out: &mut Vec<u8>, db: usize, key: &[u8], object: &Obje
         Object::Hash(hash) => (b"HSET", hash.iter().flat_map(|(f, v)| [f, v]).collect()),
         Object::List(list) => (b"RPUSH", list.iter().collect()),
         Object::Set(set) => (b"SADD", set.iter().collect()),
+        Object::Stream(_) => {
+            // Its ids, groups and what is pending have no other way in.
+            let payload = super::dump::write_object(object);
+            put(out, db, &[b"RESTORE", key, b"0", &payload, b"REPLACE"]);
+            return;
+        }
         Object::Sorted(sorted) => {
             let texts: Vec<(String, &[u8])> =
                 sorted.iter().map(|(m, s)| (f64_text(s), m)).collect();

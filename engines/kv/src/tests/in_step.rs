@@ -4,13 +4,13 @@ use std::process::{Child, Command, Stdio};
 use super::stream::{Client, FAMILIES, run};
 use super::{House, folder, relaxed};
 
-struct Redis {
+pub(super) struct Redis {
     child: Child,
-    address: SocketAddr,
+    pub(super) address: SocketAddr,
 }
 
 impl Redis {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let child = Command::new("redis-server")
             .args(["--port", &address.port().to_string(), "--save", "", "--appendonly", "no"])

@@ -126,12 +126,16 @@ impl Reply {
     }
 
     pub(crate) fn double(&mut self, value: f64) {
-        let text = f64_text(value);
+        self.decimal(&f64_text(value));
+    }
+
+    /// A number that is written out already, in RESP2 as text.
+    pub(crate) fn decimal(&mut self, text: &str) {
         if self.is_resp3 {
             self.bytes.push(b',');
             self.line(text.as_bytes());
         } else {
-            self.text(&text);
+            self.text(text);
         }
     }
 
