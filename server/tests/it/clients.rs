@@ -118,15 +118,17 @@ fn redis_cli_keeps_values_through_kill_9_and_only_with_the_key() {
     assert_eq!(redis_cli(&stack, &password, &["SET", "greeting", "안녕"]), "OK");
     assert_eq!(redis_cli(&stack, &password, &["RPUSH", "steps", "one", "two"]), "2");
     assert_eq!(redis_cli(&stack, &password, &["ZADD", "scores", "3", "mina", "5", "joon"]), "2");
+    assert_eq!(redis_cli(&stack, &password, &["XADD", "walk", "1-1", "step", "one"]), "1-1");
     let stranger = redis_cli(&stack, "nobody:wrong", &["GET", "greeting"]);
     assert!(stranger.contains("WRONGPASS") || stranger.contains("NOAUTH"), "{stranger}");
     assert!(!stranger.contains("안녕"), "{stranger}");
-    let refused = redis_cli(&stack, &password, &["XADD", "stream", "*", "a", "1"]);
+    let refused = redis_cli(&stack, &password, &["EVAL", "return 1", "0"]);
     assert!(refused.starts_with("ERR unknown command"), "{refused}");
     stack.kill().unwrap();
     let stack = launch(&folder).start().unwrap();
     let password = stack.resp_password();
     assert_eq!(redis_cli(&stack, password, &["--raw", "GET", "greeting"]), "안녕");
+    assert_eq!(redis_cli(&stack, password, &["--raw", "XRANGE", "walk", "-", "+"]), "1-1\nstep\none");
     assert_eq!(redis_cli(&stack, password, &["--raw", "LRANGE", "steps", "0", "-1"]), "one\ntwo");
     assert_eq!(redis_cli(&stack, password, &["--raw", "ZRANK", "scores", "joon"]), "1");
 }
