@@ -128,7 +128,10 @@ fn redis_cli_keeps_values_through_kill_9_and_only_with_the_key() {
     let stack = launch(&folder).start().unwrap();
     let password = stack.resp_password();
     assert_eq!(redis_cli(&stack, password, &["--raw", "GET", "greeting"]), "안녕");
-    assert_eq!(redis_cli(&stack, password, &["--raw", "XRANGE", "walk", "-", "+"]), "1-1\nstep\none");
+    assert_eq!(
+        redis_cli(&stack, password, &["--raw", "XRANGE", "walk", "-", "+"]),
+        "1-1\nstep\none"
+    );
     assert_eq!(redis_cli(&stack, password, &["--raw", "LRANGE", "steps", "0", "-1"]), "one\ntwo");
     assert_eq!(redis_cli(&stack, password, &["--raw", "ZRANK", "scores", "joon"]), "1");
 }
