@@ -202,8 +202,7 @@ fn broken(target: &Target, reason: &dyn Display) -> Error {
 
 /// The public certificate authorities and those that the configuration names.
 async fn tls(egress: &Egress) -> Result<ClientConfig, Error> {
-    let mut roots =
-        RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect() };
+    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     if let Some(path) = &egress.certificate_authorities {
         let wrong = |error: &dyn Display| {
             let path = path.display();

@@ -217,7 +217,7 @@ async fn serve(
             let rest = "content-length: 9\r\n";
             stream.write_all((head(status, rest) + "half").as_bytes()).await?;
             stream.flush().await?;
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
         Script::Flood(status) => {
             stream.write_all(head(status, "").as_bytes()).await?;
