@@ -1,11 +1,12 @@
 //! One room's handle becomes another's need. This file is the map of couplings.
 
-use base::Timestamp;
 use base::access::{Principal, Refused, Subject};
+use base::{OrganisationId, Timestamp};
 use bytes::Bytes;
-use delivery::{Delivery, EmailAddress, OutgoingMail};
+use delivery::{Delivery, EmailAddress, EndpointId, OutgoingEvent, OutgoingMail};
 use devices::{
-    Devices, IssuedKey, KeyIssuer, KeyRequest, Mail, Mailer, NeedError, Outcome, TxFuture,
+    Devices, IssuedKey, KeyIssuer, KeyRequest, NeedError, Notice, Notifier, Outcome, Recipient,
+    TxFuture,
 };
 use edge::{Begun, BoxFuture, Claims, Keyed, Sessions};
 use identity::{Grant, Identity, NewKey};
@@ -33,13 +34,17 @@ impl Intake for Readings {
     }
 }
 
-/// Alerts are mailed by a command, so that a full queue of mails delays a mail and does not lose it.
-pub(crate) struct AlertMails;
+/// Alerts are told by commands, so that a full queue of messages delays one and does not lose it.
+pub(crate) struct AlertNotices(pub(crate) Delivery);
 
 /// Puts a mail into the queue of those that go out.
 const SEND_MAIL: &str = "mail.send";
+/// What endpoints are told of an alert.
+const ALERT_RAISED: &str = "alert.raised";
+/// Puts an event for one endpoint into its queue.
+const TELL_ENDPOINT: &str = "endpoint.tell";
 
-/// What the command carries.
+/// What the first carries.
 #[derive(Serialize, Deserialize)]
 struct MailToSend {
     to: String,
@@ -47,22 +52,81 @@ struct MailToSend {
     body: String,
 }
 
-impl Mailer for AlertMails {
+/// What the second carries.
+#[derive(Serialize, Deserialize)]
+struct EventToTell {
+    endpoint: String,
+    event_type: String,
+    /// In microseconds since 1970.
+    occurred: i64,
+    text: String,
+    data: serde_json::Value,
+}
+
+impl Notifier for AlertNotices {
     fn accepts(&self, address: &str) -> bool {
         address.parse::<EmailAddress>().is_ok()
+    }
+
+    fn knows<'a>(
+        &'a self,
+        organisation: OrganisationId,
+        endpoint: &'a str,
+    ) -> BoxFuture<'a, Result<bool, NeedError>> {
+        Box::pin(async move {
+            let Ok(id) = endpoint.parse::<EndpointId>() else { return Ok(false) };
+            match self.0.endpoint(organisation, id).await {
+                Ok(_) => Ok(true),
+                Err(error) if error.kind() == base::ErrorKind::NotFound => Ok(false),
+                Err(error) => Err(NeedError { kind: error.kind(), source: error.into() }),
+            }
+        })
     }
 
     fn enqueue<'a>(
         &'a self,
         tx: &'a mut Tx,
-        mail: &'a Mail,
+        notice: &'a Notice,
     ) -> TxFuture<'a, Result<(), NeedError>> {
         Box::pin(async move {
-            let Mail { organisation, to, subject, body, key } = mail.clone();
-            let payload = serde_json::to_vec(&MailToSend { to, subject, body });
+            let Notice { organisation, to, subject, body, occurred, alert, key } = notice.clone();
+            let data: serde_json::Value = serde_json::from_str(&alert).map_err(|error| {
+                NeedError { kind: base::ErrorKind::Internal, source: error.into() }
+            })?;
+            let event_type = ALERT_RAISED.to_owned();
+            let (name, payload) = match to {
+                Recipient::Subscribers => {
+                    let event = OutgoingEvent {
+                        organisation,
+                        endpoint: EndpointId::fixed(0),
+                        event_type,
+                        occurred,
+                        text: format!("{subject}\n{body}"),
+                        data,
+                        idempotency_key: key.to_string(),
+                    };
+                    return match self.0.publish(tx, &event).await {
+                        Ok(_) => Ok(()),
+                        Err(error) => Err(NeedError { kind: error.kind(), source: error.into() }),
+                    };
+                }
+                Recipient::Email(to) => {
+                    (SEND_MAIL, serde_json::to_vec(&MailToSend { to, subject, body }))
+                }
+                Recipient::Endpoint(endpoint) => {
+                    let event = EventToTell {
+                        endpoint,
+                        event_type,
+                        occurred: occurred.micros(),
+                        text: format!("{subject}\n{body}"),
+                        data,
+                    };
+                    (TELL_ENDPOINT, serde_json::to_vec(&event))
+                }
+            };
             let command = NewCommand {
                 organisation,
-                name: SEND_MAIL,
+                name,
                 key: key.to_string(),
                 payload: payload.expect("texts always become JSON"),
                 not_before: None,
@@ -80,10 +144,8 @@ pub(crate) fn handle_commands(
     commands: &mut Commands,
     delivery: Delivery,
 ) -> Result<(), relational::Error> {
+    let mails = delivery.clone();
     commands.handle(SEND_MAIL, async move |tx, command| {
-        let invalid = |error: &(dyn std::error::Error + 'static)| {
-            Unhandled::new(base::ErrorKind::Invalid, error)
-        };
         let mail: MailToSend =
             serde_json::from_slice(&command.payload).map_err(|error| invalid(&error))?;
         let mail = OutgoingMail {
@@ -93,10 +155,33 @@ pub(crate) fn handle_commands(
             body_text: mail.body,
             idempotency_key: command.key.clone(),
         };
-        let enqueued = delivery.enqueue(tx, mail).await;
+        let enqueued = mails.enqueue(tx, mail).await;
         enqueued.map_err(|error| Unhandled::new(error.kind(), &error))?;
         Ok(())
+    })?;
+    commands.handle(TELL_ENDPOINT, async move |tx, command| {
+        let event: EventToTell =
+            serde_json::from_slice(&command.payload).map_err(|error| invalid(&error))?;
+        let event = OutgoingEvent {
+            organisation: command.organisation,
+            endpoint: event.endpoint.parse::<EndpointId>().map_err(|error| invalid(&error))?,
+            event_type: event.event_type,
+            occurred: Timestamp::from_micros(event.occurred),
+            text: event.text,
+            data: event.data,
+            idempotency_key: command.key.clone(),
+        };
+        match delivery.enqueue(tx, event).await {
+            Ok(_) => Ok(()),
+            // Deleted since the rule named it: no later attempt finds it.
+            Err(error @ delivery::Error::NoEndpoint(_)) => Err(invalid(&error)),
+            Err(error) => Err(Unhandled::new(error.kind(), &error)),
+        }
     })
+}
+
+fn invalid(error: &(dyn std::error::Error + 'static)) -> Unhandled {
+    Unhandled::new(base::ErrorKind::Invalid, error)
 }
 
 /// Devices get keys of their own.

@@ -2,6 +2,7 @@
 
 mod console;
 mod dead_letters;
+mod endpoints;
 mod health;
 mod keys;
 mod messages;
@@ -57,6 +58,7 @@ impl Doors {
             .join(overview::routes(self))
             .join(sql::routes(self))
             .join(messages::routes(self))
+            .join(endpoints::routes(self))
             .join(dead_letters::routes(self))
             .join(health::routes(self));
         match &self.added {

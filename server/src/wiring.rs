@@ -18,7 +18,7 @@ use mqtt::Mqtt;
 use relational::{Commands, Db};
 use results::Results;
 
-use crate::adapters::{AlertMails, BrowserSessions, DeviceKeys, Readings, handle_commands};
+use crate::adapters::{AlertNotices, BrowserSessions, DeviceKeys, Readings, handle_commands};
 use crate::config::Config;
 use crate::doors::Doors;
 use crate::listen::{Port, listen};
@@ -122,7 +122,7 @@ pub(crate) async fn open(
         log: log.clone(),
         lake: lake.clone(),
         authority: authority.clone(),
-        mailer: Arc::new(AlertMails),
+        notifier: Arc::new(AlertNotices(delivery.clone())),
         keys: Arc::new(DeviceKeys(identity.clone())),
     };
     let devices = Devices::open(config.devices.clone(), &bases.handlers, needs).await?;

@@ -11,13 +11,20 @@
 /** @typedef {{ min: number | null, max: number | null }} Range */
 /** @typedef {{ value: string, ranges: Range[] }} Condition */
 /** @typedef {{ from: string, to: string, zone: string }} TimeWindow */
-/** @typedef {{ type: 'email', to: string }} Action */
+/** @typedef {{ type: 'email', to: string } | { type: 'endpoint', endpoint: string }} Action */
 /** @typedef {{ name: string, sensor: string, device: string | null, enabled: boolean, conditions: Condition[], window: TimeWindow | null, cooldown_seconds: number, actions: Action[] }} RuleBody */
 /** @typedef {RuleBody & { id: string, created?: string, updated?: string }} Rule */
 /** @typedef {{ device: string, time: string, values: Values }} WouldBe */
 /** @typedef {{ readings: number, matches: number, alerts: WouldBe[], truncated: boolean }} DryRun */
 /** @typedef {{ id: string, rule: string, rule_name: string, device: string, sensor: string, time: string, values: Values, raised: string }} Alert */
-/** @typedef {{ id: string, channel: string, to: string, subject: string, body: string, state: 'held' | 'waiting' | 'sent' | 'failed', attempts: number, last_error: string | null, message_id: string, created: string, sent: string | null }} Message */
+/** @typedef {'email' | 'webhook' | 'slack'} Channel */
+/** @typedef {'held' | 'waiting' | 'sending' | 'sent' | 'failed' | 'discarded'} MessageState */
+/** @typedef {{ id: string, channel: Channel, endpoint: string | null, to: string, subject: string, body: string, state: MessageState, attempts: number, next_attempt: string | null, last_error: string | null, message_id: string, created: string, sent: string | null }} Message */
+/** @typedef {{ number: number, began: string, outcome: 'unknown' | 'sent' | 'retry' | 'failed', status: number | null, error: string | null, answer: string | null, took_ms: number | null }} Attempt */
+/** @typedef {{ state?: MessageState, channel?: Channel, endpoint?: string }} MessageFilter */
+/** @typedef {{ id: string, channel: Channel, name: string, url: string, event_types: string[], contact: string | null, rate_max: number | null, state: 'active' | 'disabled' | 'paused', reason: string | null, failures: number, failing_since: string | null, rests_until: string | null, last_success: string | null, secrets: { created: string, expires: string | null }[], created: string, changed: string }} Endpoint */
+/** @typedef {{ channel: Channel, name: string, url: string, event_types: string[], contact: string | null }} EndpointBody */
+/** @typedef {{ taken: boolean, status: number | null, error: string | null, answer: string | null, took_ms: number }} EndpointTested */
 /** @typedef {'reading' | 'event' | 'outbox' | 'command'} LetterSource */
 /** @typedef {{ id: string, source: LetterSource, handler: string, topic: string, partition: number | null, offset: number | null, event: string | null, kind: string, key: string | null, reason: string, payload: string, encoding: 'utf-8' | 'base64', truncated: boolean, attempts: number, time: string, tried: string | null, from: string }} DeadLetter */
 /** @typedef {{ source?: LetterSource, handler?: string, kind?: string, reason?: string }} LetterFilter */
@@ -200,8 +207,27 @@ export const deleteRule = (id) => nothing('DELETE', `/v1/rules/${part(id)}`);
 export const dryRun = (body) => json('POST', '/v1/rules/dry-run', { body });
 /** @param {PageRequest} [page] @returns {Promise<Page<Alert>>} */
 export const alerts = (page) => json('GET', address('/v1/alerts', paged(page)));
-/** @param {PageRequest} [page] @returns {Promise<Page<Message>>} */
-export const messages = (page) => json('GET', address('/v1/messages', paged(page)));
+/** @param {PageRequest & MessageFilter} [query] @returns {Promise<Page<Message>>} */
+export const messages = ({ state, channel, endpoint, ...page } = {}) => json('GET', address('/v1/messages', { state, channel, endpoint, ...paged(page) }));
+/** @param {string} id @returns {Promise<Message & { attempts_made: Attempt[] }>} */
+export const message = (id) => json('GET', `/v1/messages/${part(id)}`);
+/** @param {string} id @param {'release' | 'retry' | 'discard'} deed */
+export const doMessage = (id, deed) => nothing('POST', `/v1/messages/${part(id)}/${deed}`);
+
+// Endpoints.
+
+/** @param {PageRequest} [page] @returns {Promise<Page<Endpoint>>} */
+export const endpoints = (page) => json('GET', address('/v1/endpoints', paged(page)));
+/** @param {EndpointBody} body @returns {Promise<Endpoint & { secret: string | null }>} */
+export const createEndpoint = (body) => json('POST', '/v1/endpoints', { body });
+/** @param {string} id @param {Partial<Omit<EndpointBody, 'channel'>> & { enabled?: boolean }} body @returns {Promise<Endpoint>} */
+export const changeEndpoint = (id, body) => json('PATCH', `/v1/endpoints/${part(id)}`, { body });
+/** @param {string} id */
+export const deleteEndpoint = (id) => nothing('DELETE', `/v1/endpoints/${part(id)}`);
+/** @param {string} id @returns {Promise<{ secret: string }>} */
+export const rotateEndpoint = (id) => json('POST', `/v1/endpoints/${part(id)}/secrets`);
+/** @param {string} id @returns {Promise<EndpointTested>} */
+export const testEndpoint = (id) => json('POST', `/v1/endpoints/${part(id)}/test`);
 
 // Dead letters.
 

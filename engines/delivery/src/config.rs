@@ -14,6 +14,8 @@ use crate::{EmailAddress, Error};
 pub struct Config {
     /// The server that takes e-mail.
     pub smtp: Smtp,
+    /// Webhooks and Slack.
+    pub endpoints: Endpoints,
     /// Attempts until a message is failed; with the other defaults they spread over a day.
     pub attempts_max: u32,
     /// The pause after the first attempt; it doubles with each further one, and up to half of it is chance.
@@ -27,12 +29,53 @@ pub struct Config {
     pub lease_margin: Duration,
     /// Days until a message that was sent, failed or held all along is forgotten, its idempotency key too.
     pub keep_days: u32,
-    /// Messages of one organisation that may wait or be held; checked approximately.
+    /// Mails of one organisation that may wait or be held; checked approximately.
     pub unsent_max: u64,
     /// Bytes of a subject in UTF-8.
     pub subject_bytes_max: usize,
-    /// Bytes of a body in UTF-8.
+    /// Bytes of a mail's body in UTF-8.
     pub body_bytes_max: usize,
+    /// Characters of an answer that are kept with an attempt.
+    pub answer_chars_max: usize,
+}
+
+/// `[delivery.endpoints]`: webhooks and Slack.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Endpoints {
+    /// Endpoints of one organisation.
+    pub endpoints_max: u32,
+    /// Event types that one endpoint names.
+    pub event_types_max: usize,
+    /// Secrets of one webhook that sign at the same time.
+    pub secrets_max: u32,
+    /// How long the old secret still signs beside a new one.
+    #[serde(with = "friendly")]
+    pub secret_overlap: Duration,
+    /// Bytes of what is sent.
+    pub body_bytes_max: usize,
+    /// Messages of one endpoint that may wait or be held; checked approximately.
+    pub unsent_max: u64,
+    /// Requests at the same time.
+    pub in_flight_max: usize,
+    /// Requests to one endpoint at the same time; one while it fails.
+    pub in_flight_each_max: usize,
+    /// Messages a second to one webhook.
+    pub webhooks_per_second_max: u32,
+    /// Messages a second to one Slack URL, which takes no more.
+    pub slack_per_second_max: u32,
+    /// Failures in a row from which on an endpoint rests between attempts.
+    pub failures_max: u32,
+    /// The longest such rest.
+    #[serde(with = "friendly")]
+    pub rest_max: Duration,
+    /// The longest Retry-After that is obeyed.
+    #[serde(with = "friendly")]
+    pub retry_after_max: Duration,
+    /// Days of nothing but failures after which an endpoint is paused.
+    pub pause_after_days: u32,
+    /// Test requests at the same time.
+    pub tests_max: usize,
 }
 
 /// `[delivery.smtp]`: the server that takes e-mail; without `url` messages are held.
@@ -55,6 +98,8 @@ pub struct Smtp {
     /// How long a connection is kept for the next message.
     #[serde(with = "friendly")]
     pub connection_idle_max: Duration,
+    /// Messages a second.
+    pub messages_per_second_max: u32,
     /// Messages sent over one connection; many servers close it after a hundred.
     pub messages_per_connection_max: u32,
 }
@@ -63,6 +108,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             smtp: Smtp::default(),
+            endpoints: Endpoints::default(),
             attempts_max: 30,
             back_off_min: Duration::from_secs(5),
             back_off_max: Duration::from_hours(1),
@@ -71,6 +117,29 @@ impl Default for Config {
             unsent_max: 100_000,
             subject_bytes_max: 400,
             body_bytes_max: 16 << 10,
+            answer_chars_max: 500,
+        }
+    }
+}
+
+impl Default for Endpoints {
+    fn default() -> Self {
+        Self {
+            endpoints_max: 100,
+            event_types_max: 50,
+            secrets_max: 4,
+            secret_overlap: Duration::from_hours(24),
+            body_bytes_max: 64 << 10,
+            unsent_max: 10_000,
+            in_flight_max: 64,
+            in_flight_each_max: 4,
+            webhooks_per_second_max: 100,
+            slack_per_second_max: 1,
+            failures_max: 5,
+            rest_max: Duration::from_mins(5),
+            retry_after_max: Duration::from_hours(1),
+            pause_after_days: 5,
+            tests_max: 4,
         }
     }
 }
@@ -85,6 +154,7 @@ impl Default for Smtp {
             in_flight_max: 8,
             send_time_max: Duration::from_secs(30),
             connection_idle_max: Duration::from_secs(20),
+            messages_per_second_max: 100,
             messages_per_connection_max: 100,
         }
     }
@@ -102,6 +172,20 @@ impl Config {
             ("body_bytes_max", self.body_bytes_max as u64),
             ("smtp.in_flight_max", self.smtp.in_flight_max as u64),
             ("smtp.messages_per_connection_max", u64::from(self.smtp.messages_per_connection_max)),
+            ("smtp.messages_per_second_max", u64::from(self.smtp.messages_per_second_max)),
+            ("endpoints.in_flight_max", self.endpoints.in_flight_max as u64),
+            ("endpoints.in_flight_each_max", self.endpoints.in_flight_each_max as u64),
+            (
+                "endpoints.webhooks_per_second_max",
+                u64::from(self.endpoints.webhooks_per_second_max),
+            ),
+            ("endpoints.slack_per_second_max", u64::from(self.endpoints.slack_per_second_max)),
+            ("endpoints.failures_max", u64::from(self.endpoints.failures_max)),
+            ("endpoints.pause_after_days", u64::from(self.endpoints.pause_after_days)),
+            ("endpoints.body_bytes_max", self.endpoints.body_bytes_max as u64),
+            ("endpoints.unsent_max", self.endpoints.unsent_max),
+            ("endpoints.secrets_max", u64::from(self.endpoints.secrets_max)),
+            ("endpoints.tests_max", self.endpoints.tests_max as u64),
         ];
         if let Some((key, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
             return wrong(key, "must be at least 1");
@@ -110,6 +194,8 @@ impl Config {
             ("back_off_min", self.back_off_min),
             ("lease_margin", self.lease_margin),
             ("smtp.send_time_max", self.smtp.send_time_max),
+            ("endpoints.rest_max", self.endpoints.rest_max),
+            ("endpoints.retry_after_max", self.endpoints.retry_after_max),
         ] {
             if time.is_zero() {
                 return wrong(key, "must be longer than nothing");
@@ -362,6 +448,9 @@ mod tests {
             ("attempts_max=0", "delivery.attempts_max"),
             ("smtp.in_flight_max=0", "delivery.smtp.in_flight_max"),
             ("smtp.send_time_max='0s'", "delivery.smtp.send_time_max"),
+            ("smtp.messages_per_second_max=0", "delivery.smtp.messages_per_second_max"),
+            ("endpoints.in_flight_max=0", "delivery.endpoints.in_flight_max"),
+            ("endpoints.rest_max='0s'", "delivery.endpoints.rest_max"),
             ("back_off_min='1m'\nback_off_max='1s'", "delivery.back_off_max"),
             ("smtp.from_name=\"a\\nBcc: b\"", "delivery.smtp.from_name"),
         ];

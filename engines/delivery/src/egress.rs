@@ -1,39 +1,99 @@
 //! The single way out: whom Madang itself may connect to.
 //!
 //! A name is resolved once, the addresses are judged, and the connection goes to a judged address, so that
-//! a second answer of the name server cannot lead it elsewhere. TLS is still checked against the name.
+//! a second answer of the name server cannot lead it elsewhere. TLS is still checked against the name. [`Client`] is
+//! the one HTTP client of the house; a URL that somebody chose becomes a [`Target`] first.
+
+mod client;
+mod names;
+mod target;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use jiff::fmt::serde::unsigned_duration::friendly::compact::required as friendly;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 
 use crate::Error;
 
+pub use client::{Answer, Client, Request};
+#[cfg(test)]
+pub(crate) use names::Lookup;
+pub(crate) use names::{Names, SystemNames};
+pub use target::{Target, TargetError};
+
 /// Addresses of one name that are tried, one after the other.
 const ADDRESSES_MAX: usize = 4;
 
 /// `[egress]`: addresses that are not public are refused unless a network listed here holds them.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Egress {
     /// Networks that may be reached although they are not public, such as `127.0.0.1/32`.
     pub allow: Vec<Cidr>,
+    /// Whether URLs may begin with `http://`, so that what is sent can be read on its way.
+    pub plain_http: bool,
+    /// A PEM file of further certificate authorities to trust, for servers with private ones.
+    pub certificate_authorities: Option<PathBuf>,
+    /// Looking a name up, connecting and TLS.
+    #[serde(with = "friendly")]
+    pub connect_time_max: Duration,
+    /// A whole HTTP request, connecting included.
+    #[serde(with = "friendly")]
+    pub request_time_max: Duration,
+    /// Bytes of an answer's body that are read.
+    pub answer_bytes_max: usize,
+    /// Bytes of a URL.
+    pub url_bytes_max: usize,
+}
+
+impl Default for Egress {
+    fn default() -> Self {
+        Self {
+            allow: Vec::new(),
+            plain_http: false,
+            certificate_authorities: None,
+            connect_time_max: Duration::from_secs(5),
+            request_time_max: Duration::from_secs(15),
+            answer_bytes_max: 4 << 10,
+            url_bytes_max: 2_048,
+        }
+    }
 }
 
 impl Egress {
+    /// Says what is wrong with the configuration, by its key.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        for (key, is_nothing) in [
+            ("connect_time_max", self.connect_time_max.is_zero()),
+            ("request_time_max", self.request_time_max.is_zero()),
+            ("url_bytes_max", self.url_bytes_max == 0),
+        ] {
+            if is_nothing {
+                return Err(Error::Config(format!("egress.{key} must be more than nothing")));
+            }
+        }
+        Ok(())
+    }
+
     /// The addresses of a host that may be reached; at least one.
     pub async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
-        let found: Vec<SocketAddr> = match host.parse::<IpAddr>() {
+        let found = match host.parse::<IpAddr>() {
             Ok(address) => vec![SocketAddr::new(address, port)],
-            Err(_) => tokio::net::lookup_host((host, port))
+            Err(_) => SystemNames
+                .addresses(host, port)
                 .await
-                .map_err(|source| Error::Unresolved { host: host.to_owned(), source })?
-                .collect(),
+                .map_err(|source| Error::Unresolved { host: host.to_owned(), source })?,
         };
+        self.judged(host, found)
+    }
+
+    /// Those of the addresses that were found for a host which may be reached; at least one.
+    fn judged(&self, host: &str, found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Error> {
         let mut refused = None;
         let mut allowed = Vec::new();
         for address in found {
@@ -66,9 +126,17 @@ impl Egress {
         within: Duration,
     ) -> Result<TcpStream, Error> {
         let addresses = self.resolve(host, port).await?;
-        let share = within / u32::try_from(addresses.len()).unwrap_or(1).max(1);
+        Self::reach((host, port), addresses, within).await
+    }
+
+    async fn reach(
+        (host, port): (&str, u16),
+        judged: Vec<SocketAddr>,
+        within: Duration,
+    ) -> Result<TcpStream, Error> {
+        let share = within / u32::try_from(judged.len()).unwrap_or(1).max(1);
         let mut last = std::io::Error::from(std::io::ErrorKind::NotFound);
-        for address in addresses {
+        for address in judged {
             match tokio::time::timeout(share, TcpStream::connect(address)).await {
                 Ok(Ok(stream)) => {
                     // Without this a short mail's last line waits for the peer's delayed acknowledgement.
@@ -249,7 +317,8 @@ mod tests {
     use super::*;
 
     fn egress(allow: &[&str]) -> Egress {
-        Egress { allow: allow.iter().map(|text| text.parse().unwrap()).collect() }
+        let allow = allow.iter().map(|text| text.parse().unwrap()).collect();
+        Egress { allow, ..Egress::default() }
     }
 
     #[test]

@@ -23,17 +23,22 @@ pub(crate) struct Parts<'a> {
 
 /// The `Message-ID` header: of the idempotency key, so that a repeat is known for one by every mailbox.
 pub(crate) fn message_id(organisation: OrganisationId, key: &str, domain: &str) -> String {
+    format!("<{}@{domain}>", digest(organisation, key))
+}
+
+/// The `webhook-id`: of the idempotency key, without a full stop, which would blur what is signed.
+pub(crate) fn webhook_id(organisation: OrganisationId, key: &str) -> String {
+    format!("msg_{}", digest(organisation, key))
+}
+
+fn digest(organisation: OrganisationId, key: &str) -> String {
     let digest = Sha256::new().chain_update(organisation.bytes()).chain_update(key).finalize();
-    let mut id = String::with_capacity(domain.len() + 36);
-    id.push('<');
+    let mut text = String::with_capacity(32);
     for byte in &digest[..16] {
-        id.push(char::from(b"0123456789abcdef"[usize::from(byte >> 4)]));
-        id.push(char::from(b"0123456789abcdef"[usize::from(byte & 15)]));
+        text.push(char::from(b"0123456789abcdef"[usize::from(byte >> 4)]));
+        text.push(char::from(b"0123456789abcdef"[usize::from(byte & 15)]));
     }
-    id.push('@');
-    id.push_str(domain);
-    id.push('>');
-    id
+    text
 }
 
 /// One line: what could end a header or confuse a reader of it becomes a space.
@@ -125,6 +130,8 @@ mod tests {
         assert_ne!(id(1, "a"), id(2, "a"));
         assert_ne!(id(1, "a"), id(1, "b"));
         assert_eq!(id(1, "a\r\nBcc: x").len(), "<@example.org>".len() + 32);
+        let webhook = webhook_id(OrganisationId::fixed(1), "a.b\r\nx: y");
+        assert!(webhook.strip_prefix("msg_").unwrap().bytes().all(|b| b.is_ascii_hexdigit()));
     }
 
     #[test]

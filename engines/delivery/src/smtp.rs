@@ -19,6 +19,8 @@ use crate::{EmailAddress, Error};
 const MANNERS_TIME_MAX: Duration = Duration::from_secs(1);
 /// RFC 5321 §3.8: the server is about to close the connection.
 const CLOSING: u16 = 421;
+/// RFC 4954 §6: the server wants a log-in, a stronger one or an encrypted one first.
+const LOG_IN: [u16; 4] = [530, 534, 535, 538];
 
 pub(crate) struct Relay {
     url: SmtpUrl,
@@ -38,11 +40,21 @@ struct Open {
     messages: u32,
 }
 
-/// Why a message was not taken, and whether asking again can help.
+/// Why a message was not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    Permanent(String),
-    Transient(String),
+pub(crate) struct Refusal {
+    /// Whether the same message would be refused again.
+    pub(crate) is_permanent: bool,
+    pub(crate) reason: String,
+    /// The server's, if it answered.
+    pub(crate) code: Option<u16>,
+}
+
+impl Refusal {
+    /// Nothing is wrong with the message.
+    fn transient(reason: String) -> Self {
+        Self { is_permanent: false, reason, code: None }
+    }
 }
 
 impl Relay {
@@ -70,15 +82,15 @@ impl Relay {
         })
     }
 
-    /// Hands one message over; `Ok` means that the server took it.
-    pub(crate) async fn send(&self, to: &EmailAddress, mail: &[u8]) -> Result<(), Refusal> {
+    /// Hands one message over; `Ok` means that the server took it, with this code.
+    pub(crate) async fn send(&self, to: &EmailAddress, mail: &[u8]) -> Result<u16, Refusal> {
         let limit = self.limits.send_time_max;
         let Ok(ended) = tokio::time::timeout(limit, self.connect_and_send(to, mail)).await else {
-            return Err(Refusal::Transient(format!("the server took longer than {limit:?}")));
+            return Err(Refusal::transient(format!("the server took longer than {limit:?}")));
         };
         let (open, result) = ended?;
         match &result {
-            Ok(()) => self.park(open),
+            Ok(_) => self.park(open),
             Err(refused) if refused.leaves_connection => self.reset(open).await,
             Err(_) => {}
         }
@@ -89,10 +101,10 @@ impl Relay {
         &self,
         to: &EmailAddress,
         mail: &[u8],
-    ) -> Result<(Open, Result<(), Refused>), Refusal> {
+    ) -> Result<(Open, Result<u16, Refused>), Refusal> {
         let mut open = match self.idle_connection().await {
             Some(open) => open,
-            None => self.connect().await.map_err(Refusal::Transient)?,
+            None => self.connect().await.map_err(Refusal::transient)?,
         };
         open.messages += 1;
         let result = transfer(&mut open.connection, (&self.from, to), mail).await;
@@ -218,25 +230,27 @@ async fn transfer(
     connection: &mut AsyncSmtpConnection,
     (from, to): (&EmailAddress, &EmailAddress),
     mail: &[u8],
-) -> Result<(), Refused> {
+) -> Result<u16, Refused> {
     let sender = Mail::new(Some(from.inner().clone()), Vec::new());
     connection.command(sender).await.map_err(|error| refused("MAIL FROM", &error))?;
     let recipient = Rcpt::new(to.inner().clone(), Vec::new());
     connection.command(recipient).await.map_err(|error| refused("RCPT TO", &error))?;
     connection.command(Data).await.map_err(|error| refused("DATA", &error))?;
-    connection.message(mail).await.map_err(|error| refused("message", &error))?;
-    Ok(())
+    let taken = connection.message(mail).await.map_err(|error| refused("message", &error))?;
+    Ok(taken.code().into())
 }
 
 fn refused(step: &str, error: &lettre::transport::smtp::Error) -> Refused {
-    let reason = described(step, error);
+    let code = error.status().map(u16::from);
+    // A sender who should have logged in is no fault of the message.
+    let is_log_in = code.is_some_and(|code| LOG_IN.contains(&code));
     Refused {
-        refusal: if error.is_permanent() {
-            Refusal::Permanent(reason)
-        } else {
-            Refusal::Transient(reason)
+        refusal: Refusal {
+            is_permanent: error.is_permanent() && !is_log_in,
+            reason: described(step, error),
+            code,
         },
-        leaves_connection: error.status().is_some_and(|code| u16::from(code) != CLOSING),
+        leaves_connection: code.is_some_and(|code| code != CLOSING),
     }
 }
 

@@ -1,3 +1,5 @@
+mod endpoints;
+pub(crate) mod receiver;
 mod sink;
 
 use std::time::Duration;
@@ -7,8 +9,11 @@ use base64::Engine;
 use relational::Db;
 use sink::{Script, Sink};
 
+use crate::egress::Client;
+use crate::store::{Ended, Health, Outcome};
 use crate::{
-    Config, Counts, Delivery, Egress, Enqueued, Error, MessageId, OutgoingMail, State, worker,
+    AttemptOutcome, Config, Counts, Delivery, Egress, Enqueued, Error, MessageFilter, MessageId,
+    OutgoingMail, OutgoingMessage, State, worker,
 };
 
 const OURS: OrganisationId = OrganisationId::DEFAULT;
@@ -40,7 +45,7 @@ impl House {
 
     /// As `open`, without the worker.
     async fn open_idle(&self, config: Config) -> Delivery {
-        Delivery::new(config, loopback(), &self.base, self.db.clone()).await.unwrap()
+        idle(config, &self.base, &self.db).await
     }
 
     async fn wait_for_state(&self, delivery: &Delivery, id: MessageId, state: State) {
@@ -66,7 +71,20 @@ impl House {
 }
 
 fn loopback() -> Egress {
-    Egress { allow: vec!["127.0.0.1/32".parse().unwrap()] }
+    let allow = vec!["127.0.0.1/32".parse().unwrap()];
+    Egress { allow, plain_http: true, ..Egress::default() }
+}
+
+async fn idle(config: Config, base: &Base, db: &Db) -> Delivery {
+    let client = Client::open(loopback()).await.unwrap();
+    Delivery::new(config, client, base, db.clone()).await.unwrap()
+}
+
+/// An attempt that ended so, of which nothing else matters.
+fn ended(house: &House, outcome: Outcome) -> Ended {
+    let at = house.base.clock.now();
+    let took = Duration::from_millis(1);
+    Ended { outcome, health: Health::Silent, status: None, answer: None, at, took }
 }
 
 /// Quick to retry, so that a test sees many attempts.
@@ -96,10 +114,10 @@ fn mail(key: &str) -> OutgoingMail {
 async fn enqueue(
     house: &House,
     delivery: &Delivery,
-    mail: OutgoingMail,
+    message: impl Into<OutgoingMessage>,
 ) -> Result<Enqueued, Error> {
-    let delivery = delivery.clone();
-    house.db.write(async move |tx| delivery.enqueue(tx, mail.clone()).await).await
+    let (delivery, message) = (delivery.clone(), message.into());
+    house.db.write(async move |tx| delivery.enqueue(tx, message.clone()).await).await
 }
 
 async fn enqueued(house: &House, delivery: &Delivery, key: &str) -> MessageId {
@@ -194,6 +212,7 @@ async fn a_mail_that_is_refused_for_now_is_sent_again_with_the_same_bytes() {
         Script::Answer("DATA", "452 4.3.1 no room"),
         Script::Answer(".", "451 4.7.1 later"),
         Script::Answer("MAIL", "421 4.3.2 going down"),
+        Script::Answer("MAIL", "530 5.7.0 log in first"),
         Script::DropAfterText,
     ]);
     let delivery = house.open(config(sink.port())).await;
@@ -204,9 +223,9 @@ async fn a_mail_that_is_refused_for_now_is_sent_again_with_the_same_bytes() {
     assert!(all.iter().all(|mail| mail.text == all[0].text && mail.text.contains("Message-ID: <")));
     assert_eq!(all.iter().filter(|mail| mail.was_taken).count(), 1);
     let message = delivery.message(OURS, id).await.unwrap();
-    assert_eq!(message.attempts, 7);
+    assert_eq!(message.attempts, 8);
     assert_eq!(sink.connections(), 3, "only 421 and the drop cost a connection");
-    house.wait_for_metric("madang_delivery_retried_total 6").await;
+    house.wait_for_metric("madang_delivery_retried_total 7").await;
     house.wait_for_metric("madang_delivery_sent_total 1").await;
     house.wait_for_metric("madang_delivery_seconds_count 1").await;
 }
@@ -230,6 +249,9 @@ async fn a_mail_that_is_refused_for_good_fails_with_the_reason_until_it_is_retri
     assert_eq!(hidden.kind(), ErrorKind::NotFound);
     delivery.retry(OURS, id).await.unwrap();
     house.wait_for_state(&delivery, id, State::Sent).await;
+    let codes: Vec<_> =
+        delivery.attempts(OURS, id).await.unwrap().iter().map(|attempt| attempt.status).collect();
+    assert_eq!(codes, [Some(250), Some(550)]);
     assert_eq!(sink.received()[0].header("Message-ID"), message.message_id);
     assert_eq!(delivery.retry(OURS, id).await.unwrap_err().kind(), ErrorKind::Conflict);
 }
@@ -260,7 +282,8 @@ async fn after_the_last_attempt_a_mail_is_a_dead_letter() {
     let delivery = house.open(Config { attempts_max: 3, ..config(sink.port()) }).await;
     let id = enqueued(&house, &delivery, "a").await;
     house.wait_for_state(&delivery, id, State::Failed).await;
-    let failed = delivery.messages_in(OURS, State::Failed, PageRequest::default()).await.unwrap();
+    let filter = MessageFilter { state: Some(State::Failed), ..MessageFilter::default() };
+    let failed = delivery.messages_like(OURS, filter, PageRequest::default()).await.unwrap();
     assert_eq!(failed.items.len(), 1);
     assert_eq!(failed.items[0].attempts, 3);
     assert_eq!(failed.items[0].last_error.as_deref(), Some("gave up: MAIL FROM: 451 no"));
@@ -292,10 +315,11 @@ async fn a_crash_after_the_servers_yes_sends_again_under_the_same_message_id() {
     config.smtp.send_time_max = Duration::from_millis(200);
     let crashing = house.open_idle(config.clone()).await;
     let id = enqueued(&house, &crashing, "a").await;
-    let claim = worker::claim(&crashing.0, 8).await.unwrap();
+    let claim = worker::claim(&crashing.0).await.unwrap();
     assert_eq!(claim.claimed.len(), 1);
-    let outcome = worker::attempt(&crashing.0, &claim.claimed[0]).await;
-    assert!(matches!(outcome, crate::store::Outcome::Sent(_)), "{outcome:?}");
+    let ended = worker::attempt(&crashing.0, &claim.claimed[0]).await;
+    assert!(matches!(ended.outcome, Outcome::Sent(_)), "{ended:?}");
+    assert_eq!(ended.status, Some(250));
     // Here the process dies: the server has the mail and the row does not say so.
     drop(crashing);
 
@@ -308,6 +332,11 @@ async fn a_crash_after_the_servers_yes_sends_again_under_the_same_message_id() {
     let message = delivery.message(OURS, id).await.unwrap();
     assert_eq!(message.attempts, 2);
     assert!(message.sent.unwrap() >= claim.claimed[0].lease_until, "not before the lease ended");
+    house.wait_for_metric("madang_delivery_unknown_total 1").await;
+    let attempts = delivery.attempts(OURS, id).await.unwrap();
+    let outcomes: Vec<_> = attempts.iter().map(|attempt| attempt.outcome).collect();
+    assert_eq!(outcomes, [AttemptOutcome::Sent, AttemptOutcome::Unknown]);
+    assert_eq!((attempts[0].number, attempts[0].status), (2, Some(250)));
 }
 
 #[tokio::test]
@@ -317,26 +346,26 @@ async fn an_attempt_that_lost_its_lease_changes_nothing_but_that_it_was_sent() {
     let delivery = house.open_idle(Config { attempts_max: 2, ..config(sink.port()) }).await;
     let inner = &delivery.0;
     let id = enqueued(&house, &delivery, "a").await;
-    let first = worker::claim(inner, 8).await.unwrap().claimed.remove(0);
-    assert!(worker::claim(inner, 8).await.unwrap().claimed.is_empty(), "it is taken");
-    house.base.clock.advance(inner.lease());
-    let second = worker::claim(inner, 8).await.unwrap().claimed.remove(0);
+    let first = worker::claim(inner).await.unwrap().claimed.remove(0);
+    assert!(worker::claim(inner).await.unwrap().claimed.is_empty(), "it is taken");
+    house.base.clock.advance(inner.mail_lease());
+    let second = worker::claim(inner).await.unwrap().claimed.remove(0);
     assert_eq!((first.attempt, second.attempt), (1, 2));
-    let late = crate::store::Outcome::Failed { reason: "late".to_owned() };
-    worker::record(inner, &first, late).await;
+    let late = ended(&house, Outcome::Failed { reason: "late".to_owned() });
+    worker::record(inner, &first, late.clone()).await;
     assert_eq!(delivery.message(OURS, id).await.unwrap().state, State::Sending);
-    worker::record(inner, &first, crate::store::Outcome::Sent(house.base.clock.now())).await;
+    let sent = ended(&house, Outcome::Sent(house.base.clock.now()));
+    worker::record(inner, &first, sent).await;
     assert_eq!(delivery.message(OURS, id).await.unwrap().state, State::Sent);
-    let late = crate::store::Outcome::Failed { reason: "late".to_owned() };
     worker::record(inner, &second, late).await;
     assert_eq!(delivery.message(OURS, id).await.unwrap().state, State::Sent);
 
     let id = enqueued(&house, &delivery, "b").await;
     for _ in 0..2 {
-        assert_eq!(worker::claim(inner, 8).await.unwrap().claimed.len(), 1);
-        house.base.clock.advance(inner.lease());
+        assert_eq!(worker::claim(inner).await.unwrap().claimed.len(), 1);
+        house.base.clock.advance(inner.mail_lease());
     }
-    let claim = worker::claim(inner, 8).await.unwrap();
+    let claim = worker::claim(inner).await.unwrap();
     assert!(claim.claimed.is_empty(), "a mail that kills its attempts is not tried for ever");
     let message = delivery.message(OURS, id).await.unwrap();
     assert_eq!(message.state, State::Failed);
@@ -477,7 +506,7 @@ async fn connections_are_few_and_used_again() {
     config.smtp.in_flight_max = 1;
     config.smtp.messages_per_connection_max = 3;
     let base = Base::system();
-    let delivery = Delivery::new(config, loopback(), &base, house.db.clone()).await.unwrap();
+    let delivery = idle(config, &base, &house.db).await;
     for number in 0..7 {
         let to = "someone@example.org".parse().unwrap();
         let relay = delivery.0.relay.as_ref().unwrap();
@@ -517,8 +546,10 @@ async fn the_list_is_of_one_organisation_newest_first_in_pages() {
     let mut after = None;
     let mut seen = Vec::new();
     let mut pages = 0;
+    let all = MessageFilter::default();
     loop {
-        let page = delivery.messages(OURS, PageRequest { after, limit: 2 }).await.unwrap();
+        let page =
+            delivery.messages_like(OURS, all, PageRequest { after, limit: 2 }).await.unwrap();
         seen.extend(page.items.into_iter().map(|message| message.id));
         pages += 1;
         after = page.next;
@@ -530,7 +561,7 @@ async fn the_list_is_of_one_organisation_newest_first_in_pages() {
     assert!(seen.is_sorted_by(|a, b| a > b));
     assert_eq!(delivery.counts(THEIRS).await.unwrap().held, 1);
     let bad = PageRequest { after: Some("' OR 1=1".to_owned()), limit: 2 };
-    assert!(matches!(delivery.messages(OURS, bad).await, Err(Error::Cursor)));
+    assert!(matches!(delivery.messages_like(OURS, all, bad).await, Err(Error::Cursor)));
     let hidden = delivery.message(THEIRS, seen[0]).await.unwrap_err();
     assert_eq!(hidden.kind(), ErrorKind::NotFound);
 }

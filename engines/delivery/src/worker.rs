@@ -1,19 +1,25 @@
 //! Takes what is due, sends it, writes how it ended.
 //!
 //! An attempt is claimed by a commit before its first byte goes out and its end is written by another. When the process
-//! dies between the server's 250 and that second commit, the attempt's lease ends and the message is sent once more, with
-//! the same `Message-ID`: at least once, and known for a repeat.
+//! dies between the receiver's yes and that second commit, the attempt's lease ends and the message is sent once more, with
+//! the same `Message-ID` or `webhook-id`: at least once, and known for a repeat.
+//!
+//! Each endpoint is a lane with its own slots and pace (`lanes.rs`), so one that stalls holds back nobody else.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Failure, Timestamp};
-use tokio::sync::OwnedSemaphorePermit;
+use relational::{NewEvent, Tx};
+use serde_json::json;
 
+use crate::lanes::{Lane, Slot};
 use crate::mail::{self, Parts};
-use crate::smtp::Refusal;
-use crate::store::{self, Claim, Claimed, Outcome};
-use crate::{EmailAddress, Error, Inner, MessageId, State};
+use crate::post::{self, Parcel, Verdict};
+use crate::schedule::back_off;
+use crate::store::endpoints::{self, Paused};
+use crate::store::{self, Asked, Claim, Claimed, Destination, Ended, Health, Outcome};
+use crate::{Channel, EmailAddress, Error, Inner, MessageId, State};
 
 /// The longest sleep: a look at leases, idle connections, counts and old messages.
 const ROUND_TIME_MAX: Duration = Duration::from_secs(30);
@@ -21,6 +27,8 @@ const ROUND_TIME_MAX: Duration = Duration::from_secs(30);
 const FORGET_MAX: u32 = 500;
 /// The pause before an attempt's end is written again after the database refused it.
 const RECORD_PAUSE: Duration = Duration::from_millis(200);
+/// The topic that tells of endpoints.
+const TOPIC: &str = "delivery";
 
 /// Runs until it is dropped.
 pub(crate) async fn run(inner: Arc<Inner>) -> Result<(), Failure> {
@@ -31,20 +39,9 @@ pub(crate) async fn run(inner: Arc<Inner>) -> Result<(), Failure> {
             keep_house(&inner).await?;
             housekeeping_at = now.plus(ROUND_TIME_MAX);
         }
-        let due = if inner.relay.is_some() {
-            let free = inner.slots.available_permits();
-            let claim = claim(&inner, free).await?;
-            let is_full = claim.claimed.len() == free;
-            start(&inner, claim)?;
-            if is_full {
-                // More may be due: look again as soon as one ends.
-                drop(inner.slots.acquire().await?);
-                continue;
-            }
-            inner.db.read(async |read| store::next_due(read).await).await?
-        } else {
-            None
-        };
+        let claim = claim(&inner).await?;
+        let due = claim.next;
+        start(&inner, claim);
         let now = inner.clock.now();
         let pause = due.map_or(ROUND_TIME_MAX, |due| due.since(now).min(ROUND_TIME_MAX));
         tokio::select! {
@@ -55,53 +52,82 @@ pub(crate) async fn run(inner: Arc<Inner>) -> Result<(), Failure> {
 }
 
 /// Claims through the writer, so that a message whose transaction is still being committed is found behind it.
-pub(crate) async fn claim(inner: &Inner, limit: usize) -> Result<Claim, Error> {
-    let (clock, lease) = (inner.clock.clone(), inner.lease());
-    let claim =
-        inner.db.write(async move |tx| store::claim(tx, clock.now(), lease, limit).await).await?;
-    for (organisation, id) in &claim.given_up {
+pub(crate) async fn claim(inner: &Inner) -> Result<Claim, Error> {
+    let mail_lease = inner.relay.is_some().then(|| inner.mail_lease());
+    let (board, clock, post_lease) = (inner.board.clone(), inner.clock.clone(), inner.post_lease());
+    let work = async move |tx: &mut Tx| {
+        let asked = Asked { board: board.clone(), mail_lease, post_lease, now: clock.now() };
+        store::claim(tx, &asked).await
+    };
+    let claim = inner.db.write(work).await?;
+    inner.meters.unknown.inc_by(claim.unknown);
+    for (organisation, lane, id) in &claim.given_up {
         tracing::warn!(%organisation, message = %id, "a message failed: its last attempt did not end");
-        inner.left_the_queue(*organisation);
+        inner.left_the_queue(*organisation, *lane);
         inner.meters.failed.inc();
     }
     Ok(claim)
 }
 
-fn start(inner: &Arc<Inner>, claim: Claim) -> Result<(), Failure> {
+fn start(inner: &Arc<Inner>, claim: Claim) {
+    let now = inner.clock.now();
     for claimed in claim.claimed {
-        let slot = inner.slots.clone().try_acquire_owned()?;
+        let slot = Slot::take(&inner.board, &inner.wake, &claimed.lane, now);
         let work = deliver(inner.clone(), claimed, slot);
         // Not awaited: it ends by its limits, and a panic in it leaves the lease to run out.
         drop(inner.tasks.spawn("delivery.send", work));
     }
-    Ok(())
 }
 
-async fn deliver(inner: Arc<Inner>, claimed: Claimed, slot: OwnedSemaphorePermit) {
-    let outcome = attempt(&inner, &claimed).await;
-    record(&inner, &claimed, outcome).await;
+async fn deliver(inner: Arc<Inner>, claimed: Claimed, slot: Slot) {
+    let ended = attempt(&inner, &claimed).await;
+    record(&inner, &claimed, ended).await;
     drop(slot);
-    inner.wake.notify_one();
 }
 
 /// Sends a claimed message and says how that ended; writes nothing.
-pub(crate) async fn attempt(inner: &Inner, claimed: &Claimed) -> Outcome {
+pub(crate) async fn attempt(inner: &Inner, claimed: &Claimed) -> Ended {
+    let begun = inner.clock.instant();
+    let (verdict, health, status, answer) = match &claimed.destination {
+        None => {
+            let (verdict, status) = mail(inner, claimed).await;
+            (verdict, Health::Silent, status, None)
+        }
+        Some(destination) => {
+            let posted = post(inner, claimed, destination).await;
+            (posted.verdict, posted.health, posted.status, posted.answer)
+        }
+    };
+    let (at, took) = (inner.clock.now(), inner.clock.instant().saturating_duration_since(begun));
+    let outcome = match verdict {
+        Verdict::Taken => Outcome::Sent(at),
+        Verdict::Never(reason) => Outcome::Failed { reason },
+        Verdict::Later(reason) if claimed.attempt >= claimed.attempts_max => {
+            Outcome::Failed { reason: format!("gave up: {reason}") }
+        }
+        Verdict::Later(reason) => {
+            let asked = match &health {
+                Health::Unwell { retry_after } => retry_after.unwrap_or_default(),
+                Health::Silent | Health::Well | Health::Gone(_) => Duration::ZERO,
+            };
+            Outcome::Retry { reason, at: at.plus(pause(inner, claimed).max(asked)) }
+        }
+    };
+    Ended { outcome, health, status, answer, at, took }
+}
+
+async fn mail(inner: &Inner, claimed: &Claimed) -> (Verdict, Option<u16>) {
     let Some(relay) = &inner.relay else {
-        return Outcome::Failed { reason: Error::NoServer.to_string() };
+        return (Verdict::Never(Error::NoServer.to_string()), None);
     };
     let (to, mail) = match composed(inner, claimed) {
         Ok(composed) => composed,
-        Err(error) => return Outcome::Failed { reason: error.to_string() },
+        Err(error) => return (Verdict::Never(error.to_string()), None),
     };
     match relay.send(&to, &mail).await {
-        Ok(()) => Outcome::Sent(inner.clock.now()),
-        Err(Refusal::Permanent(reason)) => Outcome::Failed { reason },
-        Err(Refusal::Transient(reason)) if claimed.attempt >= claimed.attempts_max => {
-            Outcome::Failed { reason: format!("gave up: {reason}") }
-        }
-        Err(Refusal::Transient(reason)) => {
-            Outcome::Retry { reason, at: inner.clock.now().plus(pause(inner, claimed)) }
-        }
+        Ok(code) => (Verdict::Taken, Some(code)),
+        Err(refusal) if refusal.is_permanent => (Verdict::Never(refusal.reason), refusal.code),
+        Err(refusal) => (Verdict::Later(refusal.reason), refusal.code),
     }
 }
 
@@ -118,28 +144,27 @@ fn composed(inner: &Inner, claimed: &Claimed) -> Result<(EmailAddress, Vec<u8>),
     Ok((to, mail))
 }
 
+async fn post(inner: &Inner, claimed: &Claimed, destination: &Destination) -> post::Posted {
+    let at = inner.clock.now();
+    let parcel = Parcel { message_id: &claimed.message_id, body: &claimed.body, at };
+    post::post(&inner.client, destination, &parcel, inner.reading()).await
+}
+
 fn pause(inner: &Inner, claimed: &Claimed) -> Duration {
     let attempts_left = claimed.attempts_max.saturating_sub(claimed.attempt);
     let tries = inner.config.attempts_max.saturating_sub(attempts_left);
     back_off((inner.config.back_off_min, inner.config.back_off_max), tries, inner.entropy.number())
 }
 
-/// Doubles with each of the `tries` since the message began to wait; up to half of it is taken off by chance, so that
-/// messages spread.
-fn back_off((min, max): (Duration, Duration), tries: u32, chance: u64) -> Duration {
-    let whole = min.saturating_mul(1 << tries.saturating_sub(1).min(30)).min(max);
-    let half = u64::try_from(whole.as_micros() / 2).unwrap_or(u64::MAX - 1);
-    whole.saturating_sub(Duration::from_micros(chance % (half + 1)))
-}
-
-/// Writes how an attempt ended, again and again until its lease ends: a lost `sent` would be a second mail.
-pub(crate) async fn record(inner: &Inner, claimed: &Claimed, outcome: Outcome) {
-    let id = claimed.id;
+/// Writes how an attempt ended, again and again until its lease ends: a lost `sent` would be a second message.
+pub(crate) async fn record(inner: &Arc<Inner>, claimed: &Claimed, ended: Ended) {
+    let (id, attempt) = (claimed.id, claimed.attempt);
     loop {
-        let (attempt, outcome_again) = (claimed.attempt, outcome.clone());
+        let (inner_again, claimed_again, ended_again) =
+            (inner.clone(), claimed.clone(), ended.clone());
         let written = inner
             .db
-            .write(async move |tx| store::record(tx, id, attempt, &outcome_again).await)
+            .write(async move |tx| write_end(tx, &inner_again, &claimed_again, &ended_again).await)
             .await;
         match written {
             Ok(true) => break,
@@ -154,25 +179,85 @@ pub(crate) async fn record(inner: &Inner, claimed: &Claimed, outcome: Outcome) {
             Err(_) => inner.clock.sleep(RECORD_PAUSE).await,
         }
     }
-    tell(inner, claimed, &outcome);
+    tell(inner, claimed, &ended);
 }
 
-fn tell(inner: &Inner, claimed: &Claimed, outcome: &Outcome) {
-    let (organisation, id) = (claimed.organisation, claimed.id);
-    match outcome {
+async fn write_end(
+    tx: &mut Tx,
+    inner: &Inner,
+    claimed: &Claimed,
+    ended: &Ended,
+) -> Result<bool, Error> {
+    let is_ours = store::record(tx, claimed.id, claimed.attempt, ended).await?;
+    if let Lane::Endpoint(id) = claimed.lane.lane {
+        if let Some(paused) = endpoints::note(tx, id, ended, inner.patience()).await? {
+            tell_of_pause(tx, inner, &paused, ended.at).await?;
+        }
+        if matches!(ended.outcome, Outcome::Retry { .. }) {
+            store::hold_if_off(tx, claimed.id).await?;
+        }
+    }
+    Ok(is_ours)
+}
+
+/// An event, and a mail to whom the endpoint names, in the commit of the pause.
+async fn tell_of_pause(
+    tx: &mut Tx,
+    inner: &Inner,
+    paused: &Paused,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let Paused { id, organisation, name, reason, contact } = paused;
+    tracing::warn!(%organisation, endpoint = %id, reason, "an endpoint was paused");
+    let payload = json!({ "endpoint": id.to_string(), "name": name, "reason": reason });
+    tx.emit(NewEvent {
+        organisation: *organisation,
+        topic: TOPIC,
+        kind: "endpoint.paused",
+        key: id.to_string(),
+        payload: payload.to_string().into_bytes(),
+    })
+    .await?;
+    let Some(contact) = contact else { return Ok(()) };
+    let key = format!("endpoint.paused/{id}/{}", now.micros());
+    let body = format!(
+        "Madang has stopped sending to the endpoint \"{name}\": {reason}.\n\n\
+         Messages for it are held. They go out when somebody switches it on again.\n"
+    );
+    let notice = store::New {
+        id: MessageId::new(now, &inner.entropy),
+        organisation: *organisation,
+        channel: Channel::Email,
+        lane: Lane::Mail,
+        to: contact.to_string(),
+        subject: mail::one_line(&format!("Paused: {name}")),
+        body,
+        message_id: mail::message_id(*organisation, &key, &inner.domain),
+        idempotency_key: key,
+        state: if inner.relay.is_some() { State::Waiting } else { State::Held },
+        attempts_max: inner.config.attempts_max,
+        now,
+    };
+    store::insert(tx, &notice).await
+}
+
+fn tell(inner: &Inner, claimed: &Claimed, ended: &Ended) {
+    let (organisation, id, lane) = (claimed.organisation, claimed.id, claimed.lane);
+    let channel = lane.channel.name();
+    match &ended.outcome {
         Outcome::Sent(at) => {
             inner.meters.sent.inc();
             inner.meters.seconds.observe(at.since(claimed.created).as_secs_f64());
-            inner.left_the_queue(organisation);
+            inner.left_the_queue(organisation, lane.lane);
         }
         Outcome::Retry { reason, .. } => {
             inner.meters.retried.inc();
-            tracing::warn!(%organisation, message = %id, reason, "a message could not be sent yet");
+            tracing::warn!(%organisation, message = %id, channel, reason, "a message could not be sent yet");
         }
         Outcome::Failed { reason } => {
             inner.meters.failed.inc();
-            inner.left_the_queue(organisation);
-            tracing::warn!(%organisation, message = %id, reason, "a message failed");
+            inner.left_the_queue(organisation, lane.lane);
+            tracing::warn!(%organisation, message = %id, channel, reason, "a message failed");
         }
     }
 }
@@ -181,9 +266,11 @@ pub(crate) async fn keep_house(inner: &Inner) -> Result<(), Error> {
     if let Some(relay) = &inner.relay {
         relay.close_idle(inner.config.smtp.connection_idle_max).await;
     }
+    let now = inner.clock.now();
+    inner.board.lock().tidy(now);
     let keep = Duration::from_secs(u64::from(inner.config.keep_days) * 24 * 60 * 60);
-    let before = first_id_at(inner.clock.now().minus(keep));
-    while inner.db.write(async move |tx| store::forget(tx, before, FORGET_MAX).await).await?
+    let bounds = (first_id_at(now.minus(keep)), now);
+    while inner.db.write(async move |tx| store::forget(tx, bounds, FORGET_MAX).await).await?
         == FORGET_MAX as usize
     {}
     count(inner).await
@@ -192,16 +279,16 @@ pub(crate) async fn keep_house(inner: &Inner) -> Result<(), Error> {
 /// Sets the counts that commits move only approximately to what the rows say.
 pub(crate) async fn count(inner: &Inner) -> Result<(), Error> {
     let unsent = inner.db.read(async |read| store::unsent(read).await).await?;
-    let sum = |wanted: fn(State) -> bool| {
-        let numbers = unsent.iter().filter(|(_, state, _)| wanted(*state));
-        i64::try_from(numbers.map(|(_, _, number)| number).sum::<u64>()).unwrap_or(i64::MAX)
+    let sum = |is_held: bool| {
+        let numbers = unsent.iter().filter(|part| (part.state == State::Held) == is_held);
+        i64::try_from(numbers.map(|part| part.number).sum::<u64>()).unwrap_or(i64::MAX)
     };
-    inner.meters.held.set(sum(|state| state == State::Held));
-    inner.meters.waiting.set(sum(|state| state != State::Held));
+    inner.meters.held.set(sum(true));
+    inner.meters.waiting.set(sum(false));
     let mut backlog = inner.backlog.lock();
     backlog.clear();
-    for (organisation, _, number) in &unsent {
-        *backlog.entry(*organisation).or_default() += number;
+    for part in &unsent {
+        *backlog.entry((part.organisation, part.lane)).or_default() += part.number;
     }
     Ok(())
 }
@@ -217,23 +304,6 @@ fn first_id_at(moment: Timestamp) -> MessageId {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pauses_double_up_to_the_longest_and_lose_at_most_half() {
-        let bounds = (Duration::from_secs(5), Duration::from_hours(1));
-        for (tries, whole) in
-            [(1, 5), (2, 10), (3, 20), (10, 2_560), (11, 3_600), (u32::MAX, 3_600)]
-        {
-            let whole = Duration::from_secs(whole);
-            assert_eq!(back_off(bounds, tries, 0), whole);
-            for chance in [1, 12_345_678_901, u64::MAX] {
-                let pause = back_off(bounds, tries, chance);
-                assert!(whole / 2 <= pause && pause <= whole, "{tries}: {pause:?}");
-            }
-        }
-        let longest = (Duration::MAX, Duration::MAX);
-        assert!(back_off(longest, 2, u64::MAX) > Duration::from_hours(1));
-    }
 
     #[test]
     fn ids_of_a_moment_are_not_before_its_first() {

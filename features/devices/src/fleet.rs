@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::reading::Reading;
 use crate::registry::{Device, Registry, Sensor, Wanted};
-use crate::rule::{Rule, RuleId, RuleSet, RuleText};
+use crate::rule::{Deed, Rule, RuleId, RuleSet, RuleText};
 use crate::{
     DEAD_LETTERS_TOPIC, Error, Fault, House, Overview, READINGS_TOPIC, Result, pipeline, store,
 };
@@ -343,11 +343,11 @@ impl Fleet {
 
     /// What is wrong with a rule as things stand.
     pub(crate) fn check_rule(&self, text: &RuleText) -> Result<()> {
-        let mailer = &self.house.needs.mailer;
+        let notifier = &self.house.needs.notifier;
         let faults = self.registry(|registry| {
             let sensor = registry.sensors.get(&text.sensor).map(|sensor| &**sensor);
             let mut faults =
-                text.faults(sensor, |address| mailer.accepts(address), &self.house.config);
+                text.faults(sensor, |address| notifier.accepts(address), &self.house.config);
             if let Some(device) =
                 text.device.as_ref().filter(|d| !registry.devices.contains_key(*d))
             {
@@ -355,6 +355,20 @@ impl Fleet {
             }
             faults
         });
+        if faults.is_empty() { Ok(()) } else { Err(Error::Invalid(faults)) }
+    }
+
+    /// Whether every endpoint that a rule names is there.
+    async fn check_endpoints(&self, text: &RuleText) -> Result<()> {
+        let mut faults = Vec::new();
+        for (index, action) in text.actions.iter().enumerate() {
+            if let Deed::Endpoint { endpoint } = action
+                && !self.house.needs.notifier.knows(self.organisation, endpoint).await?
+            {
+                let pointer = format!("/actions/{index}/endpoint");
+                faults.push(Fault::new(&pointer, format!("there is no endpoint {endpoint:?}")));
+            }
+        }
         if faults.is_empty() { Ok(()) } else { Err(Error::Invalid(faults)) }
     }
 
@@ -413,6 +427,7 @@ impl Fleet {
 
     async fn put_rule(&self, rule: Rule) -> Result<(Arc<Rule>, u64)> {
         self.check_rule(&rule.text)?;
+        self.check_endpoints(&rule.text).await?;
         let rule = Arc::new(rule);
         let (organisation, row) = (self.organisation, rule.clone());
         let put = async move |tx: &mut Tx| store::put_rule(tx, organisation, &row).await;

@@ -52,7 +52,9 @@ use metrics::Meters;
 
 pub use intake::{Encoding, Outcome};
 pub use letters::{DeadLetter, LetterFilter};
-pub use needs::{IssuedKey, KeyIssuer, KeyRequest, Mail, Mailer, NeedError, TxFuture};
+pub use needs::{
+    IssuedKey, KeyIssuer, KeyRequest, NeedError, Notice, Notifier, Recipient, TxFuture,
+};
 pub use rule::{RuleId, RuleKind};
 
 /// Seeing devices, sensors and the overview.
@@ -319,7 +321,7 @@ pub struct Needs {
     pub lake: Lake,
     pub authority: Arc<dyn Authority>,
     pub results: Results,
-    pub mailer: Arc<dyn Mailer>,
+    pub notifier: Arc<dyn Notifier>,
     pub keys: Arc<dyn KeyIssuer>,
 }
 

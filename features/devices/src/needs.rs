@@ -3,34 +3,59 @@
 use std::pin::Pin;
 
 use base::access::Principal;
-use base::{ErrorKind, EventId, Failure, OrganisationId};
+use base::{ErrorKind, EventId, Failure, OrganisationId, Timestamp};
 use edge::BoxFuture;
 use relational::Tx;
 
 /// Work inside a transaction; it stays on the transaction's thread.
 pub type TxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
-/// Sends mails.
-pub trait Mailer: Send + Sync + 'static {
+/// Tells people and programs of alerts.
+pub trait Notifier: Send + Sync + 'static {
     /// Whether mails can be addressed to this text; asked before a rule is stored.
     fn accepts(&self, address: &str) -> bool;
 
-    /// Puts a mail into the caller's transaction. The same key again changes nothing. A refusal of the kind
+    /// Whether the organisation has this endpoint; asked before a rule is stored.
+    fn knows<'a>(
+        &'a self,
+        organisation: OrganisationId,
+        endpoint: &'a str,
+    ) -> BoxFuture<'a, Result<bool, NeedError>>;
+
+    /// Puts a notice into the caller's transaction. The same key again changes nothing. A refusal of the kind
     /// `Invalid` or `TooMany` is noted at the alert; any other stops the pipeline, which tries again.
-    fn enqueue<'a>(&'a self, tx: &'a mut Tx, mail: &'a Mail)
-    -> TxFuture<'a, Result<(), NeedError>>;
+    fn enqueue<'a>(
+        &'a self,
+        tx: &'a mut Tx,
+        notice: &'a Notice,
+    ) -> TxFuture<'a, Result<(), NeedError>>;
 }
 
-/// A mail about an alert.
+/// What is told of an alert, and to whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mail {
+pub struct Notice {
     pub organisation: OrganisationId,
-    pub to: String,
+    pub to: Recipient,
     pub subject: String,
     pub body: String,
+    /// When the reading was taken.
+    pub occurred: Timestamp,
+    /// The alert as JSON, for programs.
+    pub alert: String,
     /// Derived from the rule, the device, the sensor, the reading's time and the place among the rule's
     /// actions: the same after any crash.
     pub key: EventId,
+}
+
+/// Who is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recipient {
+    /// By mail.
+    Email(String),
+    /// A webhook or a Slack channel, by the id of its endpoint.
+    Endpoint(String),
+    /// Every endpoint that wants to hear of all alerts.
+    Subscribers,
 }
 
 /// Makes keys for devices.

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 use crate::fleet::{Fleet, IDLE};
 use crate::intake::RECEIVED;
-use crate::needs::Mail;
+use crate::needs::{Notice, Recipient};
 use crate::reading::{Reading, Refusal};
 use crate::rule::{Deed, Quiet, Rule, RuleId, RuleSet, Verdict};
 use crate::store::{self, Alert, Commit, Series};
@@ -151,7 +151,7 @@ struct Run<'f> {
 /// What the rules made of the new readings of a batch.
 #[derive(Default)]
 struct Evaluated {
-    alerts: Vec<(Alert, Vec<Mail>)>,
+    alerts: Vec<(Alert, Vec<Notice>)>,
     /// The new readings up to here were evaluated; the rest comes with the next batch.
     count: usize,
 }
@@ -407,7 +407,7 @@ impl<'f> Run<'f> {
         &mut self,
         rule: &Rule,
         reading: &Reading<'_>,
-        raised: &[(Alert, Vec<Mail>)],
+        raised: &[(Alert, Vec<Notice>)],
     ) -> Result<bool> {
         let (time, cooldown) = (reading.time, rule.text.cooldown);
         let quiet = self.quiet.get_mut(&*reading.device).and_then(|known| known.get_mut(&rule.id));
@@ -438,7 +438,7 @@ impl<'f> Run<'f> {
         Ok(verdict == Verdict::Alert)
     }
 
-    fn raise(&self, rule: &Rule, reading: &Reading<'_>) -> (Alert, Vec<Mail>) {
+    fn raise(&self, rule: &Rule, reading: &Reading<'_>) -> (Alert, Vec<Notice>) {
         let organisation = self.fleet.organisation;
         let alert = Alert {
             id: event_id(organisation, rule.id, reading, 0),
@@ -452,15 +452,24 @@ impl<'f> Run<'f> {
             mail_error: None,
         };
         let body = self.mail_body(rule, reading);
-        let mails = rule.text.actions.iter().enumerate().map(|(index, Deed::Email { to })| Mail {
+        let notice = |to: Recipient, part: u64| Notice {
             organisation,
-            to: to.clone(),
+            to,
             subject: format!("{}: {}", rule.text.name, reading.device),
             body: body.clone(),
-            key: event_id(organisation, rule.id, reading, 1 + index as u64),
-        });
-        let mails = mails.collect();
-        (alert, mails)
+            occurred: reading.time,
+            alert: alert.to_json(),
+            key: event_id(organisation, rule.id, reading, part),
+        };
+        let mut notices = vec![notice(Recipient::Subscribers, 0)];
+        for (action, part) in rule.text.actions.iter().zip(1..) {
+            let to = match action {
+                Deed::Email { to } => Recipient::Email(to.clone()),
+                Deed::Endpoint { endpoint } => Recipient::Endpoint(endpoint.clone()),
+            };
+            notices.push(notice(to, part));
+        }
+        (alert, notices)
     }
 
     fn mail_body(&self, rule: &Rule, reading: &Reading<'_>) -> String {
@@ -526,10 +535,10 @@ impl<'f> Run<'f> {
         let commit = Arc::new(commit);
         let write = {
             let needs = &self.fleet.house.needs;
-            let (commit, mailer) = (commit.clone(), needs.mailer.clone());
+            let (commit, notifier) = (commit.clone(), needs.notifier.clone());
             let results = needs.results.for_organisation(commit.organisation);
             async move |tx: &mut Tx| {
-                let raised = store::commit(tx, &commit, &*mailer).await?;
+                let raised = store::commit(tx, &commit, &*notifier).await?;
                 if !raised.is_empty() {
                     results.bump(tx, &[ALERTS]).await?;
                 }

@@ -74,7 +74,13 @@ pub(crate) struct Minute(u16);
 /// What an alert sets off.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Deed {
-    Email { to: String },
+    Email {
+        to: String,
+    },
+    /// A webhook or a Slack channel.
+    Endpoint {
+        endpoint: String,
+    },
 }
 
 impl std::str::FromStr for Minute {
@@ -168,8 +174,10 @@ impl RuleText {
         if self.actions.len() > config.actions_max {
             fault("/actions".into(), format!("more than {}", config.actions_max));
         }
-        for (index, Deed::Email { to }) in self.actions.iter().enumerate() {
-            if !is_address(to) || !accepts_address(to) {
+        for (index, action) in self.actions.iter().enumerate() {
+            if let Deed::Email { to } = action
+                && (!is_address(to) || !accepts_address(to))
+            {
                 fault(format!("/actions/{index}/to"), "not an e-mail address".into());
             }
         }

@@ -8,7 +8,7 @@ use base::{ErrorKind, EventId, OrganisationId, Page, PageRequest, Timestamp};
 use relational::{Migration, NewEvent, Read, Row, Tx, Value, params};
 use serde::{Deserialize, Serialize};
 
-use crate::needs::{Mail, Mailer};
+use crate::needs::{Notice, Notifier};
 use crate::registry::{Additions, Device, Position, Registry, Sensor, SensorValue};
 use crate::rule::{Condition, Deed, Range, Rule, RuleId, RuleText, Window};
 use crate::{Error, Result};
@@ -137,7 +137,7 @@ pub(crate) struct Commit {
     pub from: u64,
     pub next: u64,
     pub readings: u64,
-    pub alerts: Vec<(Alert, Vec<Mail>)>,
+    pub alerts: Vec<(Alert, Vec<Notice>)>,
     pub new_series: Vec<Series>,
     pub moved_series: Vec<Series>,
 }
@@ -396,7 +396,7 @@ pub(crate) async fn delete_rule(
 pub(crate) async fn commit(
     tx: &mut Tx,
     commit: &Commit,
-    mailer: &dyn Mailer,
+    notifier: &dyn Notifier,
 ) -> Result<Vec<Alert>> {
     let Commit { organisation, partition, .. } = commit;
     let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
@@ -422,7 +422,7 @@ pub(crate) async fn commit(
     for (alert, mails) in &commit.alerts {
         let mut alert = alert.clone();
         for mail in mails {
-            if let Err(error) = mailer.enqueue(tx, mail).await {
+            if let Err(error) = notifier.enqueue(tx, mail).await {
                 // A mail that can never be taken, or not for now, must not stop the readings behind it.
                 if !matches!(error.kind, ErrorKind::Invalid | ErrorKind::TooMany) {
                     return Err(error.into());
@@ -608,7 +608,7 @@ fn rule_of(row: &Row) -> Result<Rule> {
         conditions: conditions.collect(),
         window,
         cooldown: Duration::from_secs(body.cooldown_seconds),
-        actions: body.actions.into_iter().map(|DeedRow::Email { to }| Deed::Email { to }).collect(),
+        actions: body.actions.into_iter().map(Deed::from).collect(),
     };
     Ok(Rule {
         id: row.get("id")?,
@@ -676,6 +676,25 @@ struct WindowRow {
 #[serde(rename_all = "lowercase")]
 enum DeedRow {
     Email { to: String },
+    Endpoint { endpoint: String },
+}
+
+impl From<DeedRow> for Deed {
+    fn from(row: DeedRow) -> Self {
+        match row {
+            DeedRow::Email { to } => Self::Email { to },
+            DeedRow::Endpoint { endpoint } => Self::Endpoint { endpoint },
+        }
+    }
+}
+
+impl From<&Deed> for DeedRow {
+    fn from(deed: &Deed) -> Self {
+        match deed {
+            Deed::Email { to } => Self::Email { to: to.clone() },
+            Deed::Endpoint { endpoint } => Self::Endpoint { endpoint: endpoint.clone() },
+        }
+    }
 }
 
 impl From<&RuleText> for BodyRow {
@@ -689,8 +708,7 @@ impl From<&RuleText> for BodyRow {
             to: window.to.to_string(),
             zone: window.zone.clone(),
         });
-        let actions =
-            text.actions.iter().map(|Deed::Email { to }| DeedRow::Email { to: to.clone() });
+        let actions = text.actions.iter().map(DeedRow::from);
         Self {
             conditions: conditions.collect(),
             window,

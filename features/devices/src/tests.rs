@@ -30,8 +30,8 @@ use tower::ServiceExt;
 
 use crate::pipeline::Step;
 use crate::{
-    Config, Devices, Error, IssuedKey, KeyIssuer, KeyRequest, Mail, Mailer, NeedError, Needs,
-    Outcome, Result, TxFuture,
+    Config, Devices, Error, IssuedKey, KeyIssuer, KeyRequest, NeedError, Needs, Notice, Notifier,
+    Outcome, Recipient, Result, TxFuture,
 };
 
 /// Stops pipelines where a test wants them to be killed.
@@ -110,7 +110,7 @@ impl Stack {
             log: log.clone(),
             lake: lake.clone(),
             authority: Arc::new(Doorman),
-            mailer: mails.clone(),
+            notifier: mails.clone(),
             keys: Arc::new(Keys),
         };
         let devices = Devices::open(config.clone(), &base, needs).await.unwrap();
@@ -424,21 +424,30 @@ struct Mails {
     refusals: Mutex<Vec<ErrorKind>>,
 }
 
-impl Mailer for Mails {
+impl Notifier for Mails {
     fn accepts(&self, address: &str) -> bool {
         address != "nobody@example.org"
+    }
+
+    fn knows<'a>(
+        &'a self,
+        _: OrganisationId,
+        endpoint: &'a str,
+    ) -> BoxFuture<'a, Result<bool, NeedError>> {
+        Box::pin(std::future::ready(Ok(endpoint == "roof")))
     }
 
     fn enqueue<'a>(
         &'a self,
         tx: &'a mut Tx,
-        mail: &'a Mail,
+        mail: &'a Notice,
     ) -> TxFuture<'a, Result<(), NeedError>> {
         Box::pin(async move {
+            let (Recipient::Email(to) | Recipient::Endpoint(to)) = &mail.to else { return Ok(()) };
             if let Some(kind) = self.refusals.lock().pop() {
                 return Err(NeedError { kind, source: "no mail today".into() });
             }
-            let Mail { organisation, to, subject, body, key } = mail;
+            let Notice { organisation, subject, body, key, .. } = mail;
             let sql = "INSERT INTO test_mails (organisation, idempotency, recipient, subject, body) \
                        VALUES (?, ?, ?, ?, ?)";
             let written = tx.execute(sql, params![organisation, key, to, subject, body]).await;

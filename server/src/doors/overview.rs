@@ -46,6 +46,8 @@ async fn overview(State(doors): State<Doors>, caller: Caller) -> edge::Result<Js
     let devices = doors.devices.overview(organisation).await?;
     let messages = doors.delivery.counts(organisation).await;
     let messages = messages.map_err(|error| edge::Error::of(error.kind(), error))?;
+    let held_mails = doors.delivery.held_mails(organisation).await;
+    let held_mails = held_mails.map_err(|error| edge::Error::of(error.kind(), error))?;
     let dead_letters = doors.db.dead_letters_count(organisation).await;
     let dead_letters = dead_letters.map_err(super::failed_rows)? + devices.dead_letters;
     Ok(Json(OverviewBody {
@@ -56,7 +58,7 @@ async fn overview(State(doors): State<Doors>, caller: Caller) -> edge::Result<Js
         readings_per_second: devices.readings_per_second,
         alerts_total: devices.alerts_total,
         alerts_today: devices.alerts_today,
-        messages_held: messages.held,
+        messages_held: held_mails,
         messages_waiting: messages.waiting + messages.sending,
         messages_failed: messages.failed,
         dead_letters,

@@ -15,7 +15,7 @@ import { sentence } from './rule-sentence.js';
 
 /** @typedef {{ min: string, max: string }} RangeDraft */
 /** @typedef {{ value: string, ranges: RangeDraft[] }} ConditionDraft */
-/** @typedef {{ name: string, sensor: string, device: string, enabled: boolean, conditions: ConditionDraft[], window: { on: boolean, from: string, to: string, zone: string }, cooldown: string, email: string }} Draft */
+/** @typedef {{ name: string, sensor: string, device: string, enabled: boolean, conditions: ConditionDraft[], window: { on: boolean, from: string, to: string, zone: string }, cooldown: string, email: string, endpoints: string[] }} Draft */
 
 const zoneHere = Intl.DateTimeFormat().resolvedOptions().timeZone || 'UTC';
 const zones = Intl.supportedValuesOf('timeZone');
@@ -32,6 +32,7 @@ function blank(query) {
     window: { on: false, from: '22:00', to: '06:00', zone: zoneHere },
     cooldown: '180',
     email: account.peek()?.email ?? '',
+    endpoints: [],
   };
 }
 
@@ -48,7 +49,8 @@ function draftOf(rule) {
     })),
     window: rule.window ? { on: true, ...rule.window } : { on: false, from: '22:00', to: '06:00', zone: zoneHere },
     cooldown: String(rule.cooldown_seconds),
-    email: rule.actions.map((action) => action.to).join(', '),
+    email: rule.actions.flatMap((action) => (action.type === 'email' ? [action.to] : [])).join(', '),
+    endpoints: rule.actions.flatMap((action) => (action.type === 'endpoint' ? [action.endpoint] : [])),
   };
 }
 
@@ -65,10 +67,13 @@ function bodyOf(draft) {
     })),
     window: draft.window.on ? { from: draft.window.from, to: draft.window.to, zone: draft.window.zone } : null,
     cooldown_seconds: Math.max(0, Math.round(Number(draft.cooldown) || 0)),
-    actions: draft.email
-      .split(/[,;\s]+/)
-      .filter(Boolean)
-      .map((to) => ({ type: 'email', to })),
+    actions: [
+      ...draft.email
+        .split(/[,;\s]+/)
+        .filter(Boolean)
+        .map((to) => /** @type {api.Action} */ ({ type: 'email', to })),
+      ...draft.endpoints.map((endpoint) => /** @type {api.Action} */ ({ type: 'endpoint', endpoint })),
+    ],
   };
 }
 
@@ -253,6 +258,7 @@ function When({ draft, change }) {
 
 /** @param {PartProps} props */
 function Then({ draft, change }) {
+  const endpoints = useLoad(() => api.all(api.endpoints), []).data ?? [];
   /** @type {Record<number, string>} */
   const texts = {
     0: t('cooldown.0'),
@@ -270,8 +276,13 @@ function Then({ draft, change }) {
     ${h(Field, {
       label: t('rule.email'),
       hint: t('rule.email-hint'),
-      input: (id, note) => html`<input id=${id} aria-describedby=${note} type="email" multiple required data-test="rule-email" value=${draft.email} onInput=${(/** @type {Event} */ event) => change({ email: textOf(event) })} />`,
+      input: (id, note) => html`<input id=${id} aria-describedby=${note} type="email" multiple required=${draft.endpoints.length === 0} data-test="rule-email" value=${draft.email} onInput=${(/** @type {Event} */ event) => change({ email: textOf(event) })} />`,
     })}
+    ${endpoints.length > 0 &&
+    html`<div class="field" role="group" aria-label=${t('rule.endpoints')}>
+      <span class="label">${t('rule.endpoints')}</span>
+      ${endpoints.map((endpoint) => html`<label class="check"><input type="checkbox" data-test=${`rule-endpoint-${endpoint.name}`} checked=${draft.endpoints.includes(endpoint.id)} onChange=${(/** @type {Event} */ event) => change({ endpoints: checkedOf(event) ? [...draft.endpoints, endpoint.id] : draft.endpoints.filter((id) => id !== endpoint.id) })} />${endpoint.name}</label>`)}
+    </div>`}
     ${h(Field, {
       label: t('rule.cooldown'),
       hint: t('rule.cooldown-hint'),

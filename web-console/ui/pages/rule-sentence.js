@@ -16,8 +16,11 @@ function rangeText(sensor, value, { min, max }) {
   return t('sentence.any');
 }
 
-/** @param {import('../api.js').RuleBody} rule */
-export function sentence(rule) {
+/**
+ * @param {import('../api.js').RuleBody} rule
+ * @param {(endpoint: string) => string} [nameOf]
+ */
+export function sentence(rule, nameOf = (id) => id) {
   const conditions = rule.conditions.map((condition) =>
     t('sentence.condition', {
       value: labelOf(rule.sensor, condition.value),
@@ -29,7 +32,10 @@ export function sentence(rule) {
     : t('sentence.all-devices', { sensor: rule.sensor, conditions: conditions.join(t('sentence.and')) });
   const parts = [when];
   if (rule.window) parts.push(t('sentence.window', { ...rule.window }));
-  parts.push(t('sentence.mail', { to: rule.actions.map((action) => action.to).join(', ') || '…' }));
+  const mails = rule.actions.flatMap((action) => (action.type === 'email' ? [action.to] : []));
+  const places = rule.actions.flatMap((action) => (action.type === 'endpoint' ? [nameOf(action.endpoint)] : []));
+  if (mails.length > 0 || places.length === 0) parts.push(t('sentence.mail', { to: mails.join(', ') || '…' }));
+  if (places.length > 0) parts.push(t('sentence.endpoint', { to: places.join(', ') }));
   if (rule.cooldown_seconds > 0) parts.push(t('sentence.cooldown', { time: duration(rule.cooldown_seconds) }));
   return parts.join(' ');
 }

@@ -9,6 +9,8 @@ import { useLoad, usePages } from '../parts/load.js';
 import { complain, Empty, Failed, Loading, toast } from '../parts/notices.js';
 import { Tabs } from '../parts/tabs.js';
 import { go, route } from '../router.js';
+import { Endpoints, useEndpointNames } from './endpoints.js';
+import { Messages } from './messages.js';
 import { RuleForm } from './rule-form.js';
 import { sentence } from './rule-sentence.js';
 
@@ -17,7 +19,7 @@ import { sentence } from './rule-sentence.js';
 export default function RulesPage() {
   useEffect(() => void fetchCatalog().catch(complain), []);
   const part = route.value.parts[1] ?? '';
-  if (part !== '' && part !== 'alerts' && part !== 'messages') return html`<${RuleForm} key=${part} id=${part === 'new' ? null : part} />`;
+  if (!['', 'alerts', 'messages', 'endpoints'].includes(part)) return html`<${RuleForm} key=${part} id=${part === 'new' ? null : part} />`;
   return html`<div class="page">
     <header class="head">
       <h1>${t('nav.rules')}</h1>
@@ -27,15 +29,18 @@ export default function RulesPage() {
       { path: '/rules', text: t('nav.rules'), test: 'tab-rules' },
       { path: '/rules/alerts', text: t('alerts.title'), test: 'tab-alerts' },
       { path: '/rules/messages', text: t('messages.title'), test: 'tab-messages' },
+      { path: '/rules/endpoints', text: t('endpoints.title'), test: 'tab-endpoints' },
     ]} />
     ${part === '' && html`<${RuleList} />`}
     ${part === 'alerts' && html`<${Alerts} />`}
     ${part === 'messages' && html`<${Messages} />`}
+    ${part === 'endpoints' && html`<${Endpoints} />`}
   </div>`;
 }
 
 function RuleList() {
   const { data, error, again } = useLoad(() => api.all(api.rules), []);
+  const nameOf = useEndpointNames();
   const [removing, setRemoving] = useState(/** @type {Rule | null} */ (null));
   void catalog.value;
   if (!data) return error ? html`<${Failed} error=${error} retry=${again} />` : html`<${Loading} />`;
@@ -57,7 +62,7 @@ function RuleList() {
         <button type="button" role="switch" class="switch" aria-checked=${rule.enabled} aria-label=${t('rules.enabled', { name: rule.name })} onClick=${() => enable(rule)}></button>
         <div class="text">
           <h2><a href=${`#/rules/${encodeURIComponent(rule.id)}`}>${rule.name}</a></h2>
-          <p>${sentence(rule)}</p>
+          <p>${sentence(rule, nameOf)}</p>
         </div>
         <div class="row">
           <a class="icon" role="button" href=${`#/rules/${encodeURIComponent(rule.id)}`} aria-label=${t('rules.edit', { name: rule.name })} title=${t('action.edit')}><${Icon} name="edit" /></a>
@@ -114,34 +119,6 @@ function Alerts() {
 /** @param {{ sensor: string, values: api.Values }} props */
 export function Values({ sensor, values }) {
   return html`<ul class="values">${numbersOf(sensor, values).map(([name, value]) => html`<li><span>${labelOf(sensor, name)}</span> <b>${measured(value, unitOf(sensor, name))}</b></li>`)}</ul>`;
-}
-
-function Messages() {
-  const { items, next, error, busy, more, again } = usePages(api.messages, 50);
-  if (!items) return error ? html`<${Failed} error=${error} retry=${again} />` : html`<${Loading} />`;
-  if (items.length === 0) return html`<${Empty} title=${t('messages.none')} text=${t('messages.none-text')} />`;
-  /** @type {Record<api.Message['state'], string>} */
-  const states = { held: t('messages.held'), waiting: t('messages.waiting'), sent: t('messages.sent'), failed: t('messages.failed') };
-  return html`${error && html`<${Failed} error=${error} retry=${again} />`}
-    ${items.some((message) => message.state === 'held') && html`<div class="notice warn"><${Icon} name="mail" /><p>${t('messages.held-text')}</p></div>`}
-    <ul class="messages" data-test="messages-list">
-      ${items.map(
-        (message) => html`<li key=${message.id} data-state=${message.state}>
-          <details>
-            <summary>
-              <span class=${`badge ${message.state}`}>${states[message.state] ?? message.state}</span>
-              <span class="subject">${message.subject}</span>
-              <span class="faint to">${message.to}</span>
-              <span class="faint small"><${Time} at=${message.sent ?? message.created} form="ago" /></span>
-            </summary>
-            ${message.last_error && html`<div class="notice bad"><p>${message.last_error}</p></div>`}
-            <pre class="mail">${message.body}</pre>
-            <p class="faint small">${t('messages.facts', { attempts: message.attempts, id: message.message_id })}</p>
-          </details>
-        </li>`,
-      )}
-    </ul>
-    ${next && html`<p><button type="button" disabled=${busy} onClick=${more}>${t('action.more')}</button></p>`}`;
 }
 
 /** Back to the list, from the form. */

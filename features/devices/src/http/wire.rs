@@ -182,7 +182,32 @@ pub(crate) struct WindowBody {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
 pub(crate) enum ActionBody {
-    Email { to: String },
+    Email {
+        to: String,
+    },
+    /// A webhook or a Slack channel, which gets the alert as `alert.raised`.
+    Endpoint {
+        /// An endpoint's id.
+        endpoint: String,
+    },
+}
+
+impl From<ActionBody> for Deed {
+    fn from(body: ActionBody) -> Self {
+        match body {
+            ActionBody::Email { to } => Self::Email { to },
+            ActionBody::Endpoint { endpoint } => Self::Endpoint { endpoint },
+        }
+    }
+}
+
+impl From<&Deed> for ActionBody {
+    fn from(deed: &Deed) -> Self {
+        match deed {
+            Deed::Email { to } => Self::Email { to: to.clone() },
+            Deed::Endpoint { endpoint } => Self::Endpoint { endpoint: endpoint.clone() },
+        }
+    }
 }
 
 #[derive(Debug, Clone, Serialize, JsonSchema)]
@@ -597,7 +622,7 @@ impl TryFrom<RuleBody> for RuleText {
                 .map(|r| Range { min: r.min, max: r.max })
                 .collect(),
         });
-        let actions = body.actions.into_iter().map(|ActionBody::Email { to }| Deed::Email { to });
+        let actions = body.actions.into_iter().map(Deed::from);
         Ok(Self {
             name: body.name,
             sensor: body.sensor,
@@ -626,8 +651,7 @@ impl From<&RuleText> for RuleBody {
             to: window.to.to_string(),
             zone: window.zone.clone(),
         });
-        let actions =
-            text.actions.iter().map(|Deed::Email { to }| ActionBody::Email { to: to.clone() });
+        let actions = text.actions.iter().map(ActionBody::from);
         Self {
             name: text.name.clone(),
             sensor: text.sensor.clone(),

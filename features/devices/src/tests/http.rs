@@ -117,6 +117,11 @@ async fn what_does_not_fit_is_refused_with_its_place() {
         ("/v1/rules", window("22:00", "06:00", "Mars/Base"), "/window/zone"),
         ("/v1/rules", to("keeper"), "/actions/0/to"),
         ("/v1/rules", to("nobody@example.org"), "/actions/0/to"),
+        (
+            "/v1/rules",
+            rule(json!({"actions": [{"type": "endpoint", "endpoint": "cellar"}]})),
+            "/actions/0/endpoint",
+        ),
     ];
     for (path, body, pointer) in cases {
         let expected = StatusCode::UNPROCESSABLE_ENTITY;

@@ -1,0 +1,230 @@
+//! The one HTTP client for whatever leaves the house.
+//!
+//! A request has a connection of its own, to an address that was judged for this request: no pool, no redirects, no
+//! proxy (its variables are not read), no cookies. The head of the answer decides; of its body only the first bytes
+//! are read.
+
+use std::convert::Infallible;
+use std::fmt::Display;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1;
+use hyper::header::{
+    CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT,
+};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+
+use super::names::{Names, SystemNames};
+use super::{Egress, Target};
+use crate::Error;
+
+/// Bytes of an answer's head; it ends the request when it is longer.
+const HEAD_BYTES_MAX: usize = 16 << 10;
+const HEADERS_MAX: usize = 100;
+/// Nobody needs more to say a number of seconds or a date.
+const RETRY_AFTER_BYTES_MAX: usize = 64;
+
+/// Posts to URLs that others chose; cloning shares it.
+#[derive(Clone)]
+pub struct Client(Arc<Inner>);
+
+struct Inner {
+    egress: Egress,
+    names: Arc<dyn Names>,
+    tls: TlsConnector,
+}
+
+/// What is posted.
+#[derive(Debug, Clone)]
+pub struct Request<'a> {
+    pub target: &'a Target,
+    pub content_type: &'static str,
+    pub headers: Vec<(&'static str, String)>,
+    pub body: Bytes,
+}
+
+/// What came back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub status: u16,
+    /// As the server wrote it.
+    pub retry_after: Option<String>,
+    /// The first bytes.
+    pub body: Vec<u8>,
+    /// There was more, or the rest did not come.
+    pub is_cut: bool,
+}
+
+trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+
+impl Client {
+    /// Reads the certificate authorities that the configuration names.
+    pub async fn open(egress: Egress) -> Result<Self, Error> {
+        Self::with_names(egress, Arc::new(SystemNames)).await
+    }
+
+    pub(crate) async fn with_names(egress: Egress, names: Arc<dyn Names>) -> Result<Self, Error> {
+        let tls = TlsConnector::from(Arc::new(tls(&egress).await?));
+        Ok(Self(Arc::new(Inner { egress, names, tls })))
+    }
+
+    pub fn egress(&self) -> &Egress {
+        &self.0.egress
+    }
+
+    /// Posts once. Any answer is `Ok`, whatever its status; an error means that none came.
+    pub async fn post(&self, request: &Request<'_>) -> Result<Answer, Error> {
+        let limit = self.0.egress.request_time_max;
+        let mut answer = None;
+        let ended = tokio::time::timeout(limit, self.exchange(request, &mut answer)).await;
+        // With the head the receiver has decided; a body that stalls or breaks off takes nothing back.
+        answer.ok_or_else(|| match ended {
+            Ok(Err(error)) => error,
+            Ok(Ok(())) => broken(request.target, &"it ended without an answer"),
+            Err(_) => Error::TimedOut { host: request.target.host().to_owned(), limit },
+        })
+    }
+
+    async fn exchange(
+        &self,
+        request: &Request<'_>,
+        answer: &mut Option<Answer>,
+    ) -> Result<(), Error> {
+        let target = request.target;
+        let stream = self.connect(target).await?;
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX);
+        let made = builder.handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = made.map_err(|error| broken(target, &error))?;
+        let driven = async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(host = target.host(), %error, "a connection broke");
+            }
+            // What ended it is told by the request itself.
+            std::future::pending::<Infallible>().await
+        };
+        let body_max = self.0.egress.answer_bytes_max;
+        let asked = async move {
+            let sent = sender.send_request(head(request)?).await;
+            let (parts, mut body) = sent.map_err(|error| broken(target, &error))?.into_parts();
+            let retry_after = parts.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+            let found = answer.insert(Answer {
+                status: parts.status.as_u16(),
+                retry_after: retry_after
+                    .filter(|text| text.len() <= RETRY_AFTER_BYTES_MAX)
+                    .map(str::to_owned),
+                body: Vec::new(),
+                is_cut: true,
+            });
+            while let Some(frame) = body.frame().await {
+                let Ok(frame) = frame else { return Ok(()) };
+                let Some(data) = frame.data_ref() else { continue };
+                let room = body_max - found.body.len();
+                found.body.extend_from_slice(&data[..data.len().min(room)]);
+                if data.len() > room {
+                    return Ok(());
+                }
+            }
+            found.is_cut = false;
+            Ok(())
+        };
+        tokio::select! {
+            biased;
+            ended = asked => ended,
+            never = driven => match never {},
+        }
+    }
+
+    /// A connection to an address that is judged here and now. The name is asked for once.
+    async fn connect(&self, target: &Target) -> Result<Box<dyn Wire>, Error> {
+        let limit = self.0.egress.connect_time_max;
+        let connecting = async {
+            let (host, port) = (target.host(), target.port());
+            let found = match host.parse::<IpAddr>() {
+                Ok(address) => vec![SocketAddr::new(address, port)],
+                Err(_) => self
+                    .0
+                    .names
+                    .addresses(host, port)
+                    .await
+                    .map_err(|source| Error::Unresolved { host: host.to_owned(), source })?,
+            };
+            let allowed = self.0.egress.judged(host, found)?;
+            let stream = Egress::reach((host, port), allowed, limit).await?;
+            if !target.is_tls() {
+                return Ok(Box::new(stream) as Box<dyn Wire>);
+            }
+            let untrusted = |reason: &dyn Display| Error::Tls {
+                host: host.to_owned(),
+                reason: reason.to_string(),
+            };
+            let name = ServerName::try_from(host.to_owned()).map_err(|error| untrusted(&error))?;
+            let stream = self.0.tls.connect(name, stream).await;
+            Ok(Box::new(stream.map_err(|error| untrusted(&error))?) as Box<dyn Wire>)
+        };
+        match tokio::time::timeout(limit, connecting).await {
+            Ok(connected) => connected,
+            Err(_) => Err(Error::Unreachable {
+                host: target.host().to_owned(),
+                port: target.port(),
+                source: io::Error::from(io::ErrorKind::TimedOut),
+            }),
+        }
+    }
+}
+
+fn head(request: &Request<'_>) -> Result<hyper::Request<Full<Bytes>>, Error> {
+    let target = request.target;
+    let mut made = hyper::Request::post(target.path_and_query())
+        .header(HOST, target.authority())
+        .header(USER_AGENT, concat!("Madang/", env!("CARGO_PKG_VERSION")))
+        .header(CONTENT_TYPE, HeaderValue::from_static(request.content_type))
+        .header(CONNECTION, HeaderValue::from_static("close"));
+    for (name, value) in &request.headers {
+        made = made.header(HeaderName::from_static(name), value);
+    }
+    made.body(Full::new(request.body.clone())).map_err(|error| broken(target, &error))
+}
+
+fn broken(target: &Target, reason: &dyn Display) -> Error {
+    Error::Broken { host: target.host().to_owned(), reason: reason.to_string() }
+}
+
+/// The public certificate authorities and those that the configuration names.
+async fn tls(egress: &Egress) -> Result<ClientConfig, Error> {
+    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    if let Some(path) = &egress.certificate_authorities {
+        let wrong = |error: &dyn Display| {
+            let path = path.display();
+            Error::Config(format!("egress.certificate_authorities: {path}: {error}"))
+        };
+        let pem = tokio::fs::read(path).await.map_err(|error| wrong(&error))?;
+        let mut count = 0;
+        for certificate in CertificateDer::pem_slice_iter(&pem) {
+            let certificate = certificate.map_err(|error| wrong(&error))?;
+            roots.add(certificate).map_err(|error| wrong(&error))?;
+            count += 1;
+        }
+        if count == 0 {
+            return Err(wrong(&"there is no certificate in it"));
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::Config(format!("egress: {error}")))?;
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
+}
+
+#[cfg(test)]
+mod tests;

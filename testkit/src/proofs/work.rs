@@ -1,0 +1,6 @@
+//! Work and word: jobs that run, messages that arrive.
+
+mod delivery;
+mod receiver;
+
+pub use delivery::delivery;
