@@ -173,7 +173,7 @@ fn stall(stream: &TcpStream) {
     let mut stream = stream;
     stream.set_read_timeout(Some(STALL)).ok();
     let mut byte = [0];
-    stream.read(&mut byte).ok();
+    stream.read_exact(&mut byte).ok();
 }
 
 /// The `webhook-id` of a request, and its body.
