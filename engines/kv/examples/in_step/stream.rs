@@ -12,6 +12,7 @@ pub(crate) const FAMILIES: &[(&str, &[&str])] = &[
     ("lists", LISTS),
     ("sets", SETS),
     ("sorted", SORTED),
+    ("bitmaps", BITMAPS),
     ("transactions", TRANSACTIONS),
 ];
 
@@ -273,6 +274,45 @@ const SORTED: &[&str] = &[
     "SET k v",
     "SADD k m n",
     "OBJECT ENCODING k",
+];
+
+const BITMAPS: &[&str] = &[
+    "SETBIT k n 1",
+    "SETBIT k n 0",
+    "SETBIT k 99 1",
+    "SETBIT k n 2",
+    "GETBIT k n",
+    "BITCOUNT k",
+    "BITCOUNT k n n",
+    "BITCOUNT k n n BIT",
+    "BITCOUNT k 0 -1 BYTE",
+    "BITCOUNT k 0",
+    "BITPOS k 1",
+    "BITPOS k 0",
+    "BITPOS k 1 n",
+    "BITPOS k 0 n n",
+    "BITPOS k 0 n n BIT",
+    "BITPOS k 2",
+    "BITOP AND k k k",
+    "BITOP OR k k k",
+    "BITOP XOR k k k k",
+    "BITOP NOT k k",
+    "BITOP NOT k k k",
+    "BITFIELD k GET u8 n",
+    "BITFIELD k SET i5 n n",
+    "BITFIELD k SET u63 n 9223372036854775807 GET i64 0",
+    "BITFIELD k INCRBY u2 n 1",
+    "BITFIELD k OVERFLOW SAT INCRBY u2 n 1 GET u4 0",
+    "BITFIELD k OVERFLOW FAIL INCRBY i4 #1 n",
+    "BITFIELD k GET u64 0",
+    "BITFIELD_RO k GET u8 n GET i3 #2",
+    "BITFIELD_RO k SET u8 0 1",
+    "GET k",
+    "STRLEN k",
+    "SET k v",
+    "APPEND k v",
+    "DEL k",
+    "LPUSH k v",
 ];
 
 const TRANSACTIONS: &[&str] = &[

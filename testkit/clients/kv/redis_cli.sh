@@ -1,0 +1,26 @@
+# redis-cli: one command, a pipe of many, the mass insertion mode, scanning, big keys, latency.
+set -eu
+checks=0
+cli() { redis-cli -h "$HOST" -p "$PORT" "$@"; }
+same() {
+  if [ "$1" != "$2" ]; then echo "expected '$2', got '$1'"; exit 1; fi
+  checks=$((checks + 1))
+}
+same "$(cli SET greeting 안녕)" OK
+same "$(cli --raw GET greeting)" 안녕
+same "$(cli -3 HGETALL nothing)" ""
+same "$(printf 'SET a 1\nINCR a\nLPUSH l x y\n' | cli | tr '\n' ' ')" "OK 2 2 "
+for number in $(seq 1 2000); do printf '*3\r\n$3\r\nSET\r\n$%d\r\nmass:%s\r\n$1\r\n1\r\n' $((5 + ${#number})) "$number"; done > "${TMPDIR:-/tmp}/mass.$$"
+same "$(cli --pipe < "${TMPDIR:-/tmp}/mass.$$" | tail -1)" "errors: 0, replies: 2000"
+rm "${TMPDIR:-/tmp}/mass.$$"
+same "$(cli --scan --pattern 'mass:*' | sort -u | wc -l)" 2000
+same "$(cli -x SET from-stdin < /dev/null)" OK
+same "$(cli --bigkeys | grep -c 'Biggest')" "$(cli --bigkeys | grep -c 'Biggest')"
+same "$(cli --memkeys-samples 0 | grep -c 'Sampled 2')" 1
+same "$(cli -n 3 SET only-here 1)" OK
+same "$(cli EXISTS only-here)" 0
+same "$(cli -r 3 INCR thrice | tail -1)" 3
+same "$(cli --no-raw HELLO 3 | grep -c 'proto')" 1
+same "$(cli MULTI)" OK
+same "$(cli --stat -r 1 -i 0.1 2>&1 | grep -c keys)" 1
+echo "ok $checks checks"
