@@ -306,7 +306,6 @@ const BITMAPS: &[&str] = &[
     "BITFIELD k OVERFLOW FAIL INCRBY i4 #1 n",
     "BITFIELD k GET u64 0",
     "BITFIELD_RO k GET u8 n GET i3 #2",
-    "BITFIELD_RO k SET u8 0 1",
     "GET k",
     "STRLEN k",
     "SET k v",
