@@ -161,8 +161,14 @@ fn read(said: &str) -> Outcome {
     for (at, line) in lines.iter().enumerate() {
         let Some((mark, rest)) = line.split_once("]: ") else { continue };
         let behind = || {
-            let next = lines[at + 1..].iter().map(|line| line.trim()).find(|line| !line.is_empty());
-            next.unwrap_or_default().to_owned()
+            // What went wrong may stand in the second line only.
+            let next = lines[at + 1..].iter().map(|line| line.trim());
+            let next: Vec<&str> = next
+                .filter(|line| !line.is_empty())
+                .take_while(|line| !line.starts_with('['))
+                .take(2)
+                .collect();
+            next.join(" | ")
         };
         if mark.ends_with("[ok") {
             *outcome.ok.entry(untimed(rest).to_owned()).or_default() += 1;
@@ -236,7 +242,9 @@ fn compare(unit: &Unit, redis: &Outcome, found: &Outcome, report: &mut Report) -
 
 /// A test of something else that also uses a command which is not announced.
 fn not_there(said: &str) -> Option<String> {
-    let rest = said.split_once("unknown command '")?.1;
+    let rest = ["unknown command '", "unknown subcommand '"]
+        .into_iter()
+        .find_map(|words| Some(said.split_once(words)?.1))?;
     let name = rest.split('\'').next()?;
     Some(format!("it uses {}, which is not there", name.to_uppercase()))
 }
