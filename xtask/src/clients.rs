@@ -35,8 +35,8 @@ const CLIENTS: &[Client] = &[
     },
     Client { name: "redis-py", program: Program::Python("redis_py.py"), needs: &[] },
     Client { name: "ioredis", program: Program::Node("ioredis.mjs"), needs: &[] },
-    Client { name: "RQ", program: Program::Python("rq_jobs.py"), needs: &["eval"] },
-    Client { name: "Celery", program: Program::Python("celery_tasks.py"), needs: &[] },
+    Client { name: "RQ", program: Program::Python("rq_jobs.py"), needs: &["eval", "xadd"] },
+    Client { name: "Celery", program: Program::Python("celery_tasks.py"), needs: &["eval"] },
     Client { name: "BullMQ", program: Program::Node("bullmq.mjs"), needs: &["eval", "xadd"] },
 ];
 
