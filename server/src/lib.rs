@@ -6,6 +6,8 @@
 mod adapters;
 mod config;
 mod doors;
+mod kv_client;
+mod kv_node;
 mod listen;
 mod sample;
 mod serve;
@@ -37,6 +39,10 @@ struct Arguments {
 enum Command {
     /// Start everything on one disk, on loopback
     Serve(serve::Options),
+    /// Start the store of keys alone, for Redis clients with keys from a file
+    KvNode(kv_node::Options),
+    /// Look into a running store of keys: get, set, watch, stats, keys
+    Kv(kv_client::Options),
     /// Print the configuration in force, secrets masked
     Config,
     /// Print the `OpenAPI` document of the HTTP API
@@ -67,6 +73,10 @@ fn run(arguments: Arguments, added: Option<Added>) -> Result<()> {
         Command::Serve(options) => {
             serve::serve(Settings::read(arguments.config.as_deref())?, options, added)
         }
+        Command::KvNode(options) => {
+            kv_node::kv_node(&Settings::read(arguments.config.as_deref())?, &options)
+        }
+        Command::Kv(options) => kv_client::run(&options, &mut std::io::stdout().lock()),
         Command::Config => {
             print!("{}", Settings::read(arguments.config.as_deref())?.config()?.masked()?);
             Ok(())

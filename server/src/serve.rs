@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use base::Base;
 use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use toml::Value;
@@ -40,7 +41,7 @@ pub(crate) struct Options {
 }
 
 /// A stopping process drains for this long.
-const DRAIN_MAX: Duration = Duration::from_secs(8);
+pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(8);
 
 pub(crate) fn serve(
     mut settings: Settings,
@@ -68,6 +69,7 @@ pub(crate) fn serve(
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_writer(std::io::stderr)
         .init();
+    allow_open_files();
     let port = |section: &str| match (options.free_ports, settings.is_set(section, "listen")) {
         (true, _) => Port::Free,
         (_, true) => Port::Configured,
@@ -84,6 +86,15 @@ pub(crate) fn serve(
     threads.end();
     drop(temporary);
     ended
+}
+
+/// Each connection is an open file, and shells allow few of them unless they are asked.
+pub(crate) fn allow_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, allowed = limit.current, "not more files can be open");
+    }
 }
 
 async fn run(

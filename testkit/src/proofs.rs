@@ -1,6 +1,7 @@
 //! The acceptance lines of Madang. Each proof starts the real binary, prints figures and says whether the line held.
 
 pub mod first;
+pub mod kv;
 mod ledger;
 pub mod spine;
 pub mod work;

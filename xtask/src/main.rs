@@ -4,9 +4,11 @@
 
 #![allow(clippy::print_stdout, reason = "a development tool speaks on standard output")]
 
+mod clients;
 mod newcomer;
 mod prove;
 mod shell;
+mod tcl;
 #[cfg(test)]
 mod tidy;
 mod vendor;

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use testkit::proofs::{ALL, Ground, Report, Size};
+use testkit::proofs::{ALL, Ground, Report, Size, kv};
 
-use crate::{newcomer, shell};
+use crate::{clients, newcomer, shell, tcl};
 
 type Runner = fn() -> Result<Report>;
 
@@ -19,6 +19,9 @@ const HERE: &[(&str, Runner)] = &[
     ("spine/no-event-lost", || example("relational", "no_event_lost")),
     ("spine/commits", || example("relational", "commits")),
     ("spine/simulated", simulated),
+    ("kv/clients", || clients::clients(&kv_node()?)),
+    ("kv/in-step", || example("kv", "in_step")),
+    ("kv/tcl", || tcl::tcl(&kv_node()?)),
 ];
 
 /// Seeds of each simulation at full count.
@@ -34,7 +37,8 @@ pub(crate) fn list() {
 }
 
 fn names() -> impl Iterator<Item = &'static str> {
-    HERE.iter().map(|(name, _)| *name).chain(ALL.iter().map(|(name, _)| *name))
+    let here = HERE.iter().map(|(name, _)| *name);
+    here.chain(ALL.iter().chain(kv::ALL).map(|(name, _)| *name))
 }
 
 /// Proves the binary of this tree in the release profile, or another one.
@@ -43,11 +47,13 @@ pub(crate) fn prove(name: &str, binary: Option<PathBuf>) -> Result<()> {
     let report = if let Some((_, proof)) = HERE.iter().find(|(known, _)| *known == name) {
         proof()?
     } else {
-        let Some((_, proof)) = ALL.iter().find(|(known, _)| *known == name) else {
+        let Some((_, proof)) = ALL.iter().chain(kv::ALL).find(|(known, _)| *known == name) else {
             bail!("no proof {name}; there are: {}", names().collect::<Vec<_>>().join(", "));
         };
         let binary = if let Some(binary) = binary {
             std::fs::canonicalize(&binary)?
+        } else if kv::ALL.iter().any(|(known, _)| *known == name) {
+            kv_node()?
         } else {
             let is_faulty = FAULTY.contains(&name);
             let (package, program) =
@@ -66,6 +72,12 @@ pub(crate) fn prove(name: &str, binary: Option<PathBuf>) -> Result<()> {
         bail!("{name} fell short");
     }
     Ok(())
+}
+
+/// The store of keys alone, in the release profile.
+fn kv_node() -> Result<PathBuf> {
+    shell::run("cargo", &["build", "--release", "-q", "-p", "kv", "--example", "node"])?;
+    Ok(target_folder()?.join("release/examples/node"))
 }
 
 /// Runs a part's example, which prints figures and fails when it falls short.

@@ -48,7 +48,8 @@ impl Grant {
         Ok(())
     }
 
-    pub(crate) fn allows(&self, action: &str, resource: &str) -> bool {
+    /// Whether it lets somebody do this to that.
+    pub fn allows(&self, action: &str, resource: &str) -> bool {
         covers(&self.action, action) && covers(&self.resource, resource)
     }
 

@@ -1,5 +1,5 @@
-//! A node alone: `node FOLDER PORT [always|everysec|off]`. Everybody on this machine is let in, so it is for tests and
-//! measurements only.
+//! A node alone: `node FOLDER PORT [SETTING=VALUE…]`, settings by their names in the configuration. Everybody on this
+//! machine is let in, or with `closed=true` everybody who says AUTH, so it is for proofs and measurements only.
 
 #[path = "shared/anybody.rs"]
 mod anybody;
@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use anybody::{Anybody, somebody};
 use base::{Base, Failure};
-use kv::{Config, Durability, Kv};
+use kv::{Config, Kv};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde_json::{Map, Value};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[tokio::main(flavor = "current_thread")]
@@ -18,16 +20,20 @@ async fn main() -> Result<(), Failure> {
     let mut args = std::env::args().skip(1);
     let folder = args.next().ok_or("a folder is needed")?;
     let port = args.next().ok_or("a port is needed")?.parse::<u16>()?;
-    let durability = match args.next().as_deref() {
-        None | Some("always") => Durability::Always,
-        Some("everysec") => Durability::Everysec,
-        Some("off") => Durability::Off,
-        Some(other) => return Err(format!("no durability {other}").into()),
-    };
+    let mut settings = Map::new();
+    for setting in args {
+        let (name, value) = setting.split_once('=').ok_or("a setting is NAME=VALUE")?;
+        let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
+        settings.insert(name.to_owned(), value);
+    }
+    let is_closed = settings.remove("closed") == Some(Value::Bool(true));
+    let config: Config = serde_json::from_value(Value::Object(settings))?;
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
     let base = Base::system();
-    let config = Config { durability, ..Config::default() };
     let authority = Arc::new(Anybody::default());
-    let kv = Kv::open(config, &base, Path::new(&folder), authority, Some(somebody())).await?;
+    let anonymous = (!is_closed).then(somebody);
+    let kv = Kv::open(config, &base, Path::new(&folder), authority, anonymous).await?;
     let listener = TcpListener::bind(("127.0.0.1", port))?;
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {

@@ -51,6 +51,12 @@ pub struct Config {
     pub request_bytes_max: usize,
     /// Bytes that wait to be sent to one client; one that takes less is closed.
     pub output_bytes_max: usize,
+    /// A client that says nothing for so long is closed, unless it waits or listens; 0 is never.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub idle_max: Duration,
+    /// After so much silence a peer is asked whether it is still there; 0 is never.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub keepalive: Duration,
     /// From this duration on a command is in the slow log.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub slow_min: Duration,
@@ -75,6 +81,8 @@ impl Default for Config {
             argument_bytes_max: 512 << 20,
             request_bytes_max: 1 << 30,
             output_bytes_max: 1 << 30,
+            idle_max: Duration::ZERO,
+            keepalive: Duration::from_mins(5),
             slow_min: Duration::from_millis(10),
             slow_entries_max: 128,
             rewrite_factor: 2,

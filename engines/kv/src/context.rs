@@ -54,7 +54,10 @@ impl Ctx<'_> {
         if let Some(deadline) = self.engine.store.deadline(found)
             && deadline <= self.now
         {
-            self.engine.expire(db, found, key);
+            // Where nothing can be written down it is passed over.
+            if self.engine.refusal.is_none() {
+                self.engine.expire(db, found, key);
+            }
             return None;
         }
         if !self.session.is_quiet {

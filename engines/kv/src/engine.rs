@@ -1,8 +1,10 @@
 //! The store with its clients, without sockets, files, threads or a clock: bytes and the moment in; replies, effects
 //! and wishes out.
 
-use std::collections::{HashMap, VecDeque};
+use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hint::black_box;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use base::OrganisationId;
@@ -21,6 +23,7 @@ use crate::stats::Stats;
 use crate::store::number::i64_text;
 use crate::store::object::Kind;
 use crate::store::{Found, Store};
+use crate::unsettled::Unsettled;
 use crate::wire::reply::{Fault, Reply};
 use crate::wire::request::{Args, Limits, Owned, Parsed, Progress, Span, parse};
 
@@ -47,6 +50,9 @@ pub(crate) enum Wish {
     Authenticate { token: Token, session: u64, key: String, secret: String },
 }
 
+/// Who waits for a key, by when they came.
+pub(crate) type Queue = BTreeMap<u64, Token>;
+
 /// Why nothing can be written now, as the error's text.
 pub(crate) type Refusal = &'static str;
 
@@ -71,7 +77,11 @@ pub(crate) struct Engine {
     pub(crate) effects: Vec<u8>,
     pub(crate) watchers: HashMap<(usize, Box<[u8]>), Vec<Token>>,
     pub(crate) channels: Channels,
-    pub(crate) waiting: HashMap<(usize, Box<[u8]>), VecDeque<Token>>,
+    /// Who waits for each key, in the order they came.
+    pub(crate) waiting: HashMap<(usize, Box<[u8]>), Queue>,
+    /// When the waiting of those ends that do not wait for ever.
+    deadlines: BTreeSet<(i64, Token)>,
+    arrivals: u64,
     pub(crate) offers: Vec<(usize, Box<[u8]>)>,
     /// Sessions with something to send, or to be closed.
     pub(crate) touched: Vec<Token>,
@@ -82,6 +92,14 @@ pub(crate) struct Engine {
     /// The organisation of each group of [`DATABASES`].
     pub(crate) spaces: Vec<OrganisationId>,
     pub(crate) refusal: Option<Refusal>,
+    /// What was changed and could not be put on disk.
+    pub(crate) unsettled: Option<Unsettled>,
+    /// A panic may have left the data half changed: nothing of it is used any more.
+    pub(crate) is_broken: bool,
+    /// Whose command that was.
+    pub(crate) culprit: Option<Token>,
+    /// An entry is being taken out beside a command's own work.
+    is_changing: bool,
     pub(crate) monitors: usize,
     /// The session whose command runs, and what came for it meanwhile.
     current: Token,
@@ -90,8 +108,8 @@ pub(crate) struct Engine {
     /// The session whose command runs watches a key that changed.
     pub(crate) own_spoiled: bool,
     pub(crate) is_replaying: bool,
-    /// Sessions that changed something in this turn.
-    writers: Vec<Token>,
+    /// Sessions that changed something in this turn, or were told something after a change.
+    bound: Vec<Token>,
     pub(crate) expires_actively: bool,
     pub(crate) wants_rewrite: bool,
     spans: Vec<Span>,
@@ -135,6 +153,8 @@ impl Engine {
             watchers: HashMap::new(),
             channels: Channels::default(),
             waiting: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            arrivals: 0,
             offers: Vec::new(),
             touched: Vec::new(),
             runnable: Vec::new(),
@@ -142,13 +162,17 @@ impl Engine {
             gate,
             spaces: Vec::new(),
             refusal: None,
+            unsettled: None,
+            is_broken: false,
+            culprit: None,
+            is_changing: false,
             monitors: 0,
             current: NOBODY,
             mail: Reply::default(),
             random: random | 1,
             own_spoiled: false,
             is_replaying: false,
-            writers: Vec::new(),
+            bound: Vec::new(),
             expires_actively: true,
             wants_rewrite: false,
             spans: Vec::new(),
@@ -157,6 +181,18 @@ impl Engine {
         };
         engine.space(OrganisationId::DEFAULT);
         engine
+    }
+
+    /// Becomes empty, so that the data can be read back from the log; settings and counts stay.
+    pub(crate) fn begin_again(&mut self, secret: [u8; 16], now: i64) {
+        let (gate, settings) = (self.gate.clone(), self.settings.clone());
+        let mut fresh = Self::new(secret, self.random, gate, settings, now);
+        // An answer that is still on its way must not meet another client.
+        fresh.next_id = self.next_id;
+        fresh.stats = std::mem::replace(&mut self.stats, Stats::new(now));
+        fresh.stats.blocked = 0;
+        fresh.expires_actively = self.expires_actively;
+        *self = fresh;
     }
 
     /// Where an organisation's databases begin; they are made when it is new.
@@ -251,10 +287,12 @@ impl Engine {
         self.sessions[token] = Some(session);
     }
 
-    /// Notes that a session has something to send, and that it changed something.
+    /// Notes that a session has something to send, and whether that counts only when the turn is on disk.
     fn list(&mut self, session: &mut Session) {
-        if session.has_written {
-            self.writers.push(session.token);
+        let was_told = session.has_written || !session.out.bytes.is_empty();
+        if was_told && !session.is_bound && self.has_effects() {
+            session.is_bound = true;
+            self.bound.push(session.token);
         }
         if !session.is_listed && (!session.out.bytes.is_empty() || session.is_closing) {
             session.is_listed = true;
@@ -463,6 +501,7 @@ impl Engine {
         } else if !session.rights.cover(command) {
             self.check_rights(session, command, args)?;
         }
+        self.check_settled(command, args)?;
         if command.has(flag::WRITE) {
             if let Some(refusal) = self.refusal {
                 return Err(refusal.into());
@@ -482,6 +521,17 @@ impl Engine {
             .into());
         }
         Ok(())
+    }
+
+    /// Nobody is shown what is not on disk.
+    #[inline]
+    fn check_settled(&self, command: &'static Command, args: Args<'_>) -> Result<(), Fault> {
+        match &self.unsettled {
+            Some(unsettled) if unsettled.hides(command, args) => {
+                Err(self.refusal.unwrap_or(crate::log::FAILED).into())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_rights(
@@ -517,10 +567,23 @@ impl Engine {
         let began = if is_timed { (turn.watch)() } else { 0 };
         session.last_command = command.name;
         self.stats.micros = turn.micros;
+        let effects = self.effects.len();
         let mut ctx =
             Ctx { engine: self, session, now: turn.now, is_nested, is_verbatim: false, ready };
-        let result = (command.run)(&mut ctx, args);
+        let ran = catch_unwind(AssertUnwindSafe(|| {
+            let result = (command.run)(&mut ctx, args);
+            #[cfg(test)]
+            crate::tests::panic_if_asked(args);
+            result
+        }));
         let is_verbatim = ctx.is_verbatim;
+        let result = match ran {
+            Ok(result) => result,
+            Err(panic) => {
+                let is_changed = self.effects.len() > effects || is_verbatim;
+                return self.panicked(session, (command, before, is_changed), &*panic);
+            }
+        };
         session.is_spoiled |= std::mem::take(&mut self.own_spoiled);
         self.stats.calls[command.index()] += 1;
         self.stats.commands += 1;
@@ -548,6 +611,27 @@ impl Engine {
         }
     }
 
+    /// A command's panic ends its client. Unless it only read, the data is not trusted any more.
+    #[cold]
+    fn panicked(
+        &mut self,
+        session: &mut Session,
+        (command, before, is_changed): (&'static Command, usize, bool),
+        panic: &(dyn Any + Send),
+    ) {
+        let text = text_of(panic);
+        tracing::error!(command = command.name, panic = text, "a command panicked");
+        self.stats.panics += 1;
+        self.stats.error(PANICKED);
+        session.out.bytes.truncate(before);
+        session.out.error(PANICKED);
+        session.is_closing = true;
+        if is_changed || self.is_changing || command.has(flag::WRITE) {
+            self.is_broken = true;
+            self.culprit = Some(session.token);
+        }
+    }
+
     /// What EXEC found to be run.
     fn run_queue(&mut self, session: &mut Session, turn: &Turn<'_>) {
         let Some(mut multi) = session.multi.take_if(|multi| multi.is_running) else { return };
@@ -558,6 +642,9 @@ impl Engine {
                 continue;
             }
             self.call(session, command, (request.args(), NOT_READY, true), turn);
+            if self.is_broken {
+                return;
+            }
         }
     }
 
@@ -567,6 +654,7 @@ impl Engine {
         command: &'static Command,
         args: Args<'_>,
     ) -> Result<(), Fault> {
+        self.check_settled(command, args)?;
         if !session.rights.cover(command) {
             self.check_rights(session, command, args)?;
         }
@@ -589,7 +677,9 @@ impl Engine {
     /// Removes an entry whose time has come.
     pub(crate) fn expire(&mut self, db: usize, found: Found, key: &[u8]) {
         self.offer_stream(db, found, key);
+        self.is_changing = true;
         self.store.remove(db, found);
+        self.is_changing = false;
         self.stats.expired += 1;
         self.log_effect(db, &[b"DEL", key]);
         self.spoil(db, key);
@@ -703,12 +793,17 @@ impl Engine {
         self.sessions[token] = Some(session);
     }
 
-    /// Lets a client wait for its keys.
+    /// Lets a client wait for its keys. One that was served in vain keeps its place and its deadline.
     pub(crate) fn block(&mut self, session: &mut Session, blocked: Blocked) {
-        for key in &blocked.keys {
-            let queue = self.waiting.entry((session.db, key.clone())).or_default();
-            if !queue.contains(&session.token) {
-                queue.push_back(session.token);
+        if session.waits_since == 0 {
+            self.arrivals += 1;
+            session.waits_since = self.arrivals;
+            for key in &blocked.keys {
+                let queue = self.waiting.entry((session.db, key.clone())).or_default();
+                queue.insert(session.waits_since, session.token);
+            }
+            if let Some(deadline) = blocked.deadline {
+                self.deadlines.insert((deadline, session.token));
             }
         }
         self.stats.blocked += 1;
@@ -724,34 +819,56 @@ impl Engine {
             return;
         };
         self.stats.blocked -= 1;
-        for key in &blocked.keys {
-            let place = (session.db, key.clone());
+        let since = std::mem::take(&mut session.waits_since);
+        for key in blocked.keys {
+            let place = (session.db, key);
             if let Some(queue) = self.waiting.get_mut(&place) {
-                queue.retain(|token| *token != session.token);
+                queue.remove(&since);
                 if queue.is_empty() {
                     self.waiting.remove(&place);
                 }
             }
+        }
+        if let Some(deadline) = blocked.deadline {
+            self.deadlines.remove(&(deadline, session.token));
         }
         self.runnable.push(session.token);
     }
 
     /// Gives offered elements to the clients that wait for them, first come, first served.
     fn serve(&mut self, turn: &Turn<'_>) {
-        while let Some((db, key)) = (!self.offers.is_empty()).then(|| self.offers.remove(0)) {
-            let Some(queue) = self.waiting.get(&(db, key)) else { continue };
-            for token in queue.clone() {
-                self.serve_one(token, turn);
+        while !self.offers.is_empty() {
+            for place in std::mem::take(&mut self.offers) {
+                self.serve_all(&place, turn);
+                if self.is_broken {
+                    return;
+                }
             }
         }
     }
 
-    /// Runs a waiting client's command again.
-    fn serve_one(&mut self, token: Token, turn: &Turn<'_>) {
-        let Some(mut session) = self.sessions[token].take() else { return };
+    fn serve_all(&mut self, place: &(usize, Box<[u8]>), turn: &Turn<'_>) {
+        let (db, key) = (place.0, &place.1);
+        let mut last = 0;
+        while let Some(queue) = self.waiting.get(place)
+            && let Some((&since, &token)) = queue.range(last + 1..).next()
+        {
+            last = since;
+            let is_served = self.serve_one(token, turn);
+            // When nothing is left, the others need not be asked.
+            let hash = self.store.hash_of(key);
+            if self.is_broken || (!is_served && self.store.find(db, hash, key).is_none()) {
+                return;
+            }
+        }
+    }
+
+    /// Runs a waiting client's command again; says whether its waiting is over.
+    fn serve_one(&mut self, token: Token, turn: &Turn<'_>) -> bool {
+        let Some(mut session) = self.sessions[token].take() else { return false };
         let State::Blocked(blocked) = std::mem::replace(&mut session.state, State::Ready) else {
             self.sessions[token] = Some(session);
-            return;
+            return false;
         };
         let before = session.out.bytes.len();
         let (command, errors) = (blocked.command, self.stats.errors);
@@ -773,21 +890,16 @@ impl Engine {
         }
         self.list(&mut session);
         self.sessions[token] = Some(session);
+        !waits_again && !is_wrong_kind
     }
 
     /// Ends the waiting of clients whose time is over.
     pub(crate) fn time_out(&mut self, now: i64) {
-        if self.waiting.is_empty() && self.stats.blocked == 0 {
-            return;
-        }
-        for token in 0..self.sessions.len() {
-            let due = self.sessions[token].as_ref().is_some_and(|session| match &session.state {
-                State::Blocked(blocked) => blocked.deadline.is_some_and(|deadline| deadline <= now),
-                _ => false,
-            });
-            if due {
-                self.end_wait(token, None);
-            }
+        while let Some(&(deadline, token)) = self.deadlines.first()
+            && deadline <= now
+        {
+            self.deadlines.pop_first();
+            self.end_wait(token, None);
         }
     }
 
@@ -808,16 +920,7 @@ impl Engine {
 
     /// When the first waiting client's time is over.
     pub(crate) fn next_timeout(&self) -> Option<i64> {
-        if self.stats.blocked == 0 {
-            return None;
-        }
-        let sessions = self.sessions.iter().flatten();
-        sessions
-            .filter_map(|session| match &session.state {
-                State::Blocked(blocked) => blocked.deadline,
-                _ => None,
-            })
-            .min()
+        self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
     /// The authority's answer to a wish.
@@ -1000,20 +1103,23 @@ impl Engine {
         self.effects.len() > crate::log::frame::FRAME_HEADER
     }
 
-    /// The turn is on disk: nobody's changes are open any more.
-    pub(crate) fn forget_writers(&mut self) {
-        for token in std::mem::take(&mut self.writers) {
+    /// The turn is on disk: what everybody was told counts.
+    pub(crate) fn release(&mut self) {
+        for token in std::mem::take(&mut self.bound) {
             if let Some(session) = self.sessions[token].as_mut() {
                 session.has_written = false;
+                session.is_bound = false;
             }
         }
     }
 
-    /// The turn is not on disk: who changed something is not answered but closed, since the end is not known.
-    pub(crate) fn disown_writers(&mut self) {
-        for token in std::mem::take(&mut self.writers) {
+    /// The turn is not on disk: who changed something is not answered but closed, since the end is not known, and so
+    /// is who may have been told of it. The changed keys are kept from everybody until they are on disk.
+    pub(crate) fn disown(&mut self) {
+        for token in std::mem::take(&mut self.bound) {
             if let Some(session) = self.sessions[token].as_mut() {
                 session.has_written = false;
+                session.is_bound = false;
                 session.out.bytes.clear();
                 session.is_closing = true;
                 if !std::mem::replace(&mut session.is_listed, true) {
@@ -1021,6 +1127,7 @@ impl Engine {
                 }
             }
         }
+        self.unsettled = Some(Unsettled::by(&self.effects[crate::log::frame::FRAME_HEADER..]));
     }
 
     /// Runs one command in the server's own name; gives the reply in RESP3.
@@ -1069,6 +1176,14 @@ impl Engine {
     pub(crate) fn moment_text(at: i64) -> Vec<u8> {
         i64_text(at)
     }
+}
+
+const PANICKED: &str = "ERR internal error, the connection is closed; the server's log has more";
+
+/// What a panic said.
+pub(crate) fn text_of(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
 }
 
 fn enqueue(multi: &mut Multi, command: &'static Command, args: Args<'_>) {

@@ -33,6 +33,7 @@ mod settings;
 mod slow;
 mod stats;
 mod store;
+mod unsettled;
 mod wire;
 
 #[cfg(test)]

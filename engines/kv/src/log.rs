@@ -7,13 +7,14 @@ pub(crate) mod frame;
 mod recovery;
 mod rewrite;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 use crate::config::Durability;
 use crate::engine::Refusal;
@@ -45,12 +46,12 @@ pub(crate) struct Log {
     is_failed: bool,
     is_unsynced: bool,
     synced_at: i64,
-    syncer: SyncSender<Arc<File>>,
+    syncer: Option<(SyncSender<Arc<File>>, JoinHandle<()>)>,
     sync_failed: Arc<AtomicBool>,
     /// Bytes of older logs that are still needed.
     pub(crate) older_bytes: u64,
     /// Held as long as the log is open.
-    _lock: File,
+    lock: Option<File>,
 }
 
 /// Where the log goes on after recovery.
@@ -64,17 +65,11 @@ pub(crate) struct Tail {
 impl Log {
     pub(crate) fn open(dir: PathBuf, lock: File, tail: &Tail) -> Result<Self, Error> {
         let path = files::log_path(&dir, tail.number);
-        let is_new = !path.exists();
-        let file = files::open(&path)?;
-        if is_new {
-            file.write_all_at(MAGIC, 0).map_err(Error::io("write", &path))?;
-            file.sync_all().map_err(Error::io("sync", &path))?;
-            files::sync_folder(&dir)?;
-        }
+        let file = if path.exists() { files::open(&path)? } else { begin(&dir, &path)? };
         let (syncer, requests) = sync_channel(1);
         let sync_failed = Arc::new(AtomicBool::new(false));
         let failed = sync_failed.clone();
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("kv-sync".into())
             .spawn(move || sync_all(&requests, &failed))
             .map_err(Error::io("start a thread for", &path))?;
@@ -88,11 +83,11 @@ impl Log {
             is_failed: false,
             is_unsynced: false,
             synced_at: 0,
-            syncer,
+            syncer: Some((syncer, thread)),
             sync_failed,
             older_bytes: tail.older_bytes,
             dir,
-            _lock: lock,
+            lock: Some(lock),
         })
     }
 
@@ -175,7 +170,8 @@ impl Log {
 
     fn sync_aside(&mut self, now: i64) {
         // While the last one still runs, the next turn asks again.
-        if self.syncer.try_send(self.file.clone()).is_ok() {
+        let Some((syncer, _)) = &self.syncer else { return };
+        if syncer.try_send(self.file.clone()).is_ok() {
             self.is_unsynced = false;
             self.synced_at = now;
         }
@@ -199,16 +195,47 @@ impl Log {
         FAILED
     }
 
+    /// Lets go of the folder, so that it can be read back; says whether a sync has failed.
+    pub(crate) fn retire(&mut self) -> bool {
+        if let Some((syncer, thread)) = self.syncer.take() {
+            drop(syncer);
+            if thread.join().is_err() {
+                self.is_failed = true;
+            }
+        }
+        self.lock = None;
+        self.is_failed || self.sync_failed.load(Ordering::Acquire)
+    }
+
+    /// After a failed sync that another log of this folder saw: nothing is acknowledged here either.
+    pub(crate) fn stay_failed(&mut self) {
+        self.is_failed = true;
+    }
+
     /// Goes on in a new file, of which a snapshot of this moment is the beginning.
     pub(crate) fn roll(&mut self) -> Result<(), Error> {
         let old = files::log_path(&self.dir, self.number);
-        self.file.sync_data().map_err(Error::io("sync", &old))?;
+        // The room that was taken ahead is given back.
+        if let Err(error) = self.file.set_len(self.end).and_then(|()| self.file.sync_all()) {
+            self.fail(&error);
+            return Err(Error::io("sync", &old)(error));
+        }
         self.is_unsynced = false;
+        self.reserved = self.end;
         let path = files::log_path(&self.dir, self.number + 1);
-        let file = files::open(&path)?;
-        file.write_all_at(MAGIC, 0).map_err(Error::io("write", &path))?;
-        file.sync_all().map_err(Error::io("sync", &path))?;
-        files::sync_folder(&self.dir)?;
+        let file = match begin(&self.dir, &path) {
+            Ok(file) => file,
+            Err(error) => {
+                // With a later log beside it, a torn end of this one would not be taken for its end.
+                if let Err(error) = fs::remove_file(&path)
+                    && error.kind() != io::ErrorKind::NotFound
+                {
+                    tracing::error!(%error, "a log that did not begin cannot be deleted");
+                    self.is_failed = true;
+                }
+                return Err(error);
+            }
+        };
         self.older_bytes += self.end;
         self.number += 1;
         self.end = MAGIC.len() as u64;
@@ -226,6 +253,15 @@ impl Log {
         self.file.set_len(self.end).map_err(Error::io("cut", &path))?;
         self.file.sync_all().map_err(Error::io("sync", &path))
     }
+}
+
+/// Makes a log that is on disk with its name before anything is in it.
+fn begin(dir: &Path, path: &Path) -> Result<File, Error> {
+    let file = files::open(path)?;
+    file.write_all_at(MAGIC, 0).map_err(Error::io("write", path))?;
+    file.sync_all().map_err(Error::io("sync", path))?;
+    files::sync_folder(dir)?;
+    Ok(file)
 }
 
 fn sync_all(requests: &Receiver<Arc<File>>, failed: &AtomicBool) {

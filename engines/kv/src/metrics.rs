@@ -17,6 +17,7 @@ pub(crate) struct Metrics {
     evicted: Gauge<u64, AtomicU64>,
     log_bytes: Gauge<u64, AtomicU64>,
     output_closed: Gauge<u64, AtomicU64>,
+    panics: Gauge<u64, AtomicU64>,
     /// Turns that could not be put on disk.
     pub(crate) refused: Counter,
     pub(crate) rewrites: Counter,
@@ -39,6 +40,7 @@ impl Metrics {
                 "kv_slow_clients_closed",
                 "Clients that did not take their output.",
             ),
+            panics: gauge("kv_panics", "Commands and turns that ended in a panic."),
             refused: counter("kv_refused_turns", "Turns that could not be put on disk."),
             rewrites: counter("kv_rewrites", "Times the log began anew with a snapshot."),
         }
@@ -56,5 +58,6 @@ impl Metrics {
         self.evicted.set(stats.evicted);
         self.log_bytes.set(log_bytes);
         self.output_closed.set(stats.output_closed);
+        self.panics.set(stats.panics);
     }
 }

@@ -3,6 +3,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpListener as StdListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
@@ -11,13 +12,14 @@ use base::Base;
 use base::access::{Door, Principal, Refused};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token as Place, Waker};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::sync::{oneshot, watch};
 
-use crate::engine::{Engine, Turn, Wish};
+use crate::engine::{Engine, Refusal, Turn, Wish, text_of};
 use crate::error::Error;
 use crate::log::{self, Log, Rewrite};
 use crate::metrics::Metrics;
-use crate::session::Token;
+use crate::session::{State, Token};
 
 const LISTENER: Place = Place(usize::MAX - 1);
 pub(crate) const WAKER: Place = Place(usize::MAX - 2);
@@ -29,9 +31,16 @@ const READS_MAX: usize = 16;
 const AHEAD_BYTES_MAX: usize = 1 << 20;
 /// Buffers larger than this are given back when they are empty.
 const KEPT_BYTES_MAX: usize = 64 << 10;
+const EFFECTS_KEPT_MAX: usize = 16 << 20;
 const SPARE_BUFFERS_MAX: usize = 256;
 /// Milliseconds between looks at what is due.
 const TICK: i64 = 100;
+/// Milliseconds between looks at who is idle.
+const IDLE_TICK: i64 = 1_000;
+/// Milliseconds after which a rewrite that failed is tried again.
+const REWRITE_AGAIN: i64 = 10_000;
+/// Questions without an answer after which a silent peer is gone.
+const KEEPALIVE_RETRIES: u32 = 3;
 /// Entries that a snapshot takes in one turn, and segments that expiry looks at.
 const CAPTURED_PER_TURN: usize = 512;
 const SEGMENTS_PER_TURN: usize = 64;
@@ -60,8 +69,11 @@ struct Connection {
     is_stuck: bool,
     /// More may have come that was not read.
     has_more: bool,
+    /// The other end sends nothing more, which is told once only.
+    is_ending: bool,
 }
 
+#[allow(clippy::struct_excessive_bools, reason = "each is a state of its own")]
 pub(crate) struct Server {
     poll: Poll,
     listener: Option<TcpListener>,
@@ -86,6 +98,11 @@ pub(crate) struct Server {
     ticked_at: i64,
     expired_at: i64,
     has_overdue: bool,
+    idle_looked_at: i64,
+    /// After a rewrite that failed, the next one is not begun before this.
+    rewrites_from: i64,
+    /// Somebody waits at the door who could not be let in.
+    accepts_again: bool,
     writes_expected: bool,
     is_stopping: bool,
 }
@@ -133,6 +150,9 @@ impl Server {
             ticked_at: 0,
             expired_at: 0,
             has_overdue: false,
+            idle_looked_at: 0,
+            rewrites_from: 0,
+            accepts_again: false,
             writes_expected: true,
             is_stopping: false,
         }
@@ -149,17 +169,58 @@ impl Server {
             {
                 tracing::error!(%error, "the store cannot wait for its clients");
             }
-            self.turn(&events);
+            let turned = catch_unwind(AssertUnwindSafe(|| self.turn(&events)));
+            if let Err(panic) = &turned {
+                tracing::error!(panic = text_of(&**panic), "a turn of the store panicked");
+                self.engine.stats.panics += 1;
+            }
+            if turned.is_err() || self.engine.is_broken {
+                self.begin_again()?;
+            }
         }
         self.engine.store.give_up_capture();
-        self.commit(self.base.clock.now().millis());
+        self.look_at_the_log(self.base.clock.now().millis());
+        self.commit(self.base.clock.now().millis()).ok();
         self.flush();
         self.log.close()
     }
 
+    /// After a panic that may have left the data half changed: nothing of this turn was acknowledged, everybody is
+    /// sent away, and the data is read back from the log.
+    fn begin_again(&mut self) -> Result<(), Error> {
+        tracing::warn!("the store reads its log back, and its clients have to connect again");
+        if let Some(token) = self.engine.culprit
+            && let Some(connection) = self.connections.get_mut(token).and_then(Option::as_mut)
+            && connection.sent == 0
+        {
+            // It fits into the socket's buffer or the client is gone; nothing more can be done for it.
+            drop(
+                connection
+                    .stream
+                    .write(b"-ERR internal error, nothing of the last requests was done\r\n"),
+            );
+        }
+        self.connections.clear();
+        self.eager.clear();
+        if let Some(rewrite) = self.rewrite.take() {
+            rewrite.abandon();
+        }
+        let has_failed = self.log.retire();
+        self.engine.begin_again(self.base.entropy.bytes(), self.base.clock.now().millis());
+        self.log = log::recover(self.log.dir.clone(), &mut self.engine)?.log;
+        if has_failed {
+            self.log.stay_failed();
+        }
+        self.snapshot_bytes = self.engine.store.used_bytes() as u64;
+        self.has_overdue = false;
+        self.writes_expected = true;
+        self.metrics.show(&self.engine, self.log.bytes());
+        Ok(())
+    }
+
     /// How long nothing may come before something is to be done.
     fn timeout(&self, now: i64) -> Option<Duration> {
-        if self.has_overdue || !self.eager.is_empty() {
+        if self.has_overdue || !self.eager.is_empty() || !self.engine.runnable.is_empty() {
             return Some(Duration::ZERO);
         }
         if self.rewrite.is_some() || self.engine.wants_rewrite {
@@ -180,8 +241,7 @@ impl Server {
         self.engine.store.stamp = (now / 1_000) as u32 & 0x00ff_ffff;
         self.engine.stats.micros = micros;
         if self.writes_expected {
-            self.engine.refusal = self.log.check();
-            self.writes_expected = false;
+            self.look_at_the_log(now);
         }
         for token in std::mem::take(&mut self.eager) {
             self.read(token, &turn);
@@ -191,6 +251,11 @@ impl Server {
                 LISTENER => self.accept(now),
                 WAKER => self.take_messages(&turn),
                 Place(token) => {
+                    if event.is_read_closed()
+                        && let Some(Some(connection)) = self.connections.get_mut(token)
+                    {
+                        connection.is_ending = true;
+                    }
                     if event.is_readable() || event.is_read_closed() {
                         self.read(token, &turn);
                     }
@@ -202,14 +267,31 @@ impl Server {
         }
         self.engine.time_out(now);
         self.go_on(&turn);
+        if self.engine.is_broken {
+            return;
+        }
         self.expire(now);
         self.advance_rewrite();
         if now - self.ticked_at >= TICK {
             self.tick(now);
         }
         self.wish();
-        self.commit(now);
+        // A failure is told to those it concerns.
+        self.commit(now).ok();
         self.flush();
+    }
+
+    /// Finds out whether something can be written, after what could not be until now.
+    fn look_at_the_log(&mut self, now: i64) {
+        self.writes_expected = false;
+        if self.engine.unsettled.is_some() {
+            if let Err(refusal) = self.put_on_disk(now) {
+                self.engine.refusal = Some(refusal);
+                return;
+            }
+            self.engine.unsettled = None;
+        }
+        self.engine.refusal = self.log.check();
     }
 
     /// Lets clients go on whose input had to wait.
@@ -234,12 +316,21 @@ impl Server {
             let (mut stream, address) = match listener.accept() {
                 Ok(accepted) => accepted,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::ConnectionAborted | ErrorKind::Interrupted
+                    ) =>
+                {
+                    continue;
+                }
                 Err(error) => {
                     tracing::warn!(%error, "a connection was not accepted");
+                    self.accepts_again = true;
                     return;
                 }
             };
-            if let Err(error) = stream.set_nodelay(true) {
+            if let Err(error) = prepare(&stream, self.engine.settings.keepalive_seconds) {
                 tracing::debug!(%error, "a socket was gone at once");
                 continue;
             }
@@ -257,13 +348,21 @@ impl Server {
             if self.connections.len() <= token {
                 self.connections.resize_with(token + 1, || None);
             }
-            self.connections[token] =
-                Some(Connection { stream, sent: 0, is_stuck: false, has_more: false });
+            self.connections[token] = Some(Connection {
+                stream,
+                sent: 0,
+                is_stuck: false,
+                has_more: false,
+                is_ending: false,
+            });
         }
     }
 
     fn read(&mut self, token: Token, turn: &Turn<'_>) {
         for _ in 0..READS_MAX {
+            if self.engine.is_broken {
+                return;
+            }
             let Some(connection) = self.connections.get_mut(token).and_then(Option::as_mut) else {
                 return;
             };
@@ -271,7 +370,7 @@ impl Server {
             if session.is_closing {
                 return;
             }
-            let is_waiting = !matches!(session.state, crate::session::State::Ready);
+            let is_waiting = !matches!(session.state, State::Ready);
             if is_waiting && session.input.len() > AHEAD_BYTES_MAX {
                 connection.has_more = true;
                 return;
@@ -279,13 +378,14 @@ impl Server {
             connection.has_more = false;
             match connection.stream.read(&mut self.input) {
                 Ok(0) => {
-                    self.close(token);
+                    self.end(token);
                     return;
                 }
                 Ok(length) => {
+                    let is_ending = connection.is_ending;
                     self.engine.stats.bytes_in += length as u64;
                     self.engine.input(token, &self.input[..length], turn);
-                    if length < self.input.len() {
+                    if length < self.input.len() && !is_ending {
                         return;
                     }
                 }
@@ -298,6 +398,22 @@ impl Server {
             }
         }
         self.eager.push(token);
+    }
+
+    /// The client sends nothing more: it still gets what it asked for, when that is on disk.
+    fn end(&mut self, token: Token) {
+        let Some(Some(connection)) = self.connections.get_mut(token) else { return };
+        let Some(session) = self.engine.sessions[token].as_mut() else { return };
+        if matches!(session.state, State::Authenticating(_)) {
+            connection.has_more = true;
+        } else if session.out.bytes.is_empty() {
+            self.close(token);
+        } else {
+            session.is_closing = true;
+            if !std::mem::replace(&mut session.is_listed, true) {
+                self.engine.touched.push(token);
+            }
+        }
     }
 
     fn unstick(&mut self, token: Token) {
@@ -326,13 +442,16 @@ impl Server {
                     self.engine.authenticated(client, answer);
                 }
                 Message::Command { organisation, request, answer } => {
-                    let reply = self.engine.run_for_server(organisation, &request, turn);
-                    self.commit(turn.now);
-                    let reply = if self.engine.refusal.is_some() && self.engine.has_effects() {
-                        b"-MISCONF not on disk\r\n".to_vec()
-                    } else {
-                        reply
-                    };
+                    if self.engine.is_broken {
+                        return;
+                    }
+                    let mut reply = self.engine.run_for_server(organisation, &request, turn);
+                    if self.engine.is_broken {
+                        return;
+                    }
+                    if let Err(refusal) = self.commit(turn.now) {
+                        reply = format!("-{refusal}\r\n").into_bytes();
+                    }
                     // Whoever asked may be gone; what was done stays done.
                     drop(answer.send(reply));
                 }
@@ -390,55 +509,67 @@ impl Server {
             self.epoch.mark_unchanged();
             self.engine.look_again();
         }
-        let idle = self.engine.settings.idle_seconds_max;
-        if idle > 0 {
-            let late: Vec<Token> = self
-                .engine
-                .sessions
-                .iter()
-                .flatten()
-                .filter(|session| {
-                    now - session.active > idle * 1_000
-                        && session.subscriptions.is_none()
-                        && !session.is_blocked()
-                })
-                .map(|session| session.token)
-                .collect();
-            for token in late {
-                self.close(token);
-            }
+        if std::mem::take(&mut self.accepts_again) {
+            self.accept(now);
+        }
+        if now - self.idle_looked_at >= IDLE_TICK {
+            self.idle_looked_at = now;
+            self.close_idle(now);
         }
         self.log.sync_if_due(self.engine.settings.durability, now);
         let live = self.engine.store.used_bytes() as u64;
         let is_mostly_dead = self.log.bytes() > self.config.rewrite_bytes_min
             && self.log.bytes() > self.config.rewrite_factor * live.max(self.snapshot_bytes);
-        if self.rewrite.is_none() && is_mostly_dead {
+        if self.rewrite.is_none() && is_mostly_dead && now >= self.rewrites_from {
             self.engine.wants_rewrite = true;
         }
         self.metrics.show(&self.engine, self.log.bytes());
     }
 
-    /// Puts what changed on disk. Clients whose changes are not there get no reply: they are closed.
-    fn commit(&mut self, now: i64) {
-        if self.engine.has_effects() {
+    /// Closes clients that said nothing for too long; who waits or listens says nothing by right.
+    fn close_idle(&mut self, now: i64) {
+        let idle = self.engine.settings.idle_seconds_max;
+        if idle == 0 {
+            return;
+        }
+        let sessions = self.engine.sessions.iter().flatten();
+        let late = sessions.filter(|session| {
+            now - session.active > idle * 1_000
+                && session.subscriptions.is_none()
+                && !session.is_blocked()
+                && !session.is_monitor
+        });
+        let late: Vec<Token> = late.map(|session| session.token).collect();
+        for token in late {
+            self.close(token);
+        }
+    }
+
+    /// Puts what changed on disk. If that fails, those who changed something or saw a change get no reply: they are
+    /// closed.
+    fn commit(&mut self, now: i64) -> Result<(), Refusal> {
+        let mut committed = Ok(());
+        if self.engine.has_effects() && self.engine.unsettled.is_none() {
             self.writes_expected = true;
-            let durability = self.engine.settings.durability;
-            let committed = self.log.commit(&mut self.engine.effects, durability, now);
-            match committed {
-                Ok(()) => {
-                    self.engine.effects.truncate(log::frame::FRAME_HEADER);
-                    if self.engine.effects.capacity() > 16 << 20 {
-                        self.engine.effects = log::empty_frame();
-                    }
-                }
-                Err(refusal) => {
-                    self.engine.refusal = Some(refusal);
-                    self.metrics.refused.inc();
-                    self.engine.disown_writers();
-                }
+            committed = self.put_on_disk(now);
+            if let Err(refusal) = committed {
+                self.engine.refusal = Some(refusal);
+                self.metrics.refused.inc();
+                self.engine.disown();
             }
         }
-        self.engine.forget_writers();
+        self.engine.release();
+        committed
+    }
+
+    fn put_on_disk(&mut self, now: i64) -> Result<(), Refusal> {
+        let durability = self.engine.settings.durability;
+        self.log.commit(&mut self.engine.effects, durability, now)?;
+        self.engine.effects.truncate(log::frame::FRAME_HEADER);
+        if self.engine.effects.capacity() > EFFECTS_KEPT_MAX {
+            self.engine.effects = log::empty_frame();
+        }
+        Ok(())
     }
 
     fn flush(&mut self) {
@@ -458,6 +589,11 @@ impl Server {
         let Some(session) = self.engine.sessions[token].as_mut() else { return };
         session.is_listed = false;
         let output = &session.out.bytes;
+        if output.len() < connection.sent {
+            // What was left of it was thrown away.
+            self.close(token);
+            return;
+        }
         while connection.sent < output.len() && !connection.is_stuck {
             match connection.stream.write(&output[connection.sent..]) {
                 Ok(length) => {
@@ -506,6 +642,7 @@ impl Server {
                 }
                 Err(error) => {
                     tracing::error!(%error, "the log was not rewritten; the old files stay");
+                    self.rewrites_from = self.base.clock.now().millis() + REWRITE_AGAIN;
                     self.engine.store.give_up_capture();
                 }
             }
@@ -535,8 +672,7 @@ impl Server {
 
     fn begin_rewrite(&mut self) {
         self.engine.wants_rewrite = false;
-        self.commit(self.base.clock.now().millis());
-        if self.engine.has_effects() {
+        if self.commit(self.base.clock.now().millis()).is_err() || self.engine.has_effects() {
             return;
         }
         let begun = self.log.roll().and_then(|()| {
@@ -549,7 +685,41 @@ impl Server {
                 self.engine.store.begin_capture();
                 self.rewrite = Some(rewrite);
             }
-            Err(error) => tracing::error!(%error, "the log cannot be rewritten"),
+            Err(error) => {
+                tracing::error!(%error, "the log cannot be rewritten");
+                self.rewrites_from = self.base.clock.now().millis() + REWRITE_AGAIN;
+            }
+        }
+    }
+}
+
+/// Answers go out at once, and a peer that is gone without a word is noticed.
+fn prepare(stream: &TcpStream, keepalive_seconds: u64) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    if keepalive_seconds > 0 {
+        let about = TcpKeepalive::new()
+            .with_time(Duration::from_secs(keepalive_seconds))
+            .with_interval(Duration::from_secs((keepalive_seconds / 3).max(1)))
+            .with_retries(KEEPALIVE_RETRIES);
+        SockRef::from(stream).set_tcp_keepalive(&about)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_peer_is_asked_whether_it_is_there() {
+        let listener = StdListener::bind("127.0.0.1:0").unwrap();
+        for (seconds, is_asked) in [(300, true), (0, false)] {
+            let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            stream.set_nonblocking(true).unwrap();
+            let stream = TcpStream::from_std(stream);
+            prepare(&stream, seconds).unwrap();
+            assert!(stream.nodelay().unwrap());
+            assert_eq!(SockRef::from(&stream).keepalive().unwrap(), is_asked);
         }
     }
 }

@@ -45,6 +45,10 @@ pub(crate) struct Session {
     pub(crate) last_command: &'static str,
     /// In this turn it changed something that is not on disk yet.
     pub(crate) has_written: bool,
+    /// What it was told in this turn counts only when the turn is on disk.
+    pub(crate) is_bound: bool,
+    /// Its place among all that wait, first come first; 0 while it does not.
+    pub(crate) waits_since: u64,
     pub(crate) is_listed: bool,
     /// Its command runs again because a key that it waits for changed.
     pub(crate) is_woken: bool,
@@ -142,6 +146,8 @@ impl Session {
             active: now,
             last_command: "NULL",
             has_written: false,
+            is_bound: false,
+            waits_since: 0,
             is_listed: false,
             is_woken: false,
         }

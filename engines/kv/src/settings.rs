@@ -54,6 +54,7 @@ impl Policy {
     }
 }
 
+#[derive(Clone)]
 pub(crate) struct Settings {
     pub(crate) clients_max: usize,
     pub(crate) memory_max: usize,
@@ -68,6 +69,8 @@ pub(crate) struct Settings {
     pub(crate) output_bytes_max: usize,
     /// Seconds after which a silent client is closed; 0 is never.
     pub(crate) idle_seconds_max: i64,
+    /// Seconds of silence after which a peer is asked whether it is there; 0 is never. For new connections.
+    pub(crate) keepalive_seconds: u64,
     pub(crate) durability: Durability,
     lfu_log_factor: u64,
     lfu_decay_minutes: u32,
@@ -108,7 +111,6 @@ const KEPT: &[(&str, &str)] = &[
     ("repl-min-slaves-to-write", "0"),
     ("sanitize-dump-payload", "no"),
     ("save", ""),
-    ("tcp-keepalive", "300"),
 ];
 
 impl Settings {
@@ -125,7 +127,8 @@ impl Settings {
             argument_bytes_max: config.argument_bytes_max,
             query_bytes_max: config.request_bytes_max,
             output_bytes_max: config.output_bytes_max,
-            idle_seconds_max: 0,
+            idle_seconds_max: i64::try_from(config.idle_max.as_secs()).unwrap_or(i64::MAX / 1_000),
+            keepalive_seconds: config.keepalive.as_secs(),
             durability: config.durability,
             lfu_log_factor: 10,
             lfu_decay_minutes: 1,
@@ -183,6 +186,7 @@ impl Settings {
             "slowlog-max-len" => self.slow_entries_max.to_string(),
             "proto-max-bulk-len" => self.argument_bytes_max.to_string(),
             "client-query-buffer-limit" => self.query_bytes_max.to_string(),
+            "tcp-keepalive" => self.keepalive_seconds.to_string(),
             "timeout" => self.idle_seconds_max.to_string(),
             "appendfsync" => self.durability.redis_name().to_owned(),
             "lfu-log-factor" => self.lfu_log_factor.to_string(),
@@ -240,6 +244,7 @@ impl Settings {
                 self.argument_bytes_max = bytes;
             }
             "client-query-buffer-limit" => self.query_bytes_max = memory(value)?.max(1 << 20),
+            "tcp-keepalive" => self.keepalive_seconds = number(value, 0)? as u64,
             "timeout" => self.idle_seconds_max = number(value, 0)? as i64,
             "appendfsync" => {
                 self.durability = Durability::of_redis(value)
@@ -297,6 +302,7 @@ const ACTING: &[&str] = &[
     "slowlog-max-len",
     "stream-node-max-bytes",
     "stream-node-max-entries",
+    "tcp-keepalive",
     "timeout",
     "zset-max-listpack-entries",
     "zset-max-listpack-value",

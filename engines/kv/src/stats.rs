@@ -16,6 +16,8 @@ pub(crate) struct Stats {
     pub(crate) expired: u64,
     pub(crate) evicted: u64,
     pub(crate) errors: u64,
+    /// Commands and turns that ended in a panic.
+    pub(crate) panics: u64,
     /// Changes of keys.
     pub(crate) dirty: u64,
     /// Clients that wait now.
@@ -45,6 +47,7 @@ impl Stats {
             expired: 0,
             evicted: 0,
             errors: 0,
+            panics: 0,
             dirty: 0,
             blocked: 0,
             output_closed: 0,

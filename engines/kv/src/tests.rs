@@ -1,10 +1,12 @@
 #[path = "../examples/shared/anybody.rs"]
 mod anybody;
 mod durable;
+mod failing;
 mod families;
 mod hostile;
 mod in_step;
 mod listening;
+mod proofs;
 mod rights;
 #[path = "../examples/in_step/stream.rs"]
 mod stream;
@@ -22,9 +24,17 @@ use tokio::runtime::Runtime;
 use crate::engine::{Engine, Gate, Turn};
 use crate::session::Token;
 use crate::settings::Settings;
+use crate::wire::request::Args;
 use crate::{Config, Durability, Error, Kv};
 use anybody::{Anybody, somebody};
 use stream::{Client, Value};
+
+/// A command with this argument panics when it has run.
+const PANIC: &str = "this argument makes a command panic";
+
+pub(crate) fn panic_if_asked(args: Args<'_>) {
+    assert!(!args.iter().any(|arg| arg == PANIC.as_bytes()), "it was asked for");
+}
 
 /// The engine alone, with a clock that a test moves.
 struct Desk {

@@ -71,6 +71,7 @@ struct NewBody {
 #[derive(Deserialize, JsonSchema)]
 #[schemars(rename = "EndpointChange")]
 #[serde(deny_unknown_fields)]
+#[allow(clippy::option_option, reason = "left out, null and a value are three different wishes")]
 struct ChangeBody {
     name: Option<String>,
     url: Option<String>,

@@ -1,5 +1,5 @@
 //! Random commands of every family against this store and a real redis-server: `in_step [COMMANDS [SEED]]`. Prints
-//! what was equal, and fails at the first difference.
+//! what was equal, and fails when anything was not.
 
 #[path = "../shared/anybody.rs"]
 mod anybody;
@@ -46,6 +46,8 @@ fn compare(ours: SocketAddr, port: u16, (count, seed): (usize, u64)) -> Result<(
     while stream::Client::connect(theirs).is_err() {
         std::thread::yield_now();
     }
+    let version = Command::new("redis-server").arg("--version").output()?;
+    println!("beside {}", String::from_utf8_lossy(&version.stdout).trim());
     let mut differences = Vec::new();
     for (family, templates) in stream::FAMILIES {
         // Many short runs show more kinds of differences than one that ends at the first.
@@ -54,7 +56,9 @@ fn compare(ours: SocketAddr, port: u16, (count, seed): (usize, u64)) -> Result<(
             .filter_map(|seed| stream::run(ours, theirs, (templates, seed, count / 20)).err())
             .collect();
         println!(
-            "{family}: {count} commands in {runs} runs from seed {seed}, {} with a difference",
+            "{family}: {count} commands of {} forms, seeds {seed} to {}, {} runs with a difference",
+            templates.len(),
+            seed + runs - 1,
             found.len()
         );
         differences.extend(found);

@@ -87,6 +87,11 @@ fn unit(args: Args<'_>, at: usize) -> Result<bool, Fault> {
 }
 
 pub(crate) fn bitcount(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
+    // As in Redis the key is looked at first: without one the range may be anything.
+    let Some(found) = ctx.string(args.at(1))? else {
+        ctx.out().count(0);
+        return Ok(());
+    };
     let range = match args.len() {
         2 => None,
         4 | 5 => {
@@ -95,8 +100,7 @@ pub(crate) fn bitcount(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
         }
         _ => return Err(SYNTAX),
     };
-    let found = ctx.string(args.at(1))?;
-    let value = found.map_or(&b""[..], |found| ctx.engine.store.string(found));
+    let value = ctx.engine.store.string(found);
     let (from, to, in_bits) = range.unwrap_or((0, -1, false));
     let count = match bit_range(from, to, in_bits, value.len()) {
         None => 0,
@@ -116,21 +120,21 @@ fn count_ones(value: &[u8], first: u64, last: u64) -> usize {
 }
 
 pub(crate) fn bitpos(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
-    if args.len() > 6 {
-        return Err(SYNTAX);
-    }
     let bit = match integer(args.at(2))? {
         0 => false,
         1 => true,
         _ => return Err("ERR The bit argument must be 1 or 0.".into()),
     };
-    let from = args.get(3).map(integer).transpose()?.unwrap_or(0);
-    let end = args.get(4).map(integer).transpose()?;
-    let in_bits = unit(args, 5)?;
     let Some(found) = ctx.string(args.at(1))? else {
         ctx.out().int(if bit { -1 } else { 0 });
         return Ok(());
     };
+    if args.len() > 6 {
+        return Err(SYNTAX);
+    }
+    let from = args.get(3).map(integer).transpose()?.unwrap_or(0);
+    let end = args.get(4).map(integer).transpose()?;
+    let in_bits = unit(args, 5)?;
     let value = ctx.engine.store.string(found);
     let answer = match bit_range(from, end.unwrap_or(-1), in_bits, value.len()) {
         None => -1,

@@ -133,7 +133,7 @@ pub(crate) fn shard_numsub(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
 fn count(ctx: &mut Ctx<'_>, args: Args<'_>, shards: bool) {
     let base = ctx.session.base;
     let all = if shards { &ctx.engine.channels.shards } else { &ctx.engine.channels.plain };
-    ctx.session.out.map(args.len() - 2);
+    ctx.session.out.array(2 * (args.len() - 2));
     for name in args.from(2).iter() {
         let count = all.get(&(base, Box::from(name))).map_or(0, Vec::len);
         ctx.session.out.bulk(name);

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::thread::JoinHandle;
 
 use super::files::{self, draft_path, snapshot_path};
 use super::frame::{self, FRAME_HEADER, MAGIC};
@@ -17,6 +18,7 @@ pub(crate) struct Rewrite {
     pieces: Option<SyncSender<Vec<u8>>>,
     waiting: Option<Vec<u8>>,
     outcome: Receiver<Result<u64, Error>>,
+    thread: JoinHandle<()>,
     /// The engine has given everything.
     pub(crate) is_captured: bool,
     pub(crate) is_all_given: bool,
@@ -28,7 +30,7 @@ impl Rewrite {
         let (answer, outcome) = sync_channel(1);
         let dir = dir.to_owned();
         let about = dir.clone();
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("kv-snapshot".into())
             .spawn(move || {
                 let written = write(&dir, number, &received);
@@ -40,6 +42,7 @@ impl Rewrite {
             pieces: Some(pieces),
             waiting: None,
             outcome,
+            thread,
             is_captured: false,
             is_all_given: false,
         })
@@ -73,6 +76,14 @@ impl Rewrite {
             self.is_all_given = true;
             self.waiting = Some(vec![0; FRAME_HEADER]);
             self.has_room();
+        }
+    }
+
+    /// Gives it up, or lets it finish if everything was given; the files stand still afterwards.
+    pub(crate) fn abandon(self) {
+        drop(self.pieces);
+        if self.thread.join().is_err() {
+            tracing::error!("the thread that wrote a snapshot panicked");
         }
     }
 

@@ -93,3 +93,51 @@ fn a_watched_key_that_changes_or_expires_fails_exec() {
     );
     assert!(desk.engine.watchers.is_empty());
 }
+
+#[test]
+fn of_many_who_wait_only_those_are_asked_who_can_be_served() {
+    let mut desk = Desk::new();
+    let waiting: Vec<_> = (0..2_000).map(|_| desk.join()).collect();
+    let pusher = desk.join();
+    for (number, client) in waiting.iter().enumerate() {
+        assert_eq!(desk.ask(*client, &format!("BLPOP q {}", 5 + number)), "");
+    }
+    let calls = |desk: &Desk| desk.engine.stats.calls.iter().sum::<u64>();
+    let before = calls(&desk);
+    assert_eq!(desk.ask(pusher, "RPUSH q a b c"), ":3");
+    let asked = calls(&desk) - before;
+    assert!(asked <= 5, "{asked} commands were run");
+    for (client, element) in waiting.iter().zip(["a", "b", "c"]) {
+        assert_eq!(desk.take(*client), format!("*2 $1 q $1 {element}"));
+    }
+    // The deadlines of those who were served are gone, and the others keep theirs.
+    assert_eq!(desk.engine.next_timeout(), Some(desk.now + 8_000));
+    desk.now += 8_000;
+    desk.engine.time_out(desk.now);
+    assert_eq!(desk.take(waiting[3]), "*-1");
+    assert_eq!(desk.take(waiting[4]), "");
+    for client in waiting {
+        desk.engine.disconnect(client);
+    }
+    assert!(desk.engine.waiting.is_empty() && desk.engine.next_timeout().is_none());
+    assert_eq!(desk.engine.stats.blocked, 0);
+}
+
+#[test]
+fn who_is_asked_in_vain_keeps_its_place() {
+    let mut desk = Desk::new();
+    let (a, b, c) = (desk.join(), desk.join(), desk.join());
+    desk.ask(a, "BLPOP q 9");
+    desk.ask(b, "BLPOP q 9");
+    desk.now += 1_000;
+    // In a transaction the element is gone again before anybody is served.
+    for line in ["MULTI", "RPUSH q x", "DEL q", "RPUSH other y"] {
+        desk.ask(c, line);
+    }
+    desk.ask(c, "EXEC");
+    desk.ask(c, "RPUSH q one");
+    assert_eq!((desk.take(a), desk.take(b)), ("*2 $1 q $3 one".into(), String::new()));
+    desk.now += 8_000;
+    desk.engine.time_out(desk.now);
+    assert_eq!(desk.take(b), "*-1");
+}

@@ -1,0 +1,103 @@
+//! `madang kv-node`: the store of keys alone, for clients whose keys are in a file.
+
+mod keys;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use base::Base;
+use base::access::Authority;
+use clap::Args;
+use identity::Grant;
+use kv::Kv;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::Settings;
+use crate::listen::{Port, listen};
+use crate::serve::{DRAIN_MAX, allow_open_files};
+use keys::KeyFile;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// The keys that clients log in with, as TOML; `--new-key` makes it
+    #[arg(long, value_name = "FILE")]
+    keys: PathBuf,
+    /// Where the data is kept
+    #[arg(long, value_name = "FOLDER", default_value = "madang-kv")]
+    data_dir: PathBuf,
+    /// Address and port [default: 127.0.0.1:6379, or the next free port]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Make a key, print it once as ID:SECRET, and end
+    #[arg(long, value_name = "LABEL")]
+    new_key: Option<String>,
+    /// What the new key may do, as in `kv.read kv/session:*` [default: everything]
+    #[arg(long, value_name = "ACTION RESOURCE", requires = "new_key")]
+    grant: Vec<String>,
+}
+
+#[allow(clippy::print_stdout, reason = "a new key is shown once")]
+pub(crate) fn kv_node(settings: &Settings, options: &Options) -> Result<()> {
+    if let Some(label) = &options.new_key {
+        let grants = options.grant.iter().map(|text| grant(text)).collect::<Result<Vec<_>>>()?;
+        println!("{}", keys::add(&options.keys, label, grants, &Base::system().entropy)?);
+        return Ok(());
+    }
+    let config = settings.config()?;
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_new(&config.log.filter).context("[log] filter")?)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_writer(std::io::stderr)
+        .init();
+    allow_open_files();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("start threads")?;
+    runtime.block_on(serve(config.kv.part, options))
+}
+
+async fn serve(config: kv::Config, options: &Options) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (address, port) = match &options.listen {
+        Some(address) => (address.as_str(), Port::Configured),
+        None => ("127.0.0.1:6379", Port::Usual),
+    };
+    let listener = listen("kv", address, port).await?.into_std()?;
+    let base = Base::system();
+    let keys = Arc::new(KeyFile::open(&options.keys)?);
+    base.tasks.supervise("kv_keys", {
+        let (keys, clock) = (keys.clone(), base.clock.clone());
+        move || keys::follow(keys.clone(), clock.clone())
+    });
+    let authority: Arc<dyn Authority> = keys;
+    let kv = Kv::open(config, &base, &options.data_dir, authority, None).await?;
+    tracing::info!("RESP (Redis clients) listens on {}", listener.local_addr()?);
+    let served = kv.serve(listener);
+    tokio::pin!(served);
+    tokio::select! {
+        served = &mut served => served.context("the store has ended")?,
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    kv.close().await?;
+    if !base.tasks.stop(DRAIN_MAX).await {
+        tracing::warn!("some tasks did not end in time");
+    }
+    Ok(())
+}
+
+/// `kv.read kv/session:*`
+fn grant(text: &str) -> Result<Grant> {
+    let Some((action, resource)) = text.split_once(' ') else {
+        bail!("`{text}`: a grant is an action, a space and a resource");
+    };
+    let grant = Grant::new(action, resource);
+    grant.check()?;
+    Ok(grant)
+}

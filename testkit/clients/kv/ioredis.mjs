@@ -1,0 +1,41 @@
+// ioredis: pipelines, transactions, publish and subscribe, blocking, streams of keys, automatic pipelining.
+import assert from "node:assert/strict";
+import { Redis } from "ioredis";
+
+let checks = 0;
+const same = (found, expected) => {
+  assert.deepEqual(found, expected);
+  checks += 1;
+};
+const at = { host: process.env.HOST, port: Number(process.env.PORT) };
+const redis = new Redis({ ...at, enableAutoPipelining: true });
+await redis.flushall();
+same(await redis.set("k", "v", "EX", 100), "OK");
+same(await redis.get("k"), "v");
+same(await redis.getBuffer("k"), Buffer.from("v"));
+same(await redis.hset("h", { a: 1, b: 2 }), 2);
+same(await redis.hgetall("h"), { a: "1", b: "2" });
+same(await redis.zadd("z", 1, "a", 2, "b"), 2);
+same(await redis.zrange("z", 0, -1, "WITHSCORES"), ["a", "1", "b", "2"]);
+same(await Promise.all([1, 2, 3].map((number) => redis.incrby("n", number))), [1, 3, 6]);
+same(await redis.pipeline().set("p", 1).incr("p").lpush("p", 1).exec().then((all) => all.map(([error, value]) => (error ? "error" : value))), ["OK", 2, "error"]);
+same(await redis.multi().set("m", 1).get("m").exec(), [[null, "OK"], [null, "1"]]);
+const binary = Buffer.from([0, 13, 10, 255]);
+same(await redis.set(binary, binary), "OK");
+same(await redis.getBuffer(binary), binary);
+const other = new Redis(at);
+const heard = new Promise((resolve) => other.on("message", (channel, message) => resolve([channel, message])));
+await other.subscribe("news");
+same(await redis.publish("news", "hello"), 1);
+same(await heard, ["news", "hello"]);
+const waiting = new Redis(at);
+const popped = waiting.blpop("queue", 10);
+await redis.rpush("queue", "job");
+same(await popped, ["queue", "job"]);
+const keys = [];
+for await (const some of redis.scanStream({ match: "?", count: 2 })) keys.push(...some);
+same([...new Set(keys)].sort(), ["h", "k", "m", "n", "p", "z"]);
+await assert.rejects(redis.call("NOPE"), /unknown command/);
+checks += 1;
+for (const client of [redis, other, waiting]) client.disconnect();
+console.log(`ok ${checks} checks`);
