@@ -7,10 +7,12 @@ mod keys;
 mod messages;
 mod overview;
 mod session;
+mod sockets;
 mod sql;
 
 use std::sync::Arc;
 
+use ::sockets::Sockets;
 use anyhow::Result;
 use base::access::Authority;
 use base::{Base, Tasks};
@@ -38,6 +40,7 @@ pub(crate) struct Doors {
     pub(crate) lake: Lake,
     pub(crate) delivery: Delivery,
     pub(crate) devices: Devices,
+    pub(crate) sockets: Sockets,
     /// The room of a development tool.
     pub(crate) added: Option<(Added, Ground)>,
 }
@@ -57,6 +60,7 @@ impl Doors {
             .join(overview::routes(self))
             .join(sql::routes(self))
             .join(messages::routes(self))
+            .join(sockets::routes(self))
             .join(dead_letters::routes(self))
             .join(health::routes(self));
         match &self.added {

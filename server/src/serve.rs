@@ -68,6 +68,7 @@ pub(crate) fn serve(
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_writer(std::io::stderr)
         .init();
+    raise_open_files();
     let port = |section: &str| match (options.free_ports, settings.is_set(section, "listen")) {
         (true, _) => Port::Free,
         (_, true) => Port::Configured,
@@ -116,6 +117,16 @@ async fn run(
     tracing::info!("stopping");
     running.stop(&bases.io, DRAIN_MAX).await;
     Ok(())
+}
+
+/// Every connection is an open file, and the usual limit is far below what the system would allow.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// Says on standard error where everything is.

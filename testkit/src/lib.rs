@@ -14,6 +14,7 @@ pub mod proofs;
 mod servers;
 pub mod sim;
 mod stack;
+mod stomp_client;
 mod wait;
 
 pub use browser::Browser;
@@ -23,4 +24,5 @@ pub use mailbox::{Mail, Mailbox};
 pub use mqtt_client::{MqttClient, Puback};
 pub use servers::{MariaDb, Postgres};
 pub use stack::{Launch, Stack, free_port};
+pub use stomp_client::{StompClient, StompFrame};
 pub use wait::{within, within_every};

@@ -3,6 +3,7 @@
 pub mod first;
 mod ledger;
 pub mod spine;
+pub mod work;
 
 use std::path::{Path, PathBuf};
 
@@ -47,6 +48,7 @@ pub const ALL: &[(&str, Proof)] = &[
     ("spine/leak", spine::leak),
     ("spine/power-cut", spine::power_cut),
     ("spine/power-cut-fails", spine::power_cut_fails),
+    ("work/sockets", work::sockets),
 ];
 
 impl Ground {

@@ -8,6 +8,7 @@ mod contract;
 mod databases;
 mod dead_letters;
 mod proofs;
+mod sockets;
 
 use std::path::Path;
 

@@ -1,6 +1,6 @@
 //! The acceptance lines with small counts; `cargo xtask prove` runs the same at full count.
 
-use testkit::proofs::{Ground, Proof, Size, first, spine};
+use testkit::proofs::{Ground, Proof, Size, first, spine, work};
 
 use crate::binary;
 
@@ -61,4 +61,9 @@ fn a_missing_fsync_is_noticed_after_power_cuts() {
 #[test]
 fn a_full_or_failing_disk_is_refused_and_left_behind() {
     holds(spine::disk);
+}
+
+#[test]
+fn ten_thousand_sockets_are_small_and_a_cut_one_misses_nothing() {
+    holds(work::sockets);
 }

@@ -1,0 +1,5 @@
+//! Work and word.
+
+mod sockets;
+
+pub use sockets::sockets;
