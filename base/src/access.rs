@@ -57,6 +57,7 @@ pub enum Door {
     Http,
     Mqtt,
     Resp,
+    Stomp,
 }
 
 /// Decides who somebody is and what they may do. One for all doors.

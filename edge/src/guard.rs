@@ -269,7 +269,7 @@ pub(crate) fn session_cookie(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// A browser says where a request comes from; what does not say so is taken for a stranger.
-fn is_same_origin(headers: &HeaderMap, target: &Uri) -> bool {
+pub(crate) fn is_same_origin(headers: &HeaderMap, target: &Uri) -> bool {
     let text = |name| headers.get(name).and_then(|value: &header::HeaderValue| value.to_str().ok());
     if let Some(site) = text(header::HeaderName::from_static("sec-fetch-site")) {
         return matches!(site, "same-origin" | "none");

@@ -1,5 +1,5 @@
 //! Edge: the HTTP conventions that every feature's API keeps, over axum. Operations as data, who is
-//! calling, problems (RFC 9457), pages, limits, server-sent events, OpenAPI 3.1, and the listener.
+//! calling, problems (RFC 9457), pages, limits, server-sent events, the way to a WebSocket, OpenAPI 3.1, and the listener.
 //!
 //! It knows no feature and makes no decision of its own about who may do what: that is
 //! [`base::access::Authority`]. It grants no other origin anything (no CORS): a preflight is an
@@ -19,6 +19,7 @@ mod reply;
 mod routes;
 mod serve;
 mod socket;
+mod upgrade;
 
 pub use axum::Router;
 pub use axum::extract::State;
@@ -35,3 +36,4 @@ pub use problem::{Error, FieldProblem, Problem, Result};
 pub use reply::{Created, Endpoint, NoContent, PageBody, Reply, SessionCookie};
 pub use routes::Routes;
 pub use serve::serve;
+pub use upgrade::{Shown, Still, Switching, Taken, Upgrade};

@@ -85,7 +85,8 @@ async fn connection(
         }
     });
     let builder = builder(config, &base.tasks);
-    let mut connection = Box::pin(builder.serve_connection(TokioIo::new(socket), service));
+    let mut connection =
+        Box::pin(builder.serve_connection_with_upgrades(TokioIo::new(socket), service));
 
     let stopping = base.tasks.stopping();
     let ended = tokio::select! {

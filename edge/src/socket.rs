@@ -94,6 +94,10 @@ impl Socket {
         Self { stream, clock, write_time_max, patience: None, activity }
     }
 
+    pub(crate) fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
     /// Turns a wait that lasts too long into an error.
     fn bounded<T>(
         &mut self,

@@ -9,7 +9,10 @@ use std::time::Duration;
 use base::access::{Action, Authority, Door, Principal, Refused, Resource};
 use base::{Base, Timestamp};
 use bytes::Bytes;
-use edge::{BoxFuture, Config, Event, Events, Gate, Json, Operation, Routes, Sessions, Streams};
+use edge::{
+    BoxFuture, Config, Event, Events, Gate, Json, Operation, Routes, Sessions, Streams, Switching,
+    Taken, Upgrade,
+};
 use futures::StreamExt;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -67,6 +70,17 @@ async fn flood(streams: Streams) -> edge::Result<Events> {
     }))
 }
 
+/// Says what it was given, and then everything back.
+async fn parrot(upgrade: Upgrade) -> edge::Result<Switching> {
+    upgrade.accept(&["new", "old"], |taken| async move {
+        let Taken { mut stream, read, shown, .. } = taken;
+        assert!(shown.is_none(), "nobody showed anything");
+        stream.write_all(&read).await.unwrap();
+        let (mut from, mut to) = stream.split();
+        tokio::io::copy(&mut from, &mut to).await.unwrap();
+    })
+}
+
 async fn start(config: Config) -> (SocketAddr, Base) {
     let base = Base::simulated(Timestamp::from_millis(0), 1);
     let gate = Gate {
@@ -82,6 +96,7 @@ async fn start(config: Config) -> (SocketAddr, Base) {
         .add(Operation::post("/closed").id("closed").summary("Refuses.").signed_in(), echo)
         .add(Operation::get("/ticks").id("ticks").summary("Ticks.").public(), ticks)
         .add(Operation::get("/flood").id("flood").summary("Floods.").public(), flood)
+        .add(Operation::get("/parrot").id("parrot").summary("Repeats.").public(), parrot)
         .build(gate);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -219,4 +234,67 @@ async fn connections_over_the_limit_wait_for_a_place() {
     assert!(early.is_err(), "it was answered beside the first");
     drop(first);
     assert!(rest(&mut second).await.starts_with("HTTP/1.1 404"));
+}
+
+/// A request for a WebSocket, the example of RFC 6455 (section 1.3).
+fn upgrade(change: impl Fn(&mut String)) -> String {
+    let mut request = "GET /parrot HTTP/1.1\r\nhost: a\r\nconnection: keep-alive, Upgrade\r\nupgrade: websocket\r\n\
+        sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        .to_owned();
+    change(&mut request);
+    request + "\r\n"
+}
+
+#[tokio::test]
+async fn a_connection_is_handed_over_with_what_was_read_behind_the_request() {
+    let config = Config { header_read_time_max: Duration::from_millis(100), ..Config::default() };
+    let (address, base) = start(config).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let offered = "sec-websocket-protocol: older, old\r\nsec-websocket-protocol: new\r\n";
+    let request = upgrade(|request| request.push_str(offered)) + "early ";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    while !text.ends_with("early ") {
+        let mut buffer = [0; 1_024];
+        let read = stream.read(&mut buffer).await.unwrap();
+        assert!(read > 0, "closed after {text}");
+        text.push_str(&String::from_utf8_lossy(&buffer[..read]));
+    }
+    let answer = text.to_lowercase();
+    assert!(answer.starts_with("http/1.1 101 "), "{answer}");
+    assert!(
+        answer.contains("\r\nsec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=\r\n"),
+        "{answer}"
+    );
+    assert!(answer.contains("\r\nsec-websocket-protocol: new\r\n"), "{answer}");
+    // Longer than a connection may wait without a request: it is no connection of requests any more.
+    base.clock.sleep(Duration::from_millis(300)).await;
+    stream.write_all(b"late").await.unwrap();
+    let mut late = [0; 4];
+    stream.read_exact(&mut late).await.unwrap();
+    assert_eq!(&late, b"late");
+}
+
+#[tokio::test]
+async fn what_is_no_request_for_a_websocket_is_told_so() {
+    let (address, _base) = start(Config::default()).await;
+    let plain = "GET /parrot HTTP/1.1\r\nhost: a\r\n\r\n".to_owned();
+    let replaced = |from: &'static str, to: &'static str| {
+        upgrade(|request| *request = request.replace(from, to))
+    };
+    for (request, status) in [
+        (plain, 426),
+        (replaced("upgrade: websocket", "upgrade: h2c"), 426),
+        (replaced("sec-websocket-version: 13", "sec-websocket-version: 8"), 426),
+        (replaced("keep-alive, Upgrade", "keep-alive"), 426),
+        (replaced("dGhlIHNhbXBsZSBub25jZQ==", "short"), 400),
+        (upgrade(|request| request.push_str("sec-websocket-protocol: other\r\n")), 400),
+    ] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut buffer = [0; 1_024];
+        let read = stream.read(&mut buffer).await.unwrap();
+        let answer = String::from_utf8_lossy(&buffer[..read]).into_owned();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request}\n{answer}");
+    }
 }

@@ -1,6 +1,6 @@
 //! One room's handle becomes another's need. This file is the map of couplings.
 
-use base::access::{Principal, Refused, Subject};
+use base::access::{Action, Principal, Refused, Subject};
 use base::{OrganisationId, Timestamp};
 use bytes::Bytes;
 use delivery::{Delivery, EmailAddress, EndpointId, OutgoingEvent, OutgoingMail};
@@ -9,10 +9,12 @@ use devices::{
     TxFuture,
 };
 use edge::{Begun, BoxFuture, Claims, Keyed, Sessions};
+use eventlog::Record;
 use identity::{Grant, Identity, NewKey};
 use mqtt::{Accepted, Intake, Message};
 use relational::{Claimed, Commands, Deed, NewCommand, Tx, Unhandled};
 use serde::{Deserialize, Serialize};
+use sockets::Source;
 
 /// Messages to `data/<device>` are readings.
 pub(crate) struct Readings(pub(crate) Devices);
@@ -208,6 +210,64 @@ impl KeyIssuer for DeviceKeys {
             })
         })
     }
+}
+
+/// Readings of each device are the topic `devices.NAME`.
+pub(crate) struct ReadingTopics;
+
+/// Alerts are the topic `alerts`, and those of one device `alerts.NAME`.
+pub(crate) struct AlertTopics;
+
+impl Source for ReadingTopics {
+    fn log_topic(&self) -> &'static str {
+        devices::READINGS_TOPIC
+    }
+
+    fn owns(&self, name: &str) -> bool {
+        name.starts_with("devices.")
+    }
+
+    fn key<'a>(&self, name: &'a str) -> Option<&'a str> {
+        name.strip_prefix("devices.")
+    }
+
+    fn needs(&self, _: &str) -> Option<(Action, String)> {
+        Some((devices::READINGS_READ, "*".to_owned()))
+    }
+
+    fn names(&self, record: &Record) -> Vec<String> {
+        // What is no reading is a dead letter.
+        let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(&record.value).is_ok();
+        let device = device_of(record).filter(|_| is_json);
+        device.map(|device| format!("devices.{device}")).into_iter().collect()
+    }
+}
+
+impl Source for AlertTopics {
+    fn log_topic(&self) -> &'static str {
+        devices::ALERTS_TOPIC
+    }
+
+    fn owns(&self, name: &str) -> bool {
+        name == "alerts" || name.starts_with("alerts.")
+    }
+
+    fn key<'a>(&self, name: &'a str) -> Option<&'a str> {
+        name.strip_prefix("alerts.")
+    }
+
+    fn needs(&self, _: &str) -> Option<(Action, String)> {
+        Some((devices::ALERTS_READ, "*".to_owned()))
+    }
+
+    fn names(&self, record: &Record) -> Vec<String> {
+        let own = device_of(record).map(|device| format!("alerts.{device}"));
+        own.into_iter().chain(["alerts".to_owned()]).collect()
+    }
+}
+
+fn device_of(record: &Record) -> Option<&str> {
+    std::str::from_utf8(record.key.as_ref()?).ok()
 }
 
 /// Browsers come with a session.

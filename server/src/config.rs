@@ -18,6 +18,8 @@ pub(crate) struct Config {
     pub(crate) http: Door<edge::Config>,
     pub(crate) mqtt: Door<mqtt::Config>,
     pub(crate) kv: Door<kv::Config>,
+    /// It listens on a port of its own only where `listen` says so; the WebSocket is a path of the HTTP port.
+    pub(crate) sockets: Door<sockets::Config>,
     pub(crate) identity: identity::Config,
     pub(crate) relational: relational::Config,
     pub(crate) results: results::Config,
@@ -56,6 +58,7 @@ impl Default for Config {
             http: Door::default(),
             mqtt: Door::default(),
             kv: Door::default(),
+            sockets: Door::default(),
             identity: identity::Config::default(),
             relational: relational::Config::default(),
             results: results::Config::default(),
@@ -172,6 +175,7 @@ impl Config {
         shown.insert("http".into(), self.http.shown()?);
         shown.insert("mqtt".into(), self.mqtt.shown()?);
         shown.insert("kv".into(), self.kv.shown()?);
+        shown.insert("sockets".into(), self.sockets.shown()?);
         shown.insert("identity".into(), Value::try_from(&self.identity)?);
         shown.insert("relational".into(), Value::try_from(&self.relational)?);
         shown.insert("results".into(), Value::try_from(&self.results)?);

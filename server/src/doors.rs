@@ -8,10 +8,12 @@ mod keys;
 mod messages;
 mod overview;
 mod session;
+mod sockets;
 mod sql;
 
 use std::sync::Arc;
 
+use ::sockets::Sockets;
 use anyhow::Result;
 use base::access::Authority;
 use base::{Base, Tasks};
@@ -39,6 +41,7 @@ pub(crate) struct Doors {
     pub(crate) lake: Lake,
     pub(crate) delivery: Delivery,
     pub(crate) devices: Devices,
+    pub(crate) sockets: Sockets,
     /// The room of a development tool.
     pub(crate) added: Option<(Added, Ground)>,
 }
@@ -59,6 +62,7 @@ impl Doors {
             .join(sql::routes(self))
             .join(messages::routes(self))
             .join(endpoints::routes(self))
+            .join(sockets::routes(self))
             .join(dead_letters::routes(self))
             .join(health::routes(self));
         match &self.added {

@@ -17,8 +17,11 @@ use lake::Lake;
 use mqtt::Mqtt;
 use relational::{Commands, Db};
 use results::Results;
+use sockets::{Sockets, Source};
 
-use crate::adapters::{AlertNotices, BrowserSessions, DeviceKeys, Readings, handle_commands};
+use crate::adapters::{
+    AlertNotices, AlertTopics, BrowserSessions, DeviceKeys, ReadingTopics, Readings, handle_commands,
+};
 use crate::config::Config;
 use crate::doors::Doors;
 use crate::listen::{Port, listen};
@@ -136,6 +139,11 @@ pub(crate) async fn open(
     let folder = config.data_dir.join("kv");
     let kv = Kv::open(config.kv.part.clone(), base, &folder, authority.clone(), None).await?;
 
+    let sources: Vec<Arc<dyn Source>> = vec![Arc::new(ReadingTopics), Arc::new(AlertTopics)];
+    let part = config.sockets.part.clone();
+    let stores = (log.clone(), db.clone());
+    let sockets = Sockets::open(part, base, stores, authority.clone(), sources).await?;
+
     let started = base.clock.now();
     let (base, handlers) = (base.clone(), bases.handlers.clone());
     let ground = Ground { io: base.clone(), handlers, db: db.clone(), log: log.clone() };
@@ -151,6 +159,7 @@ pub(crate) async fn open(
         lake,
         delivery,
         devices,
+        sockets,
         added,
     };
     Ok(Rooms { doors, log, mqtt, kv, authority })
@@ -173,6 +182,10 @@ pub(crate) async fn start(
     let resp = listen("kv", address, ports.kv).await?.into_std()?;
     let (http_address, mqtt_address) = (http.local_addr()?, mqtt.local_addr()?);
     let kv_address = resp.local_addr()?;
+    let stomp = match &config.sockets.listen {
+        Some(address) => Some(listen("sockets", address, Port::Configured).await?),
+        None => None,
+    };
 
     let rooms = open(&config, Some(mqtt_address), bases, added).await?;
     let sessions = Arc::new(BrowserSessions(rooms.doors.identity.clone()));
@@ -189,6 +202,10 @@ pub(crate) async fn start(
             tracing::error!(%error, "the store for Redis clients has ended");
         }
     });
+    if let Some(listener) = stomp {
+        let sockets = rooms.doors.sockets.clone();
+        base.tasks.spawn("sockets", async move { sockets.listen(listener).await });
+    }
     let public_url = config.http.public_url;
     Ok(Running { rooms, router, public_url, http_address, mqtt_address, kv_address })
 }

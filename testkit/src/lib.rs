@@ -16,6 +16,7 @@ mod resp;
 mod servers;
 pub mod sim;
 mod stack;
+mod stomp_client;
 mod wait;
 
 pub use browser::Browser;
@@ -27,4 +28,5 @@ pub use node::{Node, NodeLaunch};
 pub use resp::{Resp, Value};
 pub use servers::{MariaDb, Postgres};
 pub use stack::{Launch, Stack, free_port};
+pub use stomp_client::{StompClient, StompFrame};
 pub use wait::{within, within_every};

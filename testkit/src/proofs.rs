@@ -50,6 +50,7 @@ pub const ALL: &[(&str, Proof)] = &[
     ("spine/power-cut", spine::power_cut),
     ("spine/power-cut-fails", spine::power_cut_fails),
     ("work/delivery", work::delivery),
+    ("work/sockets", work::sockets),
 ];
 
 impl Ground {

@@ -28,6 +28,9 @@
 /** @typedef {'reading' | 'event' | 'outbox' | 'command'} LetterSource */
 /** @typedef {{ id: string, source: LetterSource, handler: string, topic: string, partition: number | null, offset: number | null, event: string | null, kind: string, key: string | null, reason: string, payload: string, encoding: 'utf-8' | 'base64', truncated: boolean, attempts: number, time: string, tried: string | null, from: string }} DeadLetter */
 /** @typedef {{ source?: LetterSource, handler?: string, kind?: string, reason?: string }} LetterFilter */
+/** @typedef {{ id: string, name: string, peer: string, since: string, transport: 'websocket' | 'tcp', version: string, subscriptions: number, received: number, sent: number, waiting_bytes: number }} Connection */
+/** @typedef {{ destination: string, subscribers: number, messages: number }} Topic */
+/** @typedef {{ name: string, messages: number, unacknowledged: number, consumers: number }} Queue */
 /** @typedef {{ action: string, resource: string }} Grant */
 /** @typedef {{ id: string, label: string, grants?: Grant[], created?: string }} ApiKey */
 /** @typedef {{ id: string, label: string, token: string, mqtt_user: string, mqtt_password: string }} NewKey */
@@ -162,6 +165,17 @@ export const keys = (page) => json('GET', address('/v1/keys', paged(page)));
 export const createKey = (body) => json('POST', '/v1/keys', { body });
 /** @param {string} id */
 export const deleteKey = (id) => nothing('DELETE', `/v1/keys/${part(id)}`);
+
+// Sockets.
+
+/** @param {PageRequest} [page] @returns {Promise<Page<Connection>>} */
+export const connections = (page) => json('GET', address('/v1/sockets/connections', paged(page)));
+/** @param {string} id */
+export const closeConnection = (id) => nothing('DELETE', `/v1/sockets/connections/${part(id)}`);
+/** @param {PageRequest} [page] @returns {Promise<Page<Topic>>} */
+export const topics = (page) => json('GET', address('/v1/sockets/topics', paged(page)));
+/** @param {PageRequest} [page] @returns {Promise<Page<Queue>>} */
+export const queues = (page) => json('GET', address('/v1/sockets/queues', paged(page)));
 
 // Sensors.
 

@@ -30,6 +30,8 @@ const ENGINE_ARROWS: &[(&str, &str)] = &[
     ("delivery", "relational"),
     ("mqtt", "relational"),
     ("results", "relational"),
+    ("sockets", "eventlog"),
+    ("sockets", "relational"),
 ];
 
 #[test]

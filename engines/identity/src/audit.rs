@@ -127,6 +127,7 @@ impl Denials {
             Door::Http => "http",
             Door::Mqtt => "mqtt",
             Door::Resp => "resp",
+            Door::Stomp => "stomp",
         };
         self.add(Denial {
             organisation,

@@ -65,9 +65,15 @@ async fn what_a_list_asks_of_the_rows_does_not_grow_with_them() {
         // The first request of an organisation loads what is kept in memory.
         statements("/v1/overview").await;
         let mut asked = Vec::new();
-        for path in
-            ["/v1/keys", "/v1/audit", "/v1/messages", "/v1/overview", "/v1/dead-letters", "/readyz"]
-        {
+        for path in [
+            "/v1/keys",
+            "/v1/audit",
+            "/v1/messages",
+            "/v1/overview",
+            "/v1/dead-letters",
+            "/v1/sockets/queues",
+            "/readyz",
+        ] {
             asked.push((path, statements(path).await));
         }
         assert!(asked.iter().all(|(_, statements)| (1..=5).contains(statements)), "{asked:?}");

@@ -9,6 +9,7 @@ mod databases;
 mod dead_letters;
 mod endpoints;
 mod proofs;
+mod sockets;
 
 use std::path::Path;
 

@@ -67,3 +67,8 @@ fn a_full_or_failing_disk_is_refused_and_left_behind() {
 fn no_message_is_lost_among_faults_and_kills() {
     holds(work::delivery);
 }
+
+#[test]
+fn ten_thousand_sockets_are_small_and_a_cut_one_misses_nothing() {
+    holds(work::sockets);
+}

@@ -20,6 +20,7 @@ const places = () => [
   { path: '/sql', icon: 'sql', text: t('nav.sql'), key: 's', test: 'nav-sql' },
   { path: '/devices', icon: 'devices', text: t('nav.devices'), key: 'd', test: 'nav-devices' },
   { path: '/dead-letters', icon: 'letters', text: t('nav.dead'), key: 'l', test: 'nav-dead-letters' },
+  { path: '/sockets', icon: 'live', text: t('nav.sockets'), key: 'v', test: 'nav-sockets' },
 ];
 
 /** @param {string} path */

@@ -1,0 +1,182 @@
+use std::io::Read;
+use std::net::TcpStream;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::proofs::{Ground, Report, Size};
+use crate::stack::{Launch, Stack};
+use crate::stomp_client::StompClient;
+
+/// 10,000 idle subscribers at most 12 KB each in our process (the kernel's socket buffers apart), with the p99 of HTTP within
+/// 20 %; at least 100,000 deliveries a second and core; a connection that is cut and resumed 1,000 times misses and repeats
+/// nothing.
+pub fn sockets(ground: &Ground) -> Result<Report> {
+    raise_open_files()?;
+    let mut report = Report::default();
+    let folder = tempfile::tempdir()?;
+    let stack = Launch::new(&ground.binary, folder.path()).start()?;
+    idle(ground, &stack, &mut report)?;
+    deliveries(ground, &stack, &mut report)?;
+    cut(ground, &stack, &mut report)?;
+    Ok(report)
+}
+
+fn idle(ground: &Ground, stack: &Stack, report: &mut Report) -> Result<()> {
+    let count = ground.count(200, 10_000);
+    let requests = ground.count(200, 5_000);
+    // What the first connections and requests make stays.
+    let mut clients = open(stack, 20)?;
+    p99(stack, requests)?;
+    let (alone, before) = (p99(stack, requests)?, stack.resident()?);
+    clients.extend(open(stack, count)?);
+    let each = stack.resident()?.saturating_sub(before) / count as u64;
+    // An unoptimised binary keeps larger futures; the line itself is about a release.
+    let each_max = if ground.size == Size::Full { 12_000 } else { 40_000 };
+    report.bound(
+        each <= each_max,
+        format!("{each} bytes resident for each of {count} idle subscribers"),
+    );
+    let with = p99(stack, requests)?;
+    let line = format!("HTTP p99 {alone:?} alone, {with:?} with {count} subscribers idle");
+    // Few requests on a machine that does something else say nothing about a tail.
+    report.bound(ground.size == Size::Test || with <= alone.mul_f64(1.2), line);
+    drop(clients);
+    crate::wait::within(Duration::from_secs(30), "the connections to go", || {
+        let text = stack.api().get("/metrics")?;
+        let text = String::from_utf8_lossy(&text.body).into_owned();
+        Ok(text.contains("madang_sockets_connections 0\n").then_some(()))
+    })?;
+    Ok(())
+}
+
+fn open(stack: &Stack, count: usize) -> Result<Vec<StompClient>> {
+    (0..count)
+        .map(|number| {
+            let mut client = StompClient::connect(stack.http_address(), stack.token())?;
+            client.done(&format!("SUBSCRIBE\nid:0\ndestination:/topic/idle.{}", number % 100))?;
+            Ok(client)
+        })
+        .collect()
+}
+
+#[allow(clippy::disallowed_methods, reason = "a development tool measures real time")]
+fn p99(stack: &Stack, requests: usize) -> Result<Duration> {
+    let api = stack.api();
+    let mut times = Vec::with_capacity(requests);
+    for _ in 0..requests {
+        let began = Instant::now();
+        api.get("/v1/sensors")?.ok()?;
+        times.push(began.elapsed());
+    }
+    times.sort_unstable();
+    Ok(times[times.len() * 99 / 100])
+}
+
+/// Many subscribers of one topic, one sender that does not wait.
+fn deliveries(ground: &Ground, stack: &Stack, report: &mut Report) -> Result<()> {
+    let (subscribers, messages) = (ground.count(10, 100), ground.count(500, 20_000));
+    let (told, done) = mpsc::channel();
+    let mut readers = Vec::new();
+    for _ in 0..subscribers {
+        let mut client = StompClient::connect(stack.http_address(), stack.token())?;
+        client.done("SUBSCRIBE\nid:0\ndestination:/topic/fan")?;
+        let told = told.clone();
+        readers.push(std::thread::spawn(move || {
+            // Whoever waits for it says what went wrong.
+            told.send(count_messages(&client.stream, messages)).ok();
+        }));
+    }
+    let mut sender = StompClient::connect(stack.http_address(), stack.token())?;
+    let body = "x".repeat(64);
+    let before = stack.cpu()?;
+    let began = now();
+    // As far ahead as may wait for a subscriber, no further.
+    for batch in 0..messages / 100 {
+        sender.say_all((0..99).map(|_| format!("SEND\ndestination:/topic/fan\n\n{body}")))?;
+        sender.done(&format!("SEND\ndestination:/topic/fan\n\n{body}"))?;
+        ensure!(batch < messages, "it ends");
+    }
+    for _ in 0..subscribers {
+        done.recv_timeout(Duration::from_mins(2)).context("a reader")??;
+    }
+    let (took, cpu) = (began.elapsed(), stack.cpu()?.saturating_sub(before));
+    let count = (subscribers * messages) as f64;
+    let (per_second, per_core) = (count / took.as_secs_f64(), count / cpu.as_secs_f64());
+    let micros = cpu.as_secs_f64() * 1e6 / count;
+    let line = format!(
+        "{count} deliveries of 64 bytes to {subscribers} subscribers: {per_second:.0}/s, {micros:.2} µs of server CPU each, {per_core:.0}/s and core"
+    );
+    report.bound(ground.size == Size::Test || per_core >= 100_000.0, line);
+    for reader in readers {
+        ensure!(reader.join().is_ok(), "a reader panicked");
+    }
+    Ok(())
+}
+
+#[allow(clippy::disallowed_methods, reason = "a development tool measures real time")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// Counts messages by the last letter of their body and the NUL behind it, which is much cheaper than to parse them.
+fn count_messages(mut stream: &TcpStream, wanted: usize) -> Result<()> {
+    let mut buffer = vec![0; 256 << 10];
+    let (mut count, mut before) = (0, 0);
+    while count < wanted {
+        let read = stream.read(&mut buffer)?;
+        ensure!(read > 0, "closed after {count} messages");
+        for byte in &buffer[..read] {
+            count += usize::from(before == b'x' && *byte == 0);
+            before = *byte;
+        }
+    }
+    Ok(())
+}
+
+/// A sender that goes on while a listener is cut again and again.
+fn cut(ground: &Ground, stack: &Stack, report: &mut Report) -> Result<()> {
+    let rounds = ground.count(50, 1_000);
+    let (address, token) = (stack.http_address().to_owned(), stack.token().to_owned());
+    let count = rounds * 4;
+    let sending = std::thread::spawn(move || -> Result<()> {
+        let mut sender = StompClient::connect(&address, &token)?;
+        for number in 0..count {
+            let topic = if number % 3 == 0 { "other" } else { "cut" };
+            sender.done(&format!("SEND\ndestination:/topic/{topic}\n\n{number}"))?;
+        }
+        sender.done("SEND\ndestination:/topic/cut\n\nend")
+    });
+    let (mut heard, mut last, mut cuts) = (Vec::new(), String::new(), 0);
+    let mut has_ended = false;
+    while !has_ended {
+        let mut client = StompClient::connect(stack.http_address(), stack.token())?;
+        let resume =
+            if last.is_empty() { "from:earliest".to_owned() } else { format!("resume:{last}") };
+        client.say(&format!("SUBSCRIBE\nid:0\ndestination:/topic/cut\n{resume}\n\n"))?;
+        // Cut after a few messages, with others on their way.
+        for _ in 0..=(cuts % 4) {
+            let message = client.message()?;
+            message.header("message-id").clone_into(&mut last);
+            has_ended = message.text() == "end";
+            if has_ended {
+                break;
+            }
+            heard.push(message.text().parse::<usize>()?);
+        }
+        cuts += 1;
+    }
+    ensure!(sending.join().is_ok_and(|sent| sent.is_ok()), "the sender failed");
+    let wanted: Vec<usize> = (0..count).filter(|number| number % 3 != 0).collect();
+    report.bound(heard == wanted, format!("{} messages over {cuts} connections that were cut: none missing, none repeated, in order", heard.len()));
+    report.bound(cuts >= rounds, format!("{cuts} connections were cut and resumed"));
+    Ok(())
+}
+
+/// Sockets are files.
+fn raise_open_files() -> Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?)
+}
