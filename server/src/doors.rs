@@ -3,6 +3,7 @@
 mod console;
 mod dead_letters;
 mod health;
+mod jobs;
 mod keys;
 mod messages;
 mod overview;
@@ -17,6 +18,7 @@ use base::{Base, Tasks};
 use delivery::Delivery;
 use devices::Devices;
 use edge::{Gate, Info, Router, Routes, Sessions};
+use ::jobs::Jobs;
 use identity::Identity;
 use lake::Lake;
 use relational::Db;
@@ -37,6 +39,7 @@ pub(crate) struct Doors {
     pub(crate) identity: Identity,
     pub(crate) lake: Lake,
     pub(crate) delivery: Delivery,
+    pub(crate) jobs: Jobs,
     pub(crate) devices: Devices,
     /// The room of a development tool.
     pub(crate) added: Option<(Added, Ground)>,
@@ -58,6 +61,7 @@ impl Doors {
             .join(sql::routes(self))
             .join(messages::routes(self))
             .join(dead_letters::routes(self))
+            .join(jobs::routes(self))
             .join(health::routes(self));
         match &self.added {
             Some((added, ground)) => routes.join(added(ground.clone())),

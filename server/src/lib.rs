@@ -4,6 +4,7 @@
 //! [`Added`]. Start at [`main`].
 
 mod adapters;
+mod client;
 mod config;
 mod doors;
 mod listen;
@@ -37,6 +38,11 @@ struct Arguments {
 enum Command {
     /// Start everything on one disk, on loopback
     Serve(serve::Options),
+    /// Look after the jobs of a running server
+    Jobs {
+        #[command(subcommand)]
+        deed: client::Jobs,
+    },
     /// Print the configuration in force, secrets masked
     Config,
     /// Print the `OpenAPI` document of the HTTP API
@@ -66,6 +72,11 @@ fn run(arguments: Arguments, added: Option<Added>) -> Result<()> {
     match arguments.command {
         Command::Serve(options) => {
             serve::serve(Settings::read(arguments.config.as_deref())?, options, added)
+        }
+        Command::Jobs { deed } => {
+            let config = Settings::read(arguments.config.as_deref())?.config()?;
+            print!("{}", client::jobs(&config.client, deed)?);
+            Ok(())
         }
         Command::Config => {
             print!("{}", Settings::read(arguments.config.as_deref())?.config()?.masked()?);

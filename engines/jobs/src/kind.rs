@@ -25,8 +25,8 @@ pub struct Kind {
     pub running_max: Option<u32>,
     /// How many of one organisation with the same concurrency key run at the same time, over all servers.
     pub per_key_max: u32,
-    /// Whether schedules for it can be made by whoever may write jobs.
-    pub is_schedulable: bool,
+    /// Whether whoever may write jobs can enqueue and schedule it by itself.
+    pub is_open: bool,
 }
 
 impl Default for Kind {
@@ -39,7 +39,7 @@ impl Default for Kind {
             back_off_max: Duration::from_hours(1),
             running_max: None,
             per_key_max: 1,
-            is_schedulable: false,
+            is_open: false,
         }
     }
 }

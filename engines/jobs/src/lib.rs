@@ -317,8 +317,8 @@ impl Jobs {
 
     /// Makes a schedule for a kind that allows it.
     pub async fn create_schedule(&self, new: NewSchedule) -> Result<Schedule, Error> {
-        if !self.0.kinds.get(&new.kind)?.options.is_schedulable {
-            let rule = format!("{} is not for schedules", new.kind);
+        if !self.0.kinds.get(&new.kind)?.options.is_open {
+            let rule = format!("{} is not one that people may schedule", new.kind);
             return Err(Error::Invalid { what: "kind", rule });
         }
         self.0.check_schedule(&new)?;

@@ -7,6 +7,7 @@ mod command_line;
 mod contract;
 mod databases;
 mod dead_letters;
+mod jobs;
 mod proofs;
 
 use std::path::Path;

@@ -126,12 +126,18 @@ pub(crate) async fn counts(
     read: &mut Read,
     organisation: OrganisationId,
 ) -> Result<BTreeMap<State, u64>, Error> {
-    let mut counts = BTreeMap::new();
+    let (mut parts, mut values) = (Vec::new(), Vec::new());
     for state in State::ALL {
-        let sql = "SELECT COUNT(*) AS number FROM
-            (SELECT id FROM job WHERE organisation = ? AND state = ? LIMIT ?) AS some";
-        let row = read.query_one(sql, params![organisation, state.name(), COUNTED_MAX]).await?;
-        counts.insert(*state, row.get("number")?);
+        let name = state.name();
+        parts.push(format!(
+            "SELECT '{name}' AS state, COUNT(*) AS number FROM
+            (SELECT id FROM job WHERE organisation = ? AND state = ? LIMIT ?) AS {name}"
+        ));
+        values.extend([organisation.into(), Value::from(name), Value::from(COUNTED_MAX)]);
+    }
+    let mut counts = BTreeMap::new();
+    for row in read.query(&parts.join(" UNION ALL "), &values).await? {
+        counts.insert(state_of(&row)?, row.get("number")?);
     }
     Ok(counts)
 }
@@ -243,18 +249,23 @@ pub(crate) async fn runs(
         WHERE organisation = ? AND id < ? ORDER BY id DESC LIMIT ?";
     let count = i64::try_from(limit + 1).unwrap_or(i64::MAX);
     let rows = read.query(sql, params![organisation, after, count]).await?;
-    let mut runs = Vec::with_capacity(rows.len());
-    for row in &rows {
-        let id: RunId = row.get("id")?;
-        let states = "SELECT job.state AS state, COUNT(*) AS number
+    let ids = rows.iter().map(|row| row.get("id")).collect::<Result<Vec<RunId>, _>>()?;
+    let mut tasks: HashMap<RunId, BTreeMap<State, u64>> = HashMap::new();
+    if !ids.is_empty() {
+        let marks = vec!["?"; ids.len()].join(", ");
+        let states = format!(
+            "SELECT job_task.run AS of_run, job.state AS state, COUNT(*) AS number
             FROM job_task JOIN job ON job.id = job_task.job
-            WHERE job_task.run = ? GROUP BY job.state";
-        let mut tasks = BTreeMap::new();
-        for row in read.query(states, params![id]).await? {
-            tasks.insert(state_of(&row)?, row.get("number")?);
+            WHERE job_task.run IN ({marks}) GROUP BY job_task.run, job.state"
+        );
+        let values: Vec<Value> = ids.iter().map(|id| Value::from(*id)).collect();
+        for row in read.query(&states, &values).await? {
+            let of_run = tasks.entry(row.get("of_run")?).or_default();
+            of_run.insert(state_of(&row)?, row.get("number")?);
         }
-        runs.push(run_of(row, tasks)?);
     }
+    let with_tasks = |(row, id): (&Row, &RunId)| run_of(row, tasks.remove(id).unwrap_or_default());
+    let runs = rows.iter().zip(&ids).map(with_tasks).collect::<Result<Vec<_>, _>>()?;
     Ok(Page::of(runs, limit, |run| run.id.to_string()))
 }
 

@@ -68,7 +68,7 @@ async fn miss(db: &relational::Db, name: &'static str, next: Timestamp) {
 pub(crate) async fn a_schedule_enqueues_each_of_its_times_once(ground: &Ground) {
     let opened = ground.open().await;
     let register = |jobs: &jobs::Jobs| {
-        jobs.handle("tick", Kind { is_schedulable: true, ..kind() }, nothing).unwrap();
+        jobs.handle("tick", Kind { is_open: true, ..kind() }, nothing).unwrap();
         jobs.handle("inner", kind(), nothing).unwrap();
     };
     let of = |name: &str, missed| NewSchedule {
