@@ -18,6 +18,8 @@ const HERE: &[(&str, Runner)] = &[
     ("spine/no-event-lost", || example("relational", "no_event_lost")),
     ("spine/commits", || example("relational", "commits")),
     ("spine/simulated", simulated),
+    ("work/jobs", || example("jobs", "throughput")),
+    ("work/jobs-chaos", || example("jobs", "chaos")),
 ];
 
 /// Seeds of each simulation at full count.

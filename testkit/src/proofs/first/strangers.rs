@@ -71,12 +71,18 @@ impl Fixtures {
         let key =
             json!({"label": "hidden key", "grants": [{"action": "devices.*", "resource": "*"}]});
         let key = api.post("/v1/keys", &key)?.ok()?;
+        let job = json!({"kind": "mail.send", "payload": "hidden", "run_at": "2100-01-01T00:00:00Z"});
+        let job = api.post("/v1/jobs", &job)?.ok()?;
+        let schedule = json!({"name": "hidden-schedule", "kind": "mail.send", "cron": "0 0 1 1 *", "zone": "UTC"});
+        api.post("/v1/job-schedules", &schedule)?.ok()?;
         let id = |value: &Value| value["id"].as_str().map(str::to_owned).context("id");
         Ok(Self(BTreeMap::from([
             ("sensors", "secret-sensor".to_owned()),
             ("devices", "secret-device".to_owned()),
             ("rules", id(&rule)?),
             ("keys", id(&key)?),
+            ("jobs", id(&job)?),
+            ("job-schedules", "hidden-schedule".to_owned()),
         ])))
     }
 
@@ -84,7 +90,7 @@ impl Fixtures {
     fn seen(stack: &Stack) -> Result<Value> {
         let api = stack.api();
         let mut all = Map::new();
-        for list in ["sensors", "devices", "rules"] {
+        for list in ["sensors", "devices", "rules", "jobs?state=scheduled", "job-schedules"] {
             all.insert(list.to_owned(), json!(api.all(&format!("/v1/{list}"))?));
         }
         let keys = api.all("/v1/keys")?;
