@@ -105,7 +105,8 @@ pub(crate) fn handle_jobs(jobs: &Jobs, delivery: Delivery) -> Result<(), jobs::E
     let options = Kind { queue: "mails", is_open: true, ..Kind::default() };
     jobs.handle_in_rows(SEND_MAIL, options, async move |tx: &mut Tx, attempt: &Attempt| {
         let mail: MailToSend = attempt.json()?;
-        let to = mail.to.parse::<EmailAddress>().map_err(|error| Failed::dead(error.to_string()))?;
+        let to =
+            mail.to.parse::<EmailAddress>().map_err(|error| Failed::dead(error.to_string()))?;
         let mail = OutgoingMail {
             organisation: attempt.organisation(),
             to,

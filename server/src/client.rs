@@ -58,7 +58,10 @@ pub(crate) fn jobs(config: &Config, deed: Jobs) -> Result<String> {
             let state = state.map(|state| plain(&state).map(|state| format!("&state={state}")));
             let state = state.transpose()?.unwrap_or_default();
             let page = client.ask("GET", &format!("/v1/jobs?limit={limit}{state}"))?;
-            Ok(lines(&page["items"], &["id", "state", "kind", "queue", "due", "attempts", "last_error"]))
+            Ok(lines(
+                &page["items"],
+                &["id", "state", "kind", "queue", "due", "attempts", "last_error"],
+            ))
         }
         Jobs::Show { id } => {
             let job = client.ask("GET", &format!("/v1/jobs/{}", plain(&id)?))?;
@@ -93,7 +96,10 @@ impl Client<'_> {
 
     fn ask(&self, method: &str, path: &str) -> Result<Value> {
         let Config { url, key } = self.config;
-        ensure!(!key.is_empty(), "no key: set [client] key, or MADANG__CLIENT__KEY, to a key's token");
+        ensure!(
+            !key.is_empty(),
+            "no key: set [client] key, or MADANG__CLIENT__KEY, to a key's token"
+        );
         ensure!(url.starts_with("http://"), "[client] url must begin with http://");
         let agent: ureq::Agent =
             ureq::Agent::config_builder().http_status_as_error(false).proxy(None).build().into();
@@ -143,7 +149,10 @@ mod tests {
     #[test]
     fn a_list_is_a_line_each_and_nothing_in_it_breaks_the_line() {
         let items = json!([{"id": "1", "error": "a\tb\nc", "count": 3}, {"id": "2"}]);
-        assert_eq!(lines(&items, &["id", "error", "count"]), "id\terror\tcount\n1\ta b c\t3\n2\t-\t-\n");
+        assert_eq!(
+            lines(&items, &["id", "error", "count"]),
+            "id\terror\tcount\n1\ta b c\t3\n2\t-\t-\n"
+        );
     }
 
     #[test]

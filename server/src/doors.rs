@@ -12,13 +12,13 @@ mod sql;
 
 use std::sync::Arc;
 
+use ::jobs::Jobs;
 use anyhow::Result;
 use base::access::Authority;
 use base::{Base, Tasks};
 use delivery::Delivery;
 use devices::Devices;
 use edge::{Gate, Info, Router, Routes, Sessions};
-use ::jobs::Jobs;
 use identity::Identity;
 use lake::Lake;
 use relational::Db;

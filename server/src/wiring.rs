@@ -19,7 +19,9 @@ use mqtt::Mqtt;
 use relational::{Commands, Db};
 use results::Results;
 
-use crate::adapters::{AlertMails, BrowserSessions, DeviceKeys, Readings, handle_commands, handle_jobs};
+use crate::adapters::{
+    AlertMails, BrowserSessions, DeviceKeys, Readings, handle_commands, handle_jobs,
+};
 use crate::config::Config;
 use crate::doors::Doors;
 use crate::listen::{Port, listen};

@@ -61,7 +61,11 @@ async fn main() -> Result<(), Failure> {
     }
     let count = arguments.first().map_or(Ok(JOBS), |count| count.parse())?;
     let folder = tempfile::tempdir_in(".")?;
-    let mut servers = [Server::Embedded, Server::Postgres(Postgres::start()?), Server::MariaDb(MariaDb::start()?)];
+    let mut servers = [
+        Server::Embedded,
+        Server::Postgres(Postgres::start()?),
+        Server::MariaDb(MariaDb::start()?),
+    ];
     let mut short = Vec::new();
     for server in &mut servers {
         for chaos in ALL {
@@ -283,12 +287,7 @@ async fn run(
 }
 
 /// Waits until everything is done, and counts.
-async fn judge(
-    place: &Place,
-    count: usize,
-    works: bool,
-    kills: usize,
-) -> Result<Outcome, Failure> {
+async fn judge(place: &Place, count: usize, works: bool, kills: usize) -> Result<Outcome, Failure> {
     let base = Base::system();
     let db = Db::open(place.config(), &base).await?;
     if works {
@@ -309,7 +308,8 @@ async fn judge(
     let ends = "SELECT COUNT(*) AS jobs FROM
         (SELECT job FROM job_attempt WHERE outcome = 'done' GROUP BY job HAVING COUNT(*) > 1) AS ends";
     let effects = number(&db, "SELECT COUNT(DISTINCT job) AS jobs FROM effects").await?;
-    let outcomes = "SELECT outcome, COUNT(*) AS number FROM job_attempt GROUP BY outcome ORDER BY outcome";
+    let outcomes =
+        "SELECT outcome, COUNT(*) AS number FROM job_attempt GROUP BY outcome ORDER BY outcome";
     let rows: Vec<relational::Row> =
         db.read(async |read: &mut Read| read.query(outcomes, &[]).await).await?;
     let attempts = rows.iter().map(|row| Ok((row.get("outcome")?, row.get("number")?)));

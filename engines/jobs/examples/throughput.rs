@@ -134,7 +134,9 @@ impl Ground {
             short.push(format!("{}: a chain took {chain:?}", self.name));
         }
         self.throughput(count / 10, TOGETHER, "to warm up").await?;
-        for (together, how) in [(TOGETHER, "500 to a transaction"), (1, "each in its own transaction")] {
+        for (together, how) in
+            [(TOGETHER, "500 to a transaction"), (1, "each in its own transaction")]
+        {
             let per_second = self.throughput(count, together, how).await?;
             if per_second < PER_SECOND_MIN {
                 short.push(format!("{}: {per_second:.0} a second, {how}", self.name));
@@ -186,7 +188,8 @@ impl Ground {
                 while left > 0 {
                     let some = left.min(together);
                     left -= some;
-                    enqueue(&jobs, &db, vec![New::of(OURS, "light", "{\"number\": 1}"); some]).await?;
+                    enqueue(&jobs, &db, vec![New::of(OURS, "light", "{\"number\": 1}"); some])
+                        .await?;
                 }
                 Ok::<_, Failure>(())
             }));
@@ -214,12 +217,13 @@ impl Ground {
         self.seen.late_max_micros.store(0, Ordering::Release);
         let begin = self.base.clock.now().plus(Duration::from_secs(30));
         let micros = 1_000_000 / i64::try_from(TIMERS).unwrap_or(1);
-        let due = |number: usize| Timestamp::from_micros(begin.micros() + i64::try_from(number).unwrap_or(0) * micros);
+        let due = |number: usize| {
+            Timestamp::from_micros(begin.micros() + i64::try_from(number).unwrap_or(0) * micros)
+        };
         for some in (0..TIMERS).collect::<Vec<_>>().chunks(TOGETHER) {
-            let new = some.iter().map(|number| New {
-                run_at: Some(due(*number)),
-                ..New::of(OURS, "light", "{}")
-            });
+            let new = some
+                .iter()
+                .map(|number| New { run_at: Some(due(*number)), ..New::of(OURS, "light", "{}") });
             enqueue(&self.jobs, &self.db, new.collect()).await?;
         }
         let left = begin.since(self.base.clock.now());
@@ -228,7 +232,10 @@ impl Ground {
         }
         self.seen.all.notified().await;
         let late = Duration::from_micros(self.seen.late_max_micros.load(Ordering::Acquire));
-        println!("{}: {TIMERS} timers due in one second: the latest began {late:?} late", self.name);
+        println!(
+            "{}: {TIMERS} timers due in one second: the latest began {late:?} late",
+            self.name
+        );
         Ok(late)
     }
 

@@ -48,7 +48,8 @@ impl Buffer {
         self.wake(now);
         let lane = match &self.served {
             Some(served) => {
-                let behind = (std::ops::Bound::Excluded(served.clone()), std::ops::Bound::Unbounded);
+                let behind =
+                    (std::ops::Bound::Excluded(served.clone()), std::ops::Bound::Unbounded);
                 let next = self.lanes.range::<Arc<str>, _>(behind).next();
                 next.or_else(|| self.lanes.first_key_value())
             }
@@ -126,7 +127,8 @@ impl Buffer {
                 self.lanes.insert(name, heap);
             }
         }
-        self.bytes -= drained.iter().map(|claimed| JOB_BYTES + claimed.payload.len()).sum::<usize>();
+        self.bytes -=
+            drained.iter().map(|claimed| JOB_BYTES + claimed.payload.len()).sum::<usize>();
         drained
     }
 
@@ -192,9 +194,15 @@ mod tests {
     #[test]
     fn lanes_take_turns_and_in_each_the_urgent_and_the_early_come_first() {
         let mut buffer = Buffer::default();
-        for (id, lane, priority) in
-            [(1, "a", 2), (2, "a", 2), (3, "a", 0), (4, "a", 2), (5, "b", 3), (6, "c", 2), (7, "c", 1)]
-        {
+        for (id, lane, priority) in [
+            (1, "a", 2),
+            (2, "a", 2),
+            (3, "a", 0),
+            (4, "a", 2),
+            (5, "b", 3),
+            (6, "c", 2),
+            (7, "c", 1),
+        ] {
             buffer.add(claimed(id, lane, priority, 0), Timestamp::from_millis(0));
         }
         assert_eq!(order(&mut buffer, 0), [3, 5, 7, 1, 6, 2, 4]);
@@ -211,7 +219,9 @@ mod tests {
         assert_eq!(order(&mut buffer, 9), [0_u128; 0]);
         assert_eq!(order(&mut buffer, 20), [2, 3]);
         assert_eq!(buffer.timers(), 1);
-        assert!(buffer.remove(JobId::fixed(1)).is_some() && buffer.remove(JobId::fixed(1)).is_none());
+        assert!(
+            buffer.remove(JobId::fixed(1)).is_some() && buffer.remove(JobId::fixed(1)).is_none()
+        );
         assert_eq!(buffer.bytes(), 0);
     }
 

@@ -94,9 +94,9 @@ impl Cron {
             if local.date() > date {
                 return None;
             }
-            let later = self.times(hour).map(|(hour, minute)| {
-                offset.to_timestamp(date.at(hour, minute, 0, 0)).ok()
-            });
+            let later = self
+                .times(hour)
+                .map(|(hour, minute)| offset.to_timestamp(date.at(hour, minute, 0, 0)).ok());
             return later.flatten().find(|moment| *moment > after);
         }
         let moments = self.times(0).flat_map(|time| self.moments(date, time, zone));

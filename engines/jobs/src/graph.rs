@@ -206,10 +206,8 @@ pub(crate) fn settle(tasks: &[Standing], edges: &[(JobId, JobId)]) -> Vec<(JobId
     }
     let standing: HashMap<JobId, &Standing> = tasks.iter().map(|task| (task.id, task)).collect();
     let mut settled: HashMap<JobId, Settled> = HashMap::new();
-    let mut left: Vec<&Standing> = tasks
-        .iter()
-        .filter(|task| matches!(task.state, State::Waiting | State::Skipped))
-        .collect();
+    let mut left: Vec<&Standing> =
+        tasks.iter().filter(|task| matches!(task.state, State::Waiting | State::Skipped)).collect();
     // What it depends on is settled first; each round settles at least one, for there is no circle.
     while !left.is_empty() {
         let open: HashSet<JobId> = left.iter().map(|task| task.id).collect();
@@ -279,8 +277,10 @@ mod tests {
     #[test]
     fn what_comes_after_a_failure_is_skipped_and_the_rest_goes_on() {
         let id = |number: u128| JobId::fixed(number);
-        let task = |number, name: &str, state| Standing { id: id(number), name: name.into(), state };
-        let edges = [(id(1), id(3)), (id(3), id(4)), (id(2), id(5)), (id(1), id(5)), (id(2), id(6))];
+        let task =
+            |number, name: &str, state| Standing { id: id(number), name: name.into(), state };
+        let edges =
+            [(id(1), id(3)), (id(3), id(4)), (id(2), id(5)), (id(1), id(5)), (id(2), id(6))];
         let mut tasks = vec![
             task(1, "a", State::Dead),
             task(2, "b", State::Done),

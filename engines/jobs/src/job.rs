@@ -184,10 +184,7 @@ impl Priority {
 impl State {
     /// Whether nothing more happens to it by itself.
     pub fn is_finished(self) -> bool {
-        matches!(
-            self,
-            Self::Done | Self::Dead | Self::Cancelled | Self::Skipped | Self::Discarded
-        )
+        matches!(self, Self::Done | Self::Dead | Self::Cancelled | Self::Skipped | Self::Discarded)
     }
 }
 

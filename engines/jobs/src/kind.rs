@@ -75,7 +75,8 @@ impl Kinds {
         let Registered { name, options, .. } = &kind;
         check_name("kind of a job", name, KIND_CHARS_MAX)?;
         check_queue(options.queue)?;
-        let positive = [options.attempts_max, options.per_key_max, options.running_max.unwrap_or(1)];
+        let positive =
+            [options.attempts_max, options.per_key_max, options.running_max.unwrap_or(1)];
         if positive.contains(&0) || options.time_max.is_zero() {
             let rule = format!("{name} must allow at least one attempt of some time");
             return Err(Error::Invalid { what: "kind of a job", rule });

@@ -198,7 +198,10 @@ impl Jobs {
     }
 
     /// How many of its jobs stand how, counted up to [`COUNTED_MAX`].
-    pub async fn counts(&self, organisation: OrganisationId) -> Result<BTreeMap<State, u64>, Error> {
+    pub async fn counts(
+        &self,
+        organisation: OrganisationId,
+    ) -> Result<BTreeMap<State, u64>, Error> {
         self.0.db.read(async move |read| read::counts(read, organisation).await).await
     }
 
@@ -287,9 +290,8 @@ impl Jobs {
     pub async fn pause(&self, organisation: OrganisationId, queue: &str) -> Result<(), Error> {
         kind::check_queue(queue)?;
         let (inner, name) = (self.0.clone(), queue.to_owned());
-        let pause = async move |tx: &mut Tx| {
-            deeds::pause(tx, organisation, &name, inner.clock.now()).await
-        };
+        let pause =
+            async move |tx: &mut Tx| deeds::pause(tx, organisation, &name, inner.clock.now()).await;
         self.0.db.write(pause).await?;
         let (lane, now) = (store::lane(queue, organisation), self.0.clock.now());
         let mut work = self.0.work.lock();
@@ -376,7 +378,8 @@ impl Jobs {
 impl Inner {
     fn check_backlog(&self, organisation: OrganisationId) -> Result<(), Error> {
         let unfinished_max = self.config.unfinished_max;
-        if self.backlog.lock().get(&organisation).is_some_and(|waiting| *waiting >= unfinished_max) {
+        if self.backlog.lock().get(&organisation).is_some_and(|waiting| *waiting >= unfinished_max)
+        {
             return Err(Error::TooManyWaiting { unfinished_max });
         }
         Ok(())
@@ -487,7 +490,8 @@ impl Inner {
             rows.push(row);
         }
         self.write_rows(tx, rows).await?;
-        let new = runs::NewRun { id: run, organisation, name: graph.name, created: now, tasks, edges };
+        let new =
+            runs::NewRun { id: run, organisation, name: graph.name, created: now, tasks, edges };
         runs::insert(tx, new).await?;
         Ok(run)
     }

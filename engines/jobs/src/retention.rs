@@ -33,7 +33,8 @@ impl Inner {
     pub(crate) fn retain(self: &Arc<Self>) -> Result<(), Error> {
         // A handler is held by what it would hold.
         let inner = Arc::downgrade(self);
-        let options = Kind { time_max: Duration::from_mins(30), attempts_max: 3, ..Kind::default() };
+        let options =
+            Kind { time_max: Duration::from_mins(30), attempts_max: 3, ..Kind::default() };
         let handler = move |attempt: Attempt| {
             let inner = inner.upgrade();
             let forgetting = async move {
@@ -71,7 +72,8 @@ impl Inner {
         loop {
             let work = async move |tx: &mut relational::Tx| {
                 let made_before = first_id_at(bound);
-                let old = Old { states, finished_before: bound, made_before, limit: DELETED_AT_ONCE };
+                let old =
+                    Old { states, finished_before: bound, made_before, limit: DELETED_AT_ONCE };
                 forget(tx, &old).await
             };
             let some = self.db.write(work).await?;

@@ -230,7 +230,8 @@ impl Inner {
     }
 
     async fn look(&self, pace: &mut Pace) {
-        let every = if self.db.is_embedded() { LOOK_EVERY_EMBEDDED } else { self.config.look_every };
+        let every =
+            if self.db.is_embedded() { LOOK_EVERY_EMBEDDED } else { self.config.look_every };
         pace.look_at = self.clock.instant() + every;
         match self.db.read(async |read| store::read::look(read).await).await {
             Ok(seen) => {
@@ -575,7 +576,13 @@ impl Inner {
         let began = self.clock.now();
         let Some(kind) = self.kinds.find(&claimed.kind) else {
             let how = How::HandedBack;
-            self.work.lock().ends.push(End { claimed, began, ended: began, how, log: String::new() });
+            self.work.lock().ends.push(End {
+                claimed,
+                began,
+                ended: began,
+                how,
+                log: String::new(),
+            });
             return;
         };
         let place = self.work.lock().place.clone();
@@ -592,7 +599,8 @@ impl Inner {
         let took = took.max(0.000_001);
         work.mean =
             if work.mean > 0.0 { work.mean + (took - work.mean) * MEAN_SHARE } else { took };
-        let is_current = work.running.get(&claimed.id).is_some_and(|at| at.number() == claimed.attempt);
+        let is_current =
+            work.running.get(&claimed.id).is_some_and(|at| at.number() == claimed.attempt);
         if is_current {
             work.running.remove(&claimed.id);
         }

@@ -362,7 +362,9 @@ fn schedules(routes: Routes<Doors>) -> Routes<Doors> {
         .add(
             of(Operation::post("/v1/job-schedules/{name}/resume"))
                 .id("resumeJobSchedule")
-                .summary("Goes on with the next time; what passed while it was paused is not missed.")
+                .summary(
+                    "Goes on with the next time; what passed while it was paused is not missed.",
+                )
                 .action(WRITE)
                 .kinds(&[ErrorKind::NotFound]),
             resume_schedule,

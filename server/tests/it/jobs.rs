@@ -249,7 +249,8 @@ fn the_console_shows_jobs_and_does_to_them_what_is_asked() {
     browser.find("queue-mails").unwrap();
     let script = "document.querySelector('[data-test=\"queue-mails\"] [data-test=\"queue-switch\"]').click();";
     browser.script(script).unwrap();
-    let paused = "return document.querySelector('[data-test=\"queue-mails\"]')?.dataset.state === 'paused'";
+    let paused =
+        "return document.querySelector('[data-test=\"queue-mails\"]')?.dataset.state === 'paused'";
     browser.until("a paused queue", paused).unwrap();
 
     browser.script("localStorage.setItem('madang.language', 'ko'); localStorage.setItem('madang.theme', 'dark'); location.reload();").unwrap();

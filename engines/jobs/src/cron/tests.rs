@@ -50,9 +50,8 @@ fn naive(text: &str, zone: &TimeZone, (begin, end): (Timestamp, Timestamp)) -> V
             && if either { day || weekday } else { day && weekday }
     };
     let by_elapsed_time = fields[1].starts_with('*');
-    let show = |minute: i64| {
-        zone.to_datetime(jiff::Timestamp::from_microsecond(minute * MINUTE).unwrap())
-    };
+    let show =
+        |minute: i64| zone.to_datetime(jiff::Timestamp::from_microsecond(minute * MINUTE).unwrap());
     let mut found = Vec::new();
     let mut seen: HashSet<DateTime> = HashSet::new();
     let mut expected = show(begin.micros() / MINUTE);

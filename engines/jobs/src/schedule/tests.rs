@@ -51,9 +51,9 @@ fn a_year_with_a_clock_that_jumps_uses_every_time_once() {
             for now in &steady {
                 jumping.push(*now);
                 if now.micros() % (6 * HOUR.as_micros() as i64) == 0 {
-                    jumping.extend((0..60).map(|minute| {
-                        now.minus(HOUR).plus(Duration::from_mins(minute))
-                    }));
+                    jumping.extend(
+                        (0..60).map(|minute| now.minus(HOUR).plus(Duration::from_mins(minute))),
+                    );
                 }
             }
             assert_eq!(enqueued(&new, &jumping), calendar, "{zone_name}, {missed}, set back");

@@ -50,8 +50,9 @@ pub(crate) async fn promote(tx: &mut Tx, now: Timestamp) -> Result<bool, Error> 
     let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Ok(false) };
     let span = params![first.get::<Timestamp>("due")?, last.get::<Timestamp>("due")?];
     let ids = rows.iter().map(|row| row.get("job")).collect::<Result<Vec<JobId>, _>>()?;
-    let ready =
-        format!("UPDATE job SET state = 'ready', place = {LANE} WHERE state = 'scheduled' AND id IN");
+    let ready = format!(
+        "UPDATE job SET state = 'ready', place = {LANE} WHERE state = 'scheduled' AND id IN"
+    );
     store::for_ids(tx, &ready, &[], &ids).await?;
     forget_timers(tx, span, &ids).await?;
     Ok(rows.len() as i64 == TIMERS_MAX)

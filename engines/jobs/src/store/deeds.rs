@@ -14,11 +14,7 @@ struct Standing {
     place: Option<String>,
 }
 
-async fn standing(
-    tx: &mut Tx,
-    organisation: OrganisationId,
-    id: JobId,
-) -> Result<Standing, Error> {
+async fn standing(tx: &mut Tx, organisation: OrganisationId, id: JobId) -> Result<Standing, Error> {
     let sql = format!("SELECT {COLUMNS}, state, place FROM job WHERE organisation = ? AND id = ?");
     let row = tx.query_optional(&sql, params![organisation, id]).await?.ok_or(Error::NoJob(id))?;
     Ok(Standing { claimed: Claimed::of(&row)?, state: state_of(&row)?, place: row.get("place")? })
@@ -81,7 +77,8 @@ pub(crate) async fn retry(
     kinds.get(&claimed.kind)?;
     if let Some(run) = claimed.run {
         // As one that was skipped it takes part in its run again, which says whether it can begin.
-        let update = "UPDATE job SET state = 'skipped', place = NULL, due = ?, tries = 0, cancel = 0
+        let update =
+            "UPDATE job SET state = 'skipped', place = NULL, due = ?, tries = 0, cancel = 0
             WHERE id = ?";
         tx.execute(update, params![now, id]).await?;
         return runs::settle(tx, Writer { kinds, place: "", now }, run).await;
@@ -100,7 +97,8 @@ async fn take_key_again(tx: &mut Tx, claimed: &Claimed, key: &str) -> Result<(),
     let taken = "SELECT job FROM job_key WHERE organisation = ? AND kind = ? AND unique_key = ?";
     let place = params![claimed.organisation, claimed.kind, key];
     if tx.query_optional(taken, place).await?.is_none() {
-        let insert = "INSERT INTO job_key (organisation, kind, unique_key, job) VALUES (?, ?, ?, ?)";
+        let insert =
+            "INSERT INTO job_key (organisation, kind, unique_key, job) VALUES (?, ?, ?, ?)";
         let row = params![claimed.organisation, claimed.kind, key, claimed.id];
         tx.execute(insert, row).await?;
     }
@@ -152,7 +150,8 @@ pub(crate) struct Old {
 
 /// Deletes jobs without a run that are old enough, some at a time; says how many.
 pub(crate) async fn forget(tx: &mut Tx, old: &Old) -> Result<u64, Error> {
-    let sql = "SELECT id FROM job WHERE id < ? AND state IN (?, ?, ?) AND finished < ? AND run IS NULL
+    let sql =
+        "SELECT id FROM job WHERE id < ? AND state IN (?, ?, ?) AND finished < ? AND run IS NULL
         ORDER BY id LIMIT ?";
     let [one, two, three] = old.states.map(State::name);
     let given = params![old.made_before, one, two, three, old.finished_before, old.limit];
@@ -162,9 +161,11 @@ pub(crate) async fn forget(tx: &mut Tx, old: &Old) -> Result<u64, Error> {
 }
 
 pub(crate) async fn delete(tx: &mut Tx, ids: &[JobId]) -> Result<u64, Error> {
-    let keyed = "SELECT id, organisation, kind, unique_key FROM job WHERE unique_key IS NOT NULL AND id IN";
+    let keyed =
+        "SELECT id, organisation, kind, unique_key FROM job WHERE unique_key IS NOT NULL AND id IN";
     for row in store::rows_of_ids(tx, keyed, &[], ids).await? {
-        let (organisation, id): (OrganisationId, JobId) = (row.get("organisation")?, row.get("id")?);
+        let (organisation, id): (OrganisationId, JobId) =
+            (row.get("organisation")?, row.get("id")?);
         let (kind, key): (String, String) = (row.get("kind")?, row.get("unique_key")?);
         let delete = "DELETE FROM job_key
             WHERE organisation = ? AND kind = ? AND unique_key = ? AND job = ?";
@@ -181,8 +182,8 @@ pub(crate) async fn pause(
     now: Timestamp,
 ) -> Result<(), Error> {
     let lane = store::lane(queue, organisation);
-    let paused = tx.query_optional("SELECT since FROM job_pause WHERE lane = ?", params![lane]);
-    if paused.await?.is_none() {
+    let since = "SELECT since FROM job_pause WHERE lane = ?";
+    if tx.query_optional(since, params![lane]).await?.is_none() {
         let insert = "INSERT INTO job_pause (lane, organisation, queue, since) VALUES (?, ?, ?, ?)";
         tx.execute(insert, params![lane, organisation, queue, now]).await?;
     }

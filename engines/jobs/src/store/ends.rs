@@ -24,15 +24,30 @@ pub(crate) struct End {
 pub(crate) enum How {
     Done,
     /// It failed and is followed by another.
-    Again { reason: String, at: Timestamp },
+    Again {
+        reason: String,
+        at: Timestamp,
+    },
     /// It is followed by another, and does not count.
-    Early { reason: String, at: Timestamp },
-    Dead { reason: String },
-    Cancelled { reason: String },
+    Early {
+        reason: String,
+        at: Timestamp,
+    },
+    Dead {
+        reason: String,
+    },
+    Cancelled {
+        reason: String,
+    },
     /// Its worker is gone; nothing follows where no time is given.
-    Lost { reason: String, at: Option<Timestamp> },
+    Lost {
+        reason: String,
+        at: Option<Timestamp>,
+    },
     /// Its worker was stopped, so it does not count.
-    Interrupted { reason: String },
+    Interrupted {
+        reason: String,
+    },
     /// It never began.
     HandedBack,
 }
@@ -91,7 +106,8 @@ pub(crate) async fn write(
     let (mut attempts, mut others) = (Vec::new(), Vec::new());
     for end in ends {
         // Taken out, so that an attempt that ends twice is refused the second time.
-        let is_current = current.get(&end.claimed.id).is_some_and(|(of, _)| *of == end.claimed.attempt);
+        let is_current =
+            current.get(&end.claimed.id).is_some_and(|(of, _)| *of == end.claimed.attempt);
         let Some((_, is_cancelled)) = is_current.then(|| current.remove(&end.claimed.id)).flatten()
         else {
             accepted.push(false);
@@ -110,7 +126,8 @@ pub(crate) async fn write(
         }
     }
     let ids: Vec<JobId> = done.iter().map(|claimed| claimed.id).collect();
-    let finish = "UPDATE job SET state = 'done', place = NULL, finished = ?, last_error = NULL WHERE id IN";
+    let finish =
+        "UPDATE job SET state = 'done', place = NULL, finished = ?, last_error = NULL WHERE id IN";
     store::for_ids(tx, finish, params![writer.now], &ids).await?;
     let into = "job_attempt (job, attempt, began, ended, outcome, error, log)";
     store::insert_all(tx, into, attempts).await?;

@@ -119,10 +119,12 @@ async fn release(tx: &mut Tx, kinds: &Kinds, gate: &str) -> Result<(), Error> {
     if free == 0 {
         return Ok(());
     }
-    let next = "SELECT job FROM job_gate WHERE state = ? AND gate = ? ORDER BY priority, job LIMIT ?";
+    let next =
+        "SELECT job FROM job_gate WHERE state = ? AND gate = ? ORDER BY priority, job LIMIT ?";
     let rows = tx.query(next, params![HELD_BACK, gate, free]).await?;
     let ids = rows.iter().map(|row| row.get("job")).collect::<Result<Vec<JobId>, _>>()?;
-    let free = format!("UPDATE job SET state = 'ready', place = {LANE} WHERE state = 'limited' AND id IN");
+    let free =
+        format!("UPDATE job SET state = 'ready', place = {LANE} WHERE state = 'limited' AND id IN");
     store::for_ids(tx, &free, &[], &ids).await?;
     let wait = "UPDATE job_gate SET state = ? WHERE gate = ? AND job IN";
     store::for_ids(tx, wait, params![WAITS, gate], &ids).await?;

@@ -286,7 +286,8 @@ pub(crate) async fn run(
     id: RunId,
     now: Timestamp,
 ) -> Result<RunDetail, Error> {
-    let sql = "SELECT id, organisation, name, created FROM job_run WHERE organisation = ? AND id = ?";
+    let sql =
+        "SELECT id, organisation, name, created FROM job_run WHERE organisation = ? AND id = ?";
     let row = read.query_optional(sql, params![organisation, id]).await?.ok_or(Error::NoRun(id))?;
     let jobs = format!(
         "SELECT {COLUMNS} FROM job WHERE id IN (SELECT job FROM job_task WHERE job_task.run = ?)

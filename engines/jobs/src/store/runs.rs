@@ -84,12 +84,7 @@ fn task(row: &Row, writer: Writer<'_>) -> Result<Task, Error> {
     Ok(Task { standing: Standing { id: row.get("id")?, name: row.get("name")?, state }, gates })
 }
 
-async fn change(
-    tx: &mut Tx,
-    now: Timestamp,
-    task: &Task,
-    settled: &Settled,
-) -> Result<(), Error> {
+async fn change(tx: &mut Tx, now: Timestamp, task: &Task, settled: &Settled) -> Result<(), Error> {
     let id = task.standing.id;
     match (settled, task.standing.state) {
         (Settled::Ready, _) => {
@@ -100,7 +95,8 @@ async fn change(
             tx.execute(&update, params![now, id]).await?;
         }
         (Settled::Waiting { waits }, State::Skipped) => {
-            let update = "UPDATE job SET state = 'waiting', place = NULL, waits = ?, finished = NULL,
+            let update =
+                "UPDATE job SET state = 'waiting', place = NULL, waits = ?, finished = NULL,
                 last_error = NULL WHERE id = ?";
             tx.execute(update, params![*waits, id]).await?;
         }

@@ -116,7 +116,11 @@ async fn find(
     name: &str,
 ) -> Result<Option<Schedule>, Error> {
     let sql = format!("SELECT {COLUMNS} FROM job_schedule WHERE organisation = ? AND name = ?");
-    tx.query_optional(&sql, params![organisation, name]).await?.as_ref().map(schedule_of).transpose()
+    tx.query_optional(&sql, params![organisation, name])
+        .await?
+        .as_ref()
+        .map(schedule_of)
+        .transpose()
 }
 
 async fn found(tx: &mut Tx, organisation: OrganisationId, name: &str) -> Result<Schedule, Error> {
@@ -193,13 +197,15 @@ pub(crate) async fn due(
             Err(error) => {
                 // Other schedules do not wait for one that a later version wrote.
                 tracing::error!(%organisation, schedule = name, %error, "a schedule cannot be read and stops");
-                let stop = "UPDATE job_schedule SET next = NULL WHERE organisation = ? AND name = ?";
+                let stop =
+                    "UPDATE job_schedule SET next = NULL WHERE organisation = ? AND name = ?";
                 tx.execute(stop, params![organisation, name]).await?;
                 continue;
             }
         };
         let last = tick.times.last().copied().or(schedule.last);
-        let update = "UPDATE job_schedule SET next = ?, last = ? WHERE organisation = ? AND name = ?";
+        let update =
+            "UPDATE job_schedule SET next = ?, last = ? WHERE organisation = ? AND name = ?";
         tx.execute(update, params![tick.next, last, organisation, name]).await?;
         wanted.extend(tick.times.into_iter().map(|time| (schedule.new.clone(), time)));
     }

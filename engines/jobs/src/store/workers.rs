@@ -80,7 +80,8 @@ pub(crate) async fn bury(
     let claimed = rows.iter().map(Claimed::of).collect::<Result<Vec<_>, _>>()?;
     let mut lost = Vec::with_capacity(claimed.len());
     for claimed in claimed {
-        let options = kinds.find(&claimed.kind).map_or_else(Kind::default, |kind| kind.options.clone());
+        let options =
+            kinds.find(&claimed.kind).map_or_else(Kind::default, |kind| kind.options.clone());
         lost.push(lose(claimed, &options, now, chance));
     }
     write(tx, Writer { kinds, place: &place, now }, &lost).await?;

@@ -88,16 +88,15 @@ async fn all_are_done_once(opened: &Opened, server: &Server, count: usize) {
     let rows: Vec<relational::Row> = rows.unwrap();
     let mut outcomes: BTreeMap<String, i64> = BTreeMap::new();
     for row in rows {
-        let (outcome, times): (String, i64) = (row.get("outcome").unwrap(), row.get("times").unwrap());
+        let (outcome, times): (String, i64) =
+            (row.get("outcome").unwrap(), row.get("times").unwrap());
         assert!(outcome != "done" || times == 1, "a job is done {times} times");
         *outcomes.entry(outcome).or_default() += times;
     }
     eprintln!("{outcomes:?}, {} refused late", server.metric("madang_jobs_late_ends_total"));
 }
 
-pub(crate) async fn none_is_lost_or_done_twice_while_workers_die_again_and_again(
-    ground: &Ground,
-) {
+pub(crate) async fn none_is_lost_or_done_twice_while_workers_die_again_and_again(ground: &Ground) {
     const COUNT: usize = 300;
     let opened = ground.open().await;
     let steady = opened.server(register).await;
@@ -171,9 +170,7 @@ pub(crate) async fn cut_connections_lose_nothing_and_double_nothing(ground: &Gro
     all_are_done_once(&opened, &server, COUNT).await;
 }
 
-pub(crate) async fn a_crash_of_the_database_loses_nothing_and_doubles_nothing(
-    ground: &mut Ground,
-) {
+pub(crate) async fn a_crash_of_the_database_loses_nothing_and_doubles_nothing(ground: &mut Ground) {
     const COUNT: usize = 150;
     let opened = ground.open().await;
     let server = opened.other(register).await;

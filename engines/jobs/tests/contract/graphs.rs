@@ -174,9 +174,7 @@ pub(crate) async fn what_comes_after_a_failure_is_skipped_and_resumes_with_its_r
     assert_eq!(attempts, [1, 2, 1, 1, 1], "what was done is not done again");
 }
 
-pub(crate) async fn a_cancelled_task_takes_those_behind_it_along_and_comes_back(
-    ground: &Ground,
-) {
+pub(crate) async fn a_cancelled_task_takes_those_behind_it_along_and_comes_back(ground: &Ground) {
     let opened = ground.open().await;
     let server = opened.server(|jobs| jobs.handle("step", kind(), nothing).unwrap()).await;
     server.jobs.pause(OURS, "default").await.unwrap();

@@ -146,11 +146,7 @@ impl Opened {
         self.server_with(config(), register).await
     }
 
-    pub(crate) async fn server_with(
-        &self,
-        config: Config,
-        register: impl FnOnce(&Jobs),
-    ) -> Server {
+    pub(crate) async fn server_with(&self, config: Config, register: impl FnOnce(&Jobs)) -> Server {
         Server::start(self.db.clone(), config, register).await
     }
 

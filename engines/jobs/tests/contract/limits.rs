@@ -109,7 +109,10 @@ pub(crate) async fn an_organisation_with_many_jobs_lets_the_others_have_their_tu
     // Half of the beginnings are theirs, once what was claimed before them has begun.
     let behind = place - before;
     assert!(behind < 1_500, "the last of 50 began behind {behind} others");
-    assert!(server.jobs.counts(OURS).await.unwrap()[&State::Ready] > 0, "the many were not done before");
+    assert!(
+        server.jobs.counts(OURS).await.unwrap()[&State::Ready] > 0,
+        "the many were not done before"
+    );
 }
 
 pub(crate) async fn what_is_too_large_or_unknown_is_refused(ground: &Ground) {
@@ -128,9 +131,8 @@ pub(crate) async fn what_is_too_large_or_unknown_is_refused(ground: &Ground) {
     let key = Some(jobs::Key::once("k".repeat(201)));
     assert_eq!(refused(New { key, ..new("note") }).await.kind(), ErrorKind::Invalid);
     let jobs = server.jobs.clone();
-    let many = async move |tx: &mut relational::Tx| {
-        jobs.enqueue_all(tx, vec![new("note"); 4]).await
-    };
+    let many =
+        async move |tx: &mut relational::Tx| jobs.enqueue_all(tx, vec![new("note"); 4]).await;
     assert_eq!(server.db.write(many).await.unwrap_err().kind(), ErrorKind::Invalid);
     assert!(matches!(
         server.jobs.handle("note", kind(), nothing),

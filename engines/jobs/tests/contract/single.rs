@@ -16,9 +16,8 @@ pub(crate) async fn a_job_runs_once_its_transaction_is_committed_and_never_when_
     ground: &Ground,
 ) {
     let opened = ground.open().await;
-    let server = opened
-        .server(|jobs| jobs.handle_in_rows("note", Kind::default(), effect).unwrap())
-        .await;
+    let server =
+        opened.server(|jobs| jobs.handle_in_rows("note", Kind::default(), effect).unwrap()).await;
     let jobs = server.jobs.clone();
     let rolled_back = async move |tx: &mut Tx| {
         jobs.enqueue(tx, new("note")).await?;
@@ -71,9 +70,7 @@ pub(crate) async fn a_key_is_one_job_however_many_ask_at_once(ground: &Ground) {
     server.until(again, State::Done).await;
 }
 
-pub(crate) async fn a_failed_job_is_tried_again_until_it_is_dead_and_then_by_hand(
-    ground: &Ground,
-) {
+pub(crate) async fn a_failed_job_is_tried_again_until_it_is_dead_and_then_by_hand(ground: &Ground) {
     let opened = ground.open().await;
     let tried = Arc::new(AtomicUsize::new(0));
     let server = opened
@@ -176,11 +173,8 @@ pub(crate) async fn a_job_that_can_never_succeed_is_dead_at_once_and_one_that_is
 pub(crate) async fn the_urgent_come_first_then_the_early(ground: &Ground) {
     let opened = ground.open().await;
     let order = Arc::new(Mutex::new(Vec::new()));
-    let one_at_a_time = jobs::Config {
-        running_max: 1,
-        buffer_time: Duration::ZERO,
-        ..crate::ground::config()
-    };
+    let one_at_a_time =
+        jobs::Config { running_max: 1, buffer_time: Duration::ZERO, ..crate::ground::config() };
     let server = opened
         .server_with(one_at_a_time, |jobs| {
             let order = order.clone();

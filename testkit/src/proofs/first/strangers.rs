@@ -71,7 +71,8 @@ impl Fixtures {
         let key =
             json!({"label": "hidden key", "grants": [{"action": "devices.*", "resource": "*"}]});
         let key = api.post("/v1/keys", &key)?.ok()?;
-        let job = json!({"kind": "mail.send", "payload": "hidden", "run_at": "2100-01-01T00:00:00Z"});
+        let job =
+            json!({"kind": "mail.send", "payload": "hidden", "run_at": "2100-01-01T00:00:00Z"});
         let job = api.post("/v1/jobs", &job)?.ok()?;
         let schedule = json!({"name": "hidden-schedule", "kind": "mail.send", "cron": "0 0 1 1 *", "zone": "UTC"});
         api.post("/v1/job-schedules", &schedule)?.ok()?;
