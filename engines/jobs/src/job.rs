@@ -6,7 +6,7 @@ use base::{Entropy, Id, OrganisationId, Timestamp};
 use parking_lot::Mutex;
 
 /// Marks the ids of jobs and runs; never constructed.
-pub mod kind {
+pub(crate) mod kind {
     #[derive(Debug)]
     pub enum Job {}
     #[derive(Debug)]

@@ -27,9 +27,7 @@ fn moment(text: &str) -> Timestamp {
 fn shown(zone: &TimeZone, (begin, end): (Timestamp, Timestamp)) -> Vec<DateTime> {
     let minutes = begin.micros() / MINUTE..end.micros() / MINUTE;
     minutes
-        .map(|minute| {
-            zone.to_datetime(jiff::Timestamp::from_microsecond(minute * MINUTE).unwrap())
-        })
+        .map(|minute| zone.to_datetime(jiff::Timestamp::from_microsecond(minute * MINUTE).unwrap()))
         .collect()
 }
 

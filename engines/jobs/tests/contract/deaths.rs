@@ -35,7 +35,8 @@ pub(crate) async fn a_dead_workers_job_runs_again_and_its_late_end_is_refused(gr
     let (job, attempts) = server.jobs.history(OURS, id).await.unwrap();
     let outcomes: Vec<Outcome> = attempts.iter().map(|attempt| attempt.outcome).collect();
     assert_eq!((job.attempts, outcomes), (2, vec![Outcome::Lost, Outcome::Done]));
-    assert_eq!(server.metric("madang_jobs_lost_total"), 1);
+    let is_counted = async || server.metric("madang_jobs_lost_total") == 1;
+    opened.until("it is counted", is_counted).await;
     // The dead one comes back and wants its effect.
     let late = held.lock()[0].clone();
     let write = async move |tx: &mut Tx| {

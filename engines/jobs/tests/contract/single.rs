@@ -31,7 +31,8 @@ pub(crate) async fn a_job_runs_once_its_transaction_is_committed_and_never_when_
     assert_eq!((job.attempts, attempts.len()), (1, 1));
     assert_eq!((attempts[0].number, attempts[0].outcome), (1, Outcome::Done));
     assert!(job.created <= attempts[0].began && attempts[0].began <= attempts[0].ended);
-    assert_eq!(server.metric("madang_jobs_done_total"), 1);
+    let is_counted = async || server.metric("madang_jobs_done_total") == 1;
+    opened.until("it is counted", is_counted).await;
 }
 
 pub(crate) async fn a_key_is_one_job_however_many_ask_at_once(ground: &Ground) {
@@ -105,7 +106,8 @@ pub(crate) async fn a_failed_job_is_tried_again_until_it_is_dead_and_then_by_han
     assert_eq!((job.attempts, attempts.len(), job.last_error), (4, 4, None));
     let again = server.jobs.retry(OURS, id).await.unwrap_err();
     assert!(matches!(again, Error::WrongState { state: State::Done, .. }), "{again}");
-    assert_eq!(server.metric("madang_jobs_dead_total"), 1);
+    let is_counted = async || server.metric("madang_jobs_dead_total") == 1;
+    opened.until("it is counted", is_counted).await;
 }
 
 pub(crate) async fn a_panic_and_a_handler_without_end_are_failures(ground: &Ground) {
