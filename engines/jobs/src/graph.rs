@@ -118,7 +118,9 @@ impl Graph {
     fn circle(&self, before: &[Vec<usize>]) -> Result<(), Error> {
         let mut after = vec![Vec::new(); before.len()];
         for (place, of_task) in before.iter().enumerate() {
-            of_task.iter().for_each(|first| after[*first].push(place));
+            for first in of_task {
+                after[*first].push(place);
+            }
         }
         let mut waits: Vec<usize> = before.iter().map(Vec::len).collect();
         let mut free: Vec<usize> = (0..waits.len()).filter(|place| waits[*place] == 0).collect();
@@ -315,7 +317,9 @@ mod tests {
     fn a_run_stands_as_its_tasks_do() {
         let of = |states: &[State]| {
             let mut tasks = BTreeMap::new();
-            states.iter().for_each(|state| *tasks.entry(*state).or_default() += 1);
+            for state in states {
+                *tasks.entry(*state).or_default() += 1;
+            }
             run_state(&tasks)
         };
         assert_eq!(of(&[State::Done, State::Ready]), RunState::Running);

@@ -460,10 +460,15 @@ impl Inner {
             tx.wake(&self.timed);
         }
         self.meters.enqueued.inc_by(rows.len() as u64);
-        let mut backlog = self.backlog.lock();
-        rows.iter().for_each(|row| *backlog.entry(row.organisation).or_default() += 1);
-        drop(backlog);
+        self.note_waiting(&rows);
         store::insert(tx, rows).await
+    }
+
+    fn note_waiting(&self, rows: &[NewRow]) {
+        let mut backlog = self.backlog.lock();
+        for row in rows {
+            *backlog.entry(row.organisation).or_default() += 1;
+        }
     }
 
     async fn put_graph(&self, tx: &mut Tx, graph: Graph) -> Result<RunId, Error> {

@@ -136,6 +136,7 @@ pub(crate) struct Pace {
 
 /// What one commit does.
 #[derive(Clone)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a thing that a commit does or leaves")]
 struct Turn {
     holder: Arc<str>,
     place: Arc<str>,

@@ -50,7 +50,7 @@ fn a_year_with_a_clock_that_jumps_uses_every_time_once() {
             let mut jumping: Vec<Timestamp> = Vec::new();
             for now in &steady {
                 jumping.push(*now);
-                if now.micros() % (6 * HOUR.as_micros() as i64) == 0 {
+                if now.micros() % 21_600_000_000 == 0 {
                     jumping.extend(
                         (0..60).map(|minute| now.minus(HOUR).plus(Duration::from_mins(minute))),
                     );
@@ -78,7 +78,7 @@ fn times_missed_in_a_long_absence_are_run_once_all_or_not_at_all() {
     let (left, back) = (moment("2024-02-01T00:30:00Z"), moment("2024-03-01T12:10:00Z"));
     let clock = [left, back, back.plus(Duration::from_mins(1))];
     let of = |missed| enqueued(&schedule("0 12 * * *", "UTC", missed), &clock);
-    let days = |times: &[Timestamp]| times.iter().map(|time| time.to_string()).collect::<Vec<_>>();
+    let days = |times: &[Timestamp]| times.iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(days(&of(Missed::Once)), ["2024-03-01T12:00:00Z"]);
     assert_eq!(of(Missed::All).len(), 30, "the leap day is one of them");
     assert!(of(Missed::All).contains(&moment("2024-02-29T12:00:00Z")));

@@ -55,7 +55,7 @@ pub(crate) async fn promote(tx: &mut Tx, now: Timestamp) -> Result<bool, Error> 
     );
     store::for_ids(tx, &ready, &[], &ids).await?;
     forget_timers(tx, span, &ids).await?;
-    Ok(rows.len() as i64 == TIMERS_MAX)
+    Ok(i64::try_from(rows.len()).is_ok_and(|moved| moved == TIMERS_MAX))
 }
 
 async fn forget_timers(tx: &mut Tx, span: &[Value], ids: &[JobId]) -> Result<(), Error> {

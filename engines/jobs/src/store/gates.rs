@@ -39,10 +39,9 @@ fn max_of(kinds: &Kinds, gate: &str) -> u64 {
         _ => None,
     };
     let Some(kind) = kind else { return u64::MAX };
-    let limit = match gate.starts_with("kind/") {
-        true => kind.options.running_max,
-        false => Some(kind.options.per_key_max),
-    };
+    let is_of_kind = gate.starts_with("kind/");
+    let options = &kind.options;
+    let limit = if is_of_kind { options.running_max } else { Some(options.per_key_max) };
     limit.map_or(u64::MAX, u64::from)
 }
 

@@ -63,7 +63,7 @@ pub(crate) async fn page(
         // Behind every id.
         None => "g".to_owned(),
     };
-    let states = filter.state.map_or(State::ALL.to_vec(), |state| vec![state]);
+    let states = filter.state.map_or_else(|| State::ALL.to_vec(), |state| vec![state]);
     let (mut parts, mut values) = (Vec::new(), Vec::new());
     for state in states {
         let mut part = format!(
@@ -72,11 +72,11 @@ pub(crate) async fn page(
         values.extend([organisation.into(), state.name().into(), Value::from(after.clone())]);
         for (column, wanted) in [("kind", &filter.kind), ("queue", &filter.queue)] {
             if let Some(wanted) = wanted {
-                part += &format!(" AND {column} = ?");
+                part.extend([" AND ", column, " = ?"]);
                 values.push(Value::from(wanted));
             }
         }
-        part += &format!(" ORDER BY id DESC LIMIT ?) AS {}", state.name());
+        part.extend([" ORDER BY id DESC LIMIT ?) AS ", state.name()]);
         values.push(Value::Int(i64::try_from(limit + 1).unwrap_or(i64::MAX)));
         parts.push(part);
     }
@@ -303,6 +303,8 @@ pub(crate) async fn run(
     let edges = edges.iter().map(|row| Ok((name_of(row.get("job")?), name_of(row.get("next")?))));
     let edges = edges.collect::<Result<Vec<_>, relational::Error>>()?;
     let mut counts = BTreeMap::new();
-    tasks.iter().for_each(|task| *counts.entry(task.state).or_default() += 1);
+    for task in &tasks {
+        *counts.entry(task.state).or_default() += 1;
+    }
     Ok(RunDetail { run: run_of(&row, counts)?, tasks, edges })
 }
