@@ -43,11 +43,15 @@ pub(crate) async fn a_key_and_a_kind_run_as_many_as_they_may_and_none_is_forgott
                     attempt.kind().to_owned(),
                     format!("{}/{}", attempt.kind(), String::from_utf8_lossy(attempt.payload())),
                 ];
-                names.iter().for_each(|name| counted.enter(name));
+                for name in &names {
+                    counted.enter(name);
+                }
                 clock.sleep(Duration::from_millis(2)).await;
-                names.iter().for_each(|name| counted.leave(name));
+                for name in &names {
+                    counted.leave(name);
+                }
                 match attempt.number() {
-                    1 if attempt.id().bytes()[15] % 4 == 0 => Err("once more".into()),
+                    1 if attempt.id().bytes()[15].is_multiple_of(4) => Err("once more".into()),
                     _ => Ok(attempt.done()),
                 }
             }
