@@ -541,10 +541,14 @@ async fn run(
 async fn list_schedules(
     State(doors): State<Doors>,
     caller: Caller,
+    Paging(page): Paging,
 ) -> edge::Result<PageBody<ScheduleBody>> {
-    let items = doors.jobs.schedules(caller.organisation()).await.map_err(refused)?;
-    let items = items.into_iter().map(ScheduleBody::from).collect();
-    Ok(base::Page { items, next: None }.into())
+    let mut items = doors.jobs.schedules(caller.organisation()).await.map_err(refused)?;
+    if let Some(after) = page.after {
+        items.retain(|schedule| schedule.new.name > after);
+    }
+    let page = base::Page::of(items, page.limit, |schedule| schedule.new.name.clone());
+    Ok(page.map(ScheduleBody::from).into())
 }
 
 async fn create_schedule(

@@ -53,7 +53,8 @@ fn a_mail_is_sent_as_a_job_once_and_a_wrong_one_is_dead_with_its_reason() {
     let detail = until(&api, &wrong, "dead");
     let reason = detail["job"]["last_error"].as_str().unwrap();
     assert!(reason.starts_with("the payload cannot be read"), "{reason}");
-    assert_eq!(api.all("/v1/jobs?state=dead").unwrap().len(), 1);
+    let list = api.get("/v1/jobs?state=dead").unwrap().ok().unwrap();
+    assert_eq!(list["items"].as_array().unwrap().len(), 1);
     assert_eq!(deed(&api, &format!("/v1/jobs/{wrong}/retry")), 204);
     let detail = until(&api, &wrong, "dead");
     assert_eq!(detail["job"]["attempts"], 2);
@@ -216,7 +217,6 @@ fn the_console_shows_jobs_and_does_to_them_what_is_asked() {
     };
     browser.go(&link.unwrap()).unwrap();
     browser.click("set-password-skip").unwrap();
-    browser.find("count-dead-letters").unwrap();
     browser.click("nav-jobs").unwrap();
     browser.find("jobs-list").unwrap();
     look("1-list");

@@ -74,7 +74,7 @@ impl Fixtures {
         let job =
             json!({"kind": "mail.send", "payload": "hidden", "run_at": "2100-01-01T00:00:00Z"});
         let job = api.post("/v1/jobs", &job)?.ok()?;
-        let schedule = json!({"name": "hidden-schedule", "kind": "mail.send", "cron": "0 0 1 1 *", "zone": "UTC"});
+        let schedule = json!({"name": "secret-schedule", "kind": "mail.send", "cron": "0 0 1 1 *", "zone": "UTC"});
         api.post("/v1/job-schedules", &schedule)?.ok()?;
         let id = |value: &Value| value["id"].as_str().map(str::to_owned).context("id");
         Ok(Self(BTreeMap::from([
@@ -83,7 +83,7 @@ impl Fixtures {
             ("rules", id(&rule)?),
             ("keys", id(&key)?),
             ("jobs", id(&job)?),
-            ("job-schedules", "hidden-schedule".to_owned()),
+            ("job-schedules", "secret-schedule".to_owned()),
         ])))
     }
 
@@ -91,9 +91,10 @@ impl Fixtures {
     fn seen(stack: &Stack) -> Result<Value> {
         let api = stack.api();
         let mut all = Map::new();
-        for list in ["sensors", "devices", "rules", "jobs?state=scheduled", "job-schedules"] {
+        for list in ["sensors", "devices", "rules", "job-schedules"] {
             all.insert(list.to_owned(), json!(api.all(&format!("/v1/{list}"))?));
         }
+        all.insert("jobs".to_owned(), api.get("/v1/jobs?state=scheduled")?.ok()?);
         let keys = api.all("/v1/keys")?;
         all.insert("keys".to_owned(), json!(keys.iter().map(|key| &key["id"]).collect::<Vec<_>>()));
         Ok(Value::Object(all))
