@@ -11,6 +11,7 @@ use devices::{
 use edge::{Begun, BoxFuture, Claims, Keyed, Sessions};
 use eventlog::Record;
 use identity::{Grant, Identity, NewKey};
+use jobs::{Attempt, Failed, Jobs, Kind};
 use mqtt::{Accepted, Intake, Message};
 use relational::{Claimed, Commands, Deed, NewCommand, Tx, Unhandled};
 use serde::{Deserialize, Serialize};
@@ -184,6 +185,25 @@ pub(crate) fn handle_commands(
 
 fn invalid(error: &(dyn std::error::Error + 'static)) -> Unhandled {
     Unhandled::new(base::ErrorKind::Invalid, error)
+}
+
+/// Registers what carries out the jobs that people may enqueue.
+pub(crate) fn handle_jobs(jobs: &Jobs, delivery: Delivery) -> Result<(), jobs::Error> {
+    let options = Kind { queue: "mails", is_open: true, ..Kind::default() };
+    jobs.handle_in_rows(SEND_MAIL, options, async move |tx: &mut Tx, attempt: &Attempt| {
+        let mail: MailToSend = attempt.json()?;
+        let to =
+            mail.to.parse::<EmailAddress>().map_err(|error| Failed::dead(error.to_string()))?;
+        let mail = OutgoingMail {
+            organisation: attempt.organisation(),
+            to,
+            subject: mail.subject,
+            body_text: mail.body,
+            idempotency_key: format!("job {}", attempt.id()),
+        };
+        delivery.enqueue(tx, mail).await?;
+        Ok(())
+    })
 }
 
 /// Devices get keys of their own.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use crate::threads;
+use crate::{client, threads};
 
 /// Everything that can be set. Each part's section is its own `Config`, with a default for everything.
 #[derive(Debug, Clone, Deserialize)]
@@ -27,7 +27,9 @@ pub(crate) struct Config {
     pub(crate) lake: lake::Config,
     pub(crate) delivery: delivery::Config,
     pub(crate) egress: delivery::Egress,
+    pub(crate) jobs: jobs::Config,
     pub(crate) devices: devices::Config,
+    pub(crate) client: client::Config,
     pub(crate) threads: threads::Config,
     pub(crate) watch: base::watch::Config,
     pub(crate) log: Log,
@@ -66,7 +68,9 @@ impl Default for Config {
             lake: lake::Config::default(),
             delivery: delivery::Config::default(),
             egress: delivery::Egress::default(),
+            jobs: jobs::Config::default(),
             devices: devices::Config::default(),
+            client: client::Config::default(),
             threads: threads::Config::default(),
             watch: base::watch::Config::default(),
             log: Log::default(),
@@ -183,7 +187,11 @@ impl Config {
         shown.insert("lake".into(), Value::try_from(&self.lake)?);
         shown.insert("delivery".into(), Value::try_from(&self.delivery)?);
         shown.insert("egress".into(), Value::try_from(&self.egress)?);
+        shown.insert("jobs".into(), Value::try_from(&self.jobs)?);
         shown.insert("devices".into(), Value::try_from(&self.devices)?);
+        let key = if self.client.key.is_empty() { "" } else { "***" };
+        let client = client::Config { key: key.to_owned(), ..self.client.clone() };
+        shown.insert("client".into(), Value::try_from(&client)?);
         shown.insert("threads".into(), Value::try_from(&self.threads)?);
         shown.insert("watch".into(), Value::try_from(&self.watch)?);
         shown.insert("log".into(), Value::try_from(&self.log)?);

@@ -4,6 +4,7 @@ mod console;
 mod dead_letters;
 mod endpoints;
 mod health;
+mod jobs;
 mod keys;
 mod messages;
 mod overview;
@@ -13,6 +14,7 @@ mod sql;
 
 use std::sync::Arc;
 
+use ::jobs::Jobs;
 use ::sockets::Sockets;
 use anyhow::Result;
 use base::access::Authority;
@@ -40,6 +42,7 @@ pub(crate) struct Doors {
     pub(crate) identity: Identity,
     pub(crate) lake: Lake,
     pub(crate) delivery: Delivery,
+    pub(crate) jobs: Jobs,
     pub(crate) devices: Devices,
     pub(crate) sockets: Sockets,
     /// The room of a development tool.
@@ -64,6 +67,7 @@ impl Doors {
             .join(endpoints::routes(self))
             .join(sockets::routes(self))
             .join(dead_letters::routes(self))
+            .join(jobs::routes(self))
             .join(health::routes(self));
         match &self.added {
             Some((added, ground)) => routes.join(added(ground.clone())),

@@ -4,6 +4,7 @@
 //! [`Added`]. Start at [`main`].
 
 mod adapters;
+mod client;
 mod config;
 mod doors;
 mod kv_client;
@@ -43,6 +44,11 @@ enum Command {
     KvNode(kv_node::Options),
     /// Look into a running store of keys: get, set, watch, stats, keys
     Kv(kv_client::Options),
+    /// Look after the jobs of a running server
+    Jobs {
+        #[command(subcommand)]
+        deed: client::Jobs,
+    },
     /// Print the configuration in force, secrets masked
     Config,
     /// Print the `OpenAPI` document of the HTTP API
@@ -77,6 +83,11 @@ fn run(arguments: Arguments, added: Option<Added>) -> Result<()> {
             kv_node::kv_node(&Settings::read(arguments.config.as_deref())?, &options)
         }
         Command::Kv(options) => kv_client::run(&options, &mut std::io::stdout().lock()),
+        Command::Jobs { deed } => {
+            let config = Settings::read(arguments.config.as_deref())?.config()?;
+            print!("{}", client::jobs(&config.client, deed)?);
+            Ok(())
+        }
         Command::Config => {
             print!("{}", Settings::read(arguments.config.as_deref())?.config()?.masked()?);
             Ok(())

@@ -12,6 +12,7 @@ use devices::{Devices, Needs};
 use edge::{Router, Routes};
 use eventlog::EventLog;
 use identity::{Grant, Identity, NewKey};
+use jobs::Jobs;
 use kv::Kv;
 use lake::Lake;
 use mqtt::Mqtt;
@@ -21,6 +22,7 @@ use sockets::{Sockets, Source};
 
 use crate::adapters::{
     AlertNotices, AlertTopics, BrowserSessions, DeviceKeys, ReadingTopics, Readings, handle_commands,
+    handle_jobs,
 };
 use crate::config::Config;
 use crate::doors::Doors;
@@ -109,6 +111,8 @@ pub(crate) async fn open(
     let delivery = Delivery::open(config.delivery.clone(), egress, base, db.clone()).await?;
     let mut commands = Commands::new(&db, base);
     handle_commands(&mut commands, delivery.clone())?;
+    let jobs = Jobs::open(config.jobs.clone(), &bases.handlers, db.clone()).await?;
+    handle_jobs(&jobs, delivery.clone())?;
 
     let kept = config.results.clone();
     let results = if config.relational.url.is_embedded() {
@@ -130,6 +134,7 @@ pub(crate) async fn open(
     };
     let devices = Devices::open(config.devices.clone(), &bases.handlers, needs).await?;
     commands.start().await.context("carry out the commands that wait")?;
+    jobs.start().await.context("run the jobs that wait")?;
 
     // The broker hands readings to devices, so it comes after them.
     let intake = Arc::new(Readings(devices.clone()));
@@ -158,6 +163,7 @@ pub(crate) async fn open(
         identity,
         lake,
         delivery,
+        jobs,
         devices,
         sockets,
         added,

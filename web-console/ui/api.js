@@ -31,6 +31,14 @@
 /** @typedef {{ id: string, name: string, peer: string, since: string, transport: 'websocket' | 'tcp', version: string, subscriptions: number, received: number, sent: number, waiting_bytes: number }} Connection */
 /** @typedef {{ destination: string, subscribers: number, messages: number }} Topic */
 /** @typedef {{ name: string, messages: number, unacknowledged: number, consumers: number }} Queue */
+/** @typedef {'scheduled' | 'ready' | 'limited' | 'waiting' | 'running' | 'done' | 'dead' | 'cancelled' | 'skipped' | 'discarded'} JobState */
+/** @typedef {{ id: string, kind: string, queue: string, priority: string, state: JobState, payload: string, created: string, due: string, attempts: number, claimed: string | null, finished: string | null, cancelling: boolean, key: string | null, concurrency_key: string | null, run: string | null, task: string | null, last_error: string | null }} Job */
+/** @typedef {{ number: number, began: string, ended: string, outcome: string, error: string | null, log: string }} JobAttempt */
+/** @typedef {{ id: string, name: string, created: string, state: string, tasks: Record<string, number> }} JobRun */
+/** @typedef {{ name: string, state: 'running' | 'paused', since: string | null, ready: number, oldest: string | null }} JobQueue */
+/** @typedef {{ states: Record<string, number>, queues: JobQueue[], kinds: string[] }} JobsOverview */
+/** @typedef {{ name: string, kind: string, cron: string, zone: string, payload: string, missed: 'once' | 'all' | 'skip' }} NewJobSchedule */
+/** @typedef {NewJobSchedule & { paused: boolean, built_in: boolean, next: string | null, last: string | null }} JobSchedule */
 /** @typedef {{ action: string, resource: string }} Grant */
 /** @typedef {{ id: string, label: string, grants?: Grant[], created?: string }} ApiKey */
 /** @typedef {{ id: string, label: string, token: string, mqtt_user: string, mqtt_password: string }} NewKey */
@@ -258,6 +266,41 @@ export const discardDeadLetter = (id) => nothing('DELETE', `/v1/dead-letters/${p
 export const replayDeadLetters = (filter) => json('POST', '/v1/dead-letters/replay', { body: filter });
 /** @param {LetterFilter} filter @returns {Promise<{ discarded: number, more: boolean }>} */
 export const discardDeadLetters = (filter) => json('POST', '/v1/dead-letters/discard', { body: filter });
+
+// Jobs.
+
+/** @param {PageRequest & { state?: JobState }} [query] @returns {Promise<Page<Job>>} */
+export const jobs = ({ state, ...page } = {}) => json('GET', address('/v1/jobs', { state, ...paged(page) }));
+/** @param {string} id @returns {Promise<{ job: Job, attempts: JobAttempt[] }>} */
+export const job = (id) => json('GET', `/v1/jobs/${part(id)}`);
+/** @param {string} id */
+export const retryJob = (id) => nothing('POST', `/v1/jobs/${part(id)}/retry`);
+/** @param {string} id @returns {Promise<{ outcome: 'cancelled' | 'asked' }>} */
+export const cancelJob = (id) => json('POST', `/v1/jobs/${part(id)}/cancel`);
+/** @param {string} id */
+export const discardJob = (id) => nothing('POST', `/v1/jobs/${part(id)}/discard`);
+/** @param {string} id */
+export const runJobNow = (id) => nothing('POST', `/v1/jobs/${part(id)}/run-now`);
+/** @returns {Promise<JobsOverview>} */
+export const jobsOverview = () => json('GET', '/v1/jobs-overview');
+/** @param {string} name */
+export const pauseJobQueue = (name) => nothing('POST', `/v1/job-queues/${part(name)}/pause`);
+/** @param {string} name */
+export const resumeJobQueue = (name) => nothing('POST', `/v1/job-queues/${part(name)}/resume`);
+/** @param {PageRequest} [page] @returns {Promise<Page<JobRun>>} */
+export const jobRuns = (page) => json('GET', address('/v1/job-runs', paged(page)));
+/** @param {string} id @returns {Promise<{ run: JobRun, tasks: Job[], edges: { before: string, after: string }[] }>} */
+export const jobRun = (id) => json('GET', `/v1/job-runs/${part(id)}`);
+/** @param {PageRequest} [page] @returns {Promise<Page<JobSchedule>>} */
+export const jobSchedules = (page) => json('GET', address('/v1/job-schedules', paged(page)));
+/** @param {NewJobSchedule} body @returns {Promise<JobSchedule>} */
+export const createJobSchedule = (body) => json('POST', '/v1/job-schedules', { body });
+/** @param {string} name @returns {Promise<JobSchedule>} */
+export const pauseJobSchedule = (name) => json('POST', `/v1/job-schedules/${part(name)}/pause`);
+/** @param {string} name @returns {Promise<JobSchedule>} */
+export const resumeJobSchedule = (name) => json('POST', `/v1/job-schedules/${part(name)}/resume`);
+/** @param {string} name */
+export const deleteJobSchedule = (name) => nothing('DELETE', `/v1/job-schedules/${part(name)}`);
 
 // SQL and the overview.
 

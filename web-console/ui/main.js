@@ -15,13 +15,14 @@ const pages = {
   rules: () => import('./pages/rules.js'),
   sql: () => import('./pages/sql.js'),
   devices: () => import('./pages/devices.js'),
+  jobs: () => import('./pages/jobs.js'),
   'dead-letters': () => import('./pages/dead-letters.js'),
   sockets: () => import('./pages/sockets.js'),
 };
 
 /** @param {string} name */
 const titleOf = (name) =>
-  ({ '': t('nav.overview'), map: t('nav.map'), rules: t('nav.rules'), sql: t('nav.sql'), devices: t('nav.devices'), 'dead-letters': t('dead.title'), sockets: t('sockets.title') })[name] ?? t('missing.title');
+  ({ '': t('nav.overview'), map: t('nav.map'), rules: t('nav.rules'), sql: t('nav.sql'), devices: t('nav.devices'), jobs: t('nav.jobs'), 'dead-letters': t('dead.title'), sockets: t('sockets.title') })[name] ?? t('missing.title');
 
 function Page() {
   const name = route.value.parts[0] ?? '';

@@ -22,6 +22,8 @@ const HERE: &[(&str, Runner)] = &[
     ("kv/clients", || clients::clients(&kv_node()?)),
     ("kv/in-step", || example("kv", "in_step")),
     ("kv/tcl", || tcl::tcl(&kv_node()?)),
+    ("work/jobs", || example("jobs", "throughput")),
+    ("work/jobs-chaos", || example("jobs", "chaos")),
 ];
 
 /// Seeds of each simulation at full count.

@@ -30,6 +30,7 @@ const ENGINE_ARROWS: &[(&str, &str)] = &[
     ("delivery", "relational"),
     ("mqtt", "relational"),
     ("results", "relational"),
+    ("jobs", "relational"),
     ("sockets", "eventlog"),
     ("sockets", "relational"),
 ];

@@ -101,6 +101,16 @@ impl Db {
         self.0.engine.refusal().map_or(Ok(()), Err)
     }
 
+    /// Whether this process alone can have the rows open.
+    pub fn is_embedded(&self) -> bool {
+        self.config().url.is_embedded()
+    }
+
+    /// Tells this opening of the rows from every other one, of this process or of another.
+    pub fn opening(&self) -> &str {
+        &self.shared().process
+    }
+
     /// Committed events that the event log does not hold yet.
     pub fn outbox_length(&self) -> u64 {
         self.shared().outbox_length()

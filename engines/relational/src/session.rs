@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Notify;
+
 use crate::dialect::Dialect;
 use crate::outbox::Row as Event;
 use crate::shared::Shared;
@@ -111,6 +113,11 @@ impl Session {
     /// Counts the commands that the closure sent, less those that it took away.
     pub(crate) fn sends(&mut self, by: i64) {
         either!(self, session => session.sends(by));
+    }
+
+    /// Wakes whoever waits once the closure's transaction is durable.
+    pub(crate) fn wake(&mut self, waiting: &Arc<Notify>) {
+        either!(self, session => session.wake(waiting));
     }
 
     /// Ends the closure's transaction as a failed statement does, and gives the error back.

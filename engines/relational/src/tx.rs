@@ -1,4 +1,7 @@
+use std::sync::Arc;
+
 use base::{CommandId, EventId, OrganisationId};
+use tokio::sync::Notify;
 
 use crate::session::Session;
 use crate::{Error, Lease, NewCommand, Row, Value, command, lease, outbox, params};
@@ -84,6 +87,11 @@ impl Tx {
     /// Sends a command: its one handler carries it out if, and only if, this transaction commits.
     pub async fn send(&mut self, new: NewCommand) -> Result<CommandId, Error> {
         command::send(self, new).await
+    }
+
+    /// Wakes whoever waits once this transaction is durable, and nobody when it is not.
+    pub fn wake(&mut self, waiting: &Arc<Notify>) {
+        self.session.wake(waiting);
     }
 
     /// Notes that `handler` handles `event` in this transaction. False when it did so in an earlier one.

@@ -21,7 +21,7 @@ fn said(output: &Output) -> String {
 #[test]
 fn alone_it_prints_help_and_names_its_commands() {
     let output = madang(&[], &[]);
-    for word in ["serve", "config", "openapi", "version"] {
+    for word in ["serve", "jobs", "config", "openapi", "version"] {
         assert!(said(&output).contains(word), "{}", said(&output));
     }
 }

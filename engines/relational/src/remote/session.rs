@@ -2,6 +2,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
 use crate::dialect::{Dialect, first_word};
 use crate::outbox::Row as Event;
 use crate::shared::{Shared, shortened};
@@ -93,6 +95,7 @@ struct Closure {
     sent: i64,
     statements: u64,
     events: Vec<Event>,
+    wakes: Vec<Arc<Notify>>,
 }
 
 /// What becomes of a closure that has run.
@@ -138,6 +141,7 @@ impl Session {
             sent: 0,
             statements: 0,
             events: Vec::new(),
+            wakes: Vec::new(),
         };
         Self { driver, shared: shared.clone(), said: HashMap::new(), closure, slot: None }
     }
@@ -181,6 +185,15 @@ impl Session {
         self.closure.sent += by;
     }
 
+    pub(crate) fn wake(&mut self, waiting: &Arc<Notify>) {
+        self.closure.wakes.push(waiting.clone());
+    }
+
+    /// Who is woken by the closure's commit.
+    pub(crate) fn wakes(&self) -> &[Arc<Notify>] {
+        &self.closure.wakes
+    }
+
     pub(crate) fn tell(&mut self, event: Event) {
         self.shared.meter.statements.inc();
         self.closure.statements += 1;
@@ -208,6 +221,7 @@ impl Session {
         self.closure.sent = 0;
         self.closure.statements = 0;
         self.closure.events.clear();
+        self.closure.wakes.clear();
         let begun = self.driver.connect(self.left().min(self.shared.config.connect_wait_max));
         begun.and_then(|()| self.driver.begin()).map_err(|trouble| {
             let (error, is_again) = self.error(trouble);

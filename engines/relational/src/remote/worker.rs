@@ -50,6 +50,7 @@ impl On for Tx {
             shared.meter.group_size.observe(1.0);
             shared.outbox_changed(session.emitted());
             shared.commands_changed(session.sent());
+            session.wakes().iter().for_each(|waiting| waiting.notify_one());
         } else {
             shared.meter.transactions_refused.inc();
         }

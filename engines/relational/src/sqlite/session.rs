@@ -9,6 +9,7 @@ use rusqlite::ffi;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags};
+use tokio::sync::Notify;
 
 use super::keeper::Slot;
 use crate::shared::{Shared, shortened};
@@ -53,6 +54,7 @@ struct Closure {
     emitted: i64,
     sent: i64,
     statements: u64,
+    wakes: Vec<Arc<Notify>>,
 }
 
 /// Operations of SQLite's machine between two looks at the clock.
@@ -78,6 +80,7 @@ impl Session {
                 emitted: 0,
                 sent: 0,
                 statements: 0,
+                wakes: Vec::new(),
             },
             slot: None,
             is_suspect: false,
@@ -122,7 +125,15 @@ impl Session {
 
     /// Makes the session the closure's.
     pub(crate) fn begin(&mut self, place: Place, limit: Duration) {
-        self.closure = Closure { place, limit, failed: None, emitted: 0, sent: 0, statements: 0 };
+        self.closure = Closure {
+            place,
+            limit,
+            failed: None,
+            emitted: 0,
+            sent: 0,
+            statements: 0,
+            wakes: Vec::new(),
+        };
         self.deadline.set(limit);
     }
 
@@ -158,6 +169,15 @@ impl Session {
     /// Counts the commands that the closure sent, less those that it took away.
     pub(crate) fn sends(&mut self, by: i64) {
         self.closure.sent += by;
+    }
+
+    pub(crate) fn wake(&mut self, waiting: &Arc<Notify>) {
+        self.closure.wakes.push(waiting.clone());
+    }
+
+    /// Gives, once, who is woken by the closure's commit.
+    pub(crate) fn wakes(&mut self) -> Vec<Arc<Notify>> {
+        std::mem::take(&mut self.closure.wakes)
     }
 
     /// Ends the closure's transaction as a failed statement does, and gives the error back.

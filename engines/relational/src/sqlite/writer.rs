@@ -2,6 +2,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use super::keeper::{Signal, Slot};
 use super::session::{BEGIN_WRITE, RELEASE, ROLLBACK_TO, SAVEPOINT, Session};
 use crate::queue::Queue;
@@ -29,6 +31,7 @@ struct Ran {
     is_kept: bool,
     emitted: i64,
     sent: i64,
+    wakes: Vec<Arc<Notify>>,
 }
 
 type Group = VecDeque<Order<Tx>>;
@@ -94,7 +97,8 @@ impl Writer {
                     let session = self.session();
                     let (emitted, sent) =
                         if is_kept { (session.emitted(), session.sent()) } else { (0, 0) };
-                    ran.push(Ran { order, fate, is_kept, emitted, sent });
+                    let wakes = if is_kept { session.wakes() } else { Vec::new() };
+                    ran.push(Ran { order, fate, is_kept, emitted, sent, wakes });
                 }
                 Err(fate) => {
                     // SQLite gave up the whole transaction for this one: the earlier ones run again.
@@ -164,6 +168,7 @@ impl Writer {
         }
         self.shared.outbox_changed(ran.iter().map(|ran| ran.emitted).sum());
         self.shared.commands_changed(ran.iter().map(|ran| ran.sent).sum());
+        ran.iter().flat_map(|ran| &ran.wakes).for_each(|waiting| waiting.notify_one());
         for ran in ran {
             ran.order.answer(ran.fate);
         }

@@ -71,12 +71,19 @@ impl Fixtures {
         let key =
             json!({"label": "hidden key", "grants": [{"action": "devices.*", "resource": "*"}]});
         let key = api.post("/v1/keys", &key)?.ok()?;
+        let job =
+            json!({"kind": "mail.send", "payload": "hidden", "run_at": "2100-01-01T00:00:00Z"});
+        let job = api.post("/v1/jobs", &job)?.ok()?;
+        let schedule = json!({"name": "secret-schedule", "kind": "mail.send", "cron": "0 0 1 1 *", "zone": "UTC"});
+        api.post("/v1/job-schedules", &schedule)?.ok()?;
         let id = |value: &Value| value["id"].as_str().map(str::to_owned).context("id");
         Ok(Self(BTreeMap::from([
             ("sensors", "secret-sensor".to_owned()),
             ("devices", "secret-device".to_owned()),
             ("rules", id(&rule)?),
             ("keys", id(&key)?),
+            ("jobs", id(&job)?),
+            ("job-schedules", "secret-schedule".to_owned()),
         ])))
     }
 
@@ -84,9 +91,10 @@ impl Fixtures {
     fn seen(stack: &Stack) -> Result<Value> {
         let api = stack.api();
         let mut all = Map::new();
-        for list in ["sensors", "devices", "rules"] {
+        for list in ["sensors", "devices", "rules", "job-schedules"] {
             all.insert(list.to_owned(), json!(api.all(&format!("/v1/{list}"))?));
         }
+        all.insert("jobs".to_owned(), api.get("/v1/jobs?state=scheduled")?.ok()?);
         let keys = api.all("/v1/keys")?;
         all.insert("keys".to_owned(), json!(keys.iter().map(|key| &key["id"]).collect::<Vec<_>>()));
         Ok(Value::Object(all))
