@@ -21,8 +21,8 @@ use results::Results;
 use sockets::{Sockets, Source};
 
 use crate::adapters::{
-    AlertNotices, AlertTopics, BrowserSessions, DeviceKeys, ReadingTopics, Readings, handle_commands,
-    handle_jobs,
+    AlertNotices, AlertTopics, BrowserSessions, DeviceKeys, ReadingTopics, Readings,
+    handle_commands, handle_jobs,
 };
 use crate::config::Config;
 use crate::doors::Doors;

@@ -146,7 +146,7 @@ pub(super) fn routes(doors: &Doors) -> Routes<Doors> {
 }
 
 async fn stomp(State(doors): State<Doors>, upgrade: Upgrade) -> edge::Result<Switching> {
-    let sockets = doors.sockets.clone();
+    let sockets = doors.sockets;
     upgrade.accept(&PROTOCOLS, move |taken| serve(sockets, taken))
 }
 
