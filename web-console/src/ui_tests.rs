@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use crate::asset::{Encoding, asset, gzip, paths};
 
 /// Our own scripts and styles, packed together; the base map and what is vendored are counted apart.
-const APP_GZIP_BYTES_MAX: usize = 70 * 1024;
+const APP_GZIP_BYTES_MAX: usize = 76 * 1024;
 /// What signing in and the overview ask for, each file packed by itself as it is sent.
 const FIRST_GZIP_BYTES_MAX: usize = 45 * 1024;
 const VENDOR_JS_GZIP_BYTES_MAX: usize = 110 * 1024;
