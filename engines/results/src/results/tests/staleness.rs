@@ -170,7 +170,23 @@ async fn no_answer_is_stale(form: Form, nodes: usize, is_shared: bool, writes: i
         given: Notify::new(),
         is_shared,
     });
-    let tasks = &fixture.base.tasks;
+    // How many answers are hits is for the system's scheduler to say: as many rounds as it takes to see some.
+    for _ in 0..ROUNDS_MAX {
+        world.writes_left.store(writes, Ordering::SeqCst);
+        let stale = round(&world, &fixture.base.tasks).await;
+        assert_eq!(stale, Vec::<String>::new(), "{form:?}, {nodes} nodes");
+        if fixture.count("hits_total") > 50 && fixture.count("joined_total") > 10 {
+            return;
+        }
+    }
+    let (hits, joined) = (fixture.count("hits_total"), fixture.count("joined_total"));
+    let answers = world.answers.load(Ordering::SeqCst);
+    panic!("{answers} answers, {hits} hits, {joined} joined");
+}
+
+const ROUNDS_MAX: usize = 40;
+
+async fn round(world: &Arc<World>, tasks: &base::Tasks) -> Vec<String> {
     let mut writers = Vec::new();
     for _ in 0..WRITERS {
         let world = world.clone();
@@ -184,13 +200,11 @@ async fn no_answer_is_stale(form: Form, nodes: usize, is_shared: bool, writes: i
     for writer in writers {
         writer.await.unwrap().expect("a writer panicked");
     }
+    let mut stale = Vec::new();
     for reader in readers {
-        let stale = reader.await.unwrap().expect("a reader panicked");
-        assert_eq!(stale, Vec::<String>::new(), "{form:?}, {nodes} nodes");
+        stale.extend(reader.await.unwrap().expect("a reader panicked"));
     }
-    let (hits, joined) = (fixture.count("hits_total"), fixture.count("joined_total"));
-    let answers = world.answers.load(Ordering::SeqCst);
-    assert!(hits > 50 && joined > 10, "{answers} answers, {hits} hits, {joined} joined");
+    stale
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
