@@ -10,6 +10,7 @@ mod doors;
 mod kv_client;
 mod kv_node;
 mod listen;
+mod panics;
 mod sample;
 mod serve;
 mod threads;

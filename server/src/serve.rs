@@ -14,6 +14,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, Settings};
 use crate::listen::Port;
+use crate::panics;
 use crate::threads::Threads;
 use crate::wiring::{self, Added, Running};
 
@@ -77,6 +78,7 @@ pub(crate) fn serve(
     };
     let ports = wiring::Ports { http: port("http"), mqtt: port("mqtt"), kv: port("kv") };
     let base = Base::system();
+    panics::report(base.clock.clone());
     let threads = Threads::start(&config.threads, config.watch.clone(), &base)?;
     let grounds = wiring::Bases {
         handlers: base.on(threads.handlers.handle()),
