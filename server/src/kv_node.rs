@@ -11,12 +11,10 @@ use base::access::Authority;
 use clap::Args;
 use identity::Grant;
 use kv::Kv;
-use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use crate::config::Settings;
 use crate::listen::{Port, listen};
-use crate::serve::{DRAIN_MAX, allow_open_files};
+use crate::serve::{DRAIN_MAX, asked_to_stop, begin};
 use keys::KeyFile;
 
 #[derive(Args)]
@@ -46,43 +44,36 @@ pub(crate) fn kv_node(settings: &Settings, options: &Options) -> Result<()> {
         return Ok(());
     }
     let config = settings.config()?;
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_new(&config.log.filter).context("[log] filter")?)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_writer(std::io::stderr)
-        .init();
-    allow_open_files();
+    let base = Base::system();
+    begin(&config.log, &base)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("start threads")?;
-    runtime.block_on(serve(config.kv.part, options))
+    runtime.block_on(serve(config.kv.part, options, &base))
 }
 
-async fn serve(config: kv::Config, options: &Options) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+async fn serve(config: kv::Config, options: &Options, base: &Base) -> Result<()> {
+    let stop = asked_to_stop()?;
     let (address, port) = match &options.listen {
         Some(address) => (address.as_str(), Port::Configured),
         None => ("127.0.0.1:6379", Port::Usual),
     };
     let listener = listen("kv", address, port).await?.into_std()?;
-    let base = Base::system();
     let keys = Arc::new(KeyFile::open(&options.keys)?);
     base.tasks.supervise("kv_keys", {
         let (keys, clock) = (keys.clone(), base.clock.clone());
         move || keys::follow(keys.clone(), clock.clone())
     });
     let authority: Arc<dyn Authority> = keys;
-    let kv = Kv::open(config, &base, &options.data_dir, authority, None).await?;
+    let kv = Kv::open(config, base, &options.data_dir, authority, None).await?;
     tracing::info!("RESP (Redis clients) listens on {}", listener.local_addr()?);
     let served = kv.serve(listener);
     tokio::pin!(served);
     tokio::select! {
         served = &mut served => served.context("the store has ended")?,
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = stop => {}
     }
     tracing::info!("stopping");
     kv.close().await?;

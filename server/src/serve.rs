@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use toml::Value;
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Config, Settings};
+use crate::config::{Config, Log, Settings};
 use crate::listen::Port;
 use crate::panics;
 use crate::threads::Threads;
@@ -65,20 +65,14 @@ pub(crate) fn serve(
         settings.set(&["identity", "open_sign_up"], Value::Boolean(true))?;
     }
     let config = settings.config()?;
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_new(&config.log.filter).context("[log] filter")?)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_writer(std::io::stderr)
-        .init();
-    allow_open_files();
+    let base = Base::system();
+    begin(&config.log, &base)?;
     let port = |section: &str| match (options.free_ports, settings.is_set(section, "listen")) {
         (true, _) => Port::Free,
         (_, true) => Port::Configured,
         _ => Port::Usual,
     };
     let ports = wiring::Ports { http: port("http"), mqtt: port("mqtt"), kv: port("kv") };
-    let base = Base::system();
-    panics::report(base.clock.clone());
     let threads = Threads::start(&config.threads, config.watch.clone(), &base)?;
     let grounds = wiring::Bases {
         handlers: base.on(threads.handlers.handle()),
@@ -90,13 +84,37 @@ pub(crate) fn serve(
     ended
 }
 
+/// What every server process does first: says what it does on standard error, panics too, and asks for open files.
+pub(crate) fn begin(log: &Log, base: &Base) -> Result<()> {
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_new(&log.filter).context("[log] filter")?)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_writer(std::io::stderr)
+        .init();
+    panics::report(base.clock.clone());
+    allow_open_files();
+    Ok(())
+}
+
 /// Each connection is an open file, and shells allow few of them unless they are asked.
-pub(crate) fn allow_open_files() {
+fn allow_open_files() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, allowed = limit.current, "not more files can be open");
     }
+}
+
+/// Is ready when the process is told to end, by SIGTERM or Ctrl+C.
+pub(crate) fn asked_to_stop() -> Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 async fn run(
@@ -105,14 +123,7 @@ async fn run(
     bases: wiring::Bases,
     (options, added): (&Options, Option<Added>),
 ) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let stop = async {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
+    let stop = asked_to_stop()?;
     tokio::pin!(stop);
     let running = tokio::select! {
         running = wiring::start(config, ports, &bases, added) => running?,

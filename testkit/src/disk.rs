@@ -147,6 +147,32 @@ impl Disk {
         left::restore(&self.root, &self.state, Some(seed))
     }
 
+    /// Starts a process; one time in four the power goes once more within its first `operations`, and it is started again
+    /// on what that left.
+    pub fn start_again<T>(
+        &self,
+        dice: &mut Dice,
+        operations: u64,
+        start: impl Fn() -> Result<T>,
+    ) -> Result<(T, Option<Left>)> {
+        if dice.below(4) != 0 {
+            return Ok((start()?, None));
+        }
+        self.cut_at(1 + dice.below(operations), "")?;
+        match start() {
+            Ok(started) => {
+                self.never_cut()?;
+                if !self.is_cut() {
+                    return Ok((started, None));
+                }
+                drop(started);
+            }
+            Err(error) => ensure!(self.is_cut(), "{error:#}"),
+        }
+        let left = self.restore(dice.below(u64::MAX))?;
+        Ok((start()?, Some(left)))
+    }
+
     /// Puts the folder into the state with nothing in it that was not synced.
     pub fn restore_bare(&self) -> Result<Left> {
         self.never_cut()?;

@@ -26,7 +26,7 @@ pub use mailbox::{Mail, Mailbox};
 pub use mqtt_client::{MqttClient, Puback};
 pub use node::{Node, NodeLaunch};
 pub use resp::{Resp, Value};
-pub use servers::{MariaDb, Postgres};
+pub use servers::{Database, MariaDb, Postgres};
 pub use stack::{Launch, Stack, free_port};
 pub use stomp_client::{StompClient, StompFrame};
 pub use wait::{within, within_every};

@@ -1,5 +1,6 @@
+use std::fmt::Display;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -24,8 +25,8 @@ pub enum Value {
 const PATIENCE: Duration = Duration::from_mins(1);
 
 impl Resp {
-    pub fn connect(address: &str) -> Result<Self> {
-        let stream = TcpStream::connect(address).with_context(|| format!("connect {address}"))?;
+    pub fn connect(address: impl ToSocketAddrs + Display) -> Result<Self> {
+        let stream = TcpStream::connect(&address).with_context(|| format!("connect {address}"))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(Self { reader: BufReader::with_capacity(1 << 14, stream) })
@@ -59,6 +60,12 @@ impl Resp {
             Value::Bulk(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
             other => bail!("no text: {other:?}"),
         }
+    }
+
+    /// Sends requests at once, whose replies are read one after the other.
+    pub fn send_all<T: AsRef<[u8]>>(&mut self, requests: &[Vec<T>]) -> Result<()> {
+        let bytes: Vec<u8> = requests.iter().flat_map(|request| encoded(request)).collect();
+        self.send(&bytes)
     }
 
     /// Sends bytes as they are.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
 use crate::stack::free_port;
@@ -17,6 +17,14 @@ pub struct Postgres(Server);
 
 /// MariaDB of Debian's package, durable as it comes.
 pub struct MariaDb(Server);
+
+/// A kind of database that rows can be in.
+pub enum Database {
+    /// In the process that asks; no server.
+    Embedded,
+    Postgres(Postgres),
+    MariaDb(MariaDb),
+}
 
 struct Server {
     child: Child,
@@ -169,6 +177,64 @@ impl MariaDb {
             Ok(self.sql("SELECT 1").ok())
         })?;
         Ok(())
+    }
+}
+
+impl Database {
+    pub fn postgres() -> Result<Self> {
+        Ok(Self::Postgres(Postgres::start()?))
+    }
+
+    pub fn mariadb() -> Result<Self> {
+        Ok(Self::MariaDb(MariaDb::start()?))
+    }
+
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Embedded => "SQLite",
+            Self::Postgres(_) => "PostgreSQL",
+            Self::MariaDb(_) => "MariaDB",
+        }
+    }
+
+    /// Makes an empty database and gives its address, which is empty for the embedded one.
+    pub fn make(&self, name: &str) -> Result<String> {
+        match self {
+            Self::Embedded => Ok(String::new()),
+            Self::Postgres(server) => server.database(name),
+            Self::MariaDb(server) => server.database(name),
+        }
+    }
+
+    /// Cuts every connection to a database.
+    pub fn cut(&self, name: &str) -> Result<()> {
+        match self {
+            Self::Embedded => bail!("the embedded database has no connections"),
+            Self::Postgres(server) => {
+                let cut = format!(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+                );
+                server.sql("postgres", &cut)?;
+            }
+            Self::MariaDb(server) => {
+                let list =
+                    format!("SELECT id FROM information_schema.processlist WHERE db = '{name}'");
+                for id in server.sql(&list)?.lines() {
+                    // It may have gone by itself.
+                    server.sql(&format!("KILL {id}")).ok();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Kills the server and starts it again on its folder.
+    pub fn crash(&mut self) -> Result<()> {
+        match self {
+            Self::Embedded => bail!("the embedded database ends with its process"),
+            Self::Postgres(server) => server.crash(),
+            Self::MariaDb(server) => server.crash(),
+        }
     }
 }
 

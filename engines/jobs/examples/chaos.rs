@@ -15,7 +15,7 @@ use std::time::Duration;
 use base::{Base, Failure, OrganisationId};
 use jobs::{Attempt, Config, Failed, Jobs, Key, Kind, New};
 use relational::{Address, Db, Migration, Read, Tx, params};
-use testkit::{MariaDb, Postgres};
+use testkit::Database;
 
 const JOBS: usize = 20_000;
 const OURS: OrganisationId = OrganisationId::DEFAULT;
@@ -61,20 +61,16 @@ async fn main() -> Result<(), Failure> {
     }
     let count = arguments.first().map_or(Ok(JOBS), |count| count.parse())?;
     let folder = tempfile::tempdir_in(".")?;
-    let mut servers = [
-        Server::Embedded,
-        Server::Postgres(Postgres::start()?),
-        Server::MariaDb(MariaDb::start()?),
-    ];
+    let mut databases = [Database::Embedded, Database::postgres()?, Database::mariadb()?];
     let mut short = Vec::new();
-    for server in &mut servers {
+    for database in &mut databases {
         for chaos in ALL {
             let is_of_server = matches!(chaos, Chaos::DatabaseKilled | Chaos::ConnectionsCut);
-            if is_of_server && matches!(server, Server::Embedded) {
+            if is_of_server && matches!(database, Database::Embedded) {
                 continue;
             }
-            let outcome = run(server, chaos, count, folder.path()).await?;
-            let name = server.name();
+            let outcome = run(database, chaos, count, folder.path()).await?;
+            let name = database.name();
             println!("{name}, {}: {outcome}", chaos.name());
             short.extend(outcome.faults(count).map(|fault| format!("{name}, {chaos:?}: {fault}")));
         }
@@ -90,62 +86,6 @@ impl Chaos {
             Self::DatabaseKilled => "the database killed",
             Self::ConnectionsCut => "connections cut",
             Self::PoolExhausted => "the pool exhausted",
-        }
-    }
-}
-
-enum Server {
-    Embedded,
-    Postgres(Postgres),
-    MariaDb(MariaDb),
-}
-
-impl Server {
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Embedded => "SQLite",
-            Self::Postgres(_) => "PostgreSQL",
-            Self::MariaDb(_) => "MariaDB",
-        }
-    }
-
-    fn place(&self, chaos: Chaos, folder: &Path) -> Result<Place, Failure> {
-        let name = format!("chaos{}", chaos as usize);
-        let url = match self {
-            Self::Embedded => String::new(),
-            Self::Postgres(server) => server.database(&name)?,
-            Self::MariaDb(server) => server.database(&name)?,
-        };
-        Ok(Place { url, path: folder.join(name).join("rows.db") })
-    }
-
-    fn cut(&self, chaos: Chaos) -> Result<(), Failure> {
-        let name = format!("chaos{}", chaos as usize);
-        match self {
-            Self::Embedded => {}
-            Self::Postgres(server) => {
-                let cut = format!(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
-                );
-                server.sql("postgres", &cut)?;
-            }
-            Self::MariaDb(server) => {
-                let list =
-                    format!("SELECT id FROM information_schema.processlist WHERE db = '{name}'");
-                for id in server.sql(&list)?.lines() {
-                    // It may have gone by itself.
-                    server.sql(&format!("KILL {id}")).ok();
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn crash(&mut self) -> Result<(), Failure> {
-        match self {
-            Self::Embedded => Ok(()),
-            Self::Postgres(server) => Ok(server.crash()?),
-            Self::MariaDb(server) => Ok(server.crash()?),
         }
     }
 }
@@ -234,12 +174,14 @@ impl Process {
 }
 
 async fn run(
-    server: &mut Server,
+    database: &mut Database,
     chaos: Chaos,
     count: usize,
     folder: &Path,
 ) -> Result<Outcome, Failure> {
-    let place = server.place(chaos, folder)?;
+    let name = format!("chaos{}", chaos as usize);
+    let path = folder.join(database.name()).join(&name).join("rows.db");
+    let place = Place { url: database.make(&name)?, path };
     let mut process = Process::start(&place, count, chaos)?;
     let mut kills = 0;
     match chaos {
@@ -260,14 +202,14 @@ async fn run(
         Chaos::DatabaseKilled => {
             for part in 1..=3 {
                 process.wait(count * part / 4)?;
-                server.crash()?;
+                database.crash()?;
                 kills += 1;
             }
         }
         Chaos::ConnectionsCut => {
             for _ in 0..KILLS {
                 std::thread::sleep(Duration::from_millis(200));
-                server.cut(chaos)?;
+                database.cut(&name)?;
                 kills += 1;
             }
         }

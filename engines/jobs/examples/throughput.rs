@@ -10,7 +10,7 @@ use std::time::Duration;
 use base::{Base, Failure, OrganisationId, Timestamp};
 use jobs::{Attempt, Config, Graph, Jobs, Kind, New, Task};
 use relational::{Address, Db, Tx};
-use testkit::{MariaDb, Postgres};
+use testkit::Database;
 use tokio::sync::Notify;
 
 const OURS: OrganisationId = OrganisationId::DEFAULT;
@@ -90,32 +90,21 @@ struct Ground {
     db: Db,
     jobs: Jobs,
     seen: Arc<Seen>,
-    _server: Option<Server>,
+    /// A server ends with it.
+    _database: Database,
     _folder: tempfile::TempDir,
-}
-
-/// It ends with its handle.
-#[allow(dead_code, reason = "held, not looked at")]
-enum Server {
-    Postgres(Postgres),
-    MariaDb(MariaDb),
 }
 
 impl Ground {
     async fn open(name: &'static str) -> Result<Self, Failure> {
         let folder = tempfile::tempdir_in(".")?;
         let path = folder.path().join("rows.db");
-        let (url, server) = match name {
-            "postgres" => {
-                let server = Postgres::start()?;
-                (server.database("jobs")?, Some(Server::Postgres(server)))
-            }
-            "mariadb" => {
-                let server = MariaDb::start()?;
-                (server.database("jobs")?, Some(Server::MariaDb(server)))
-            }
-            _ => (String::new(), None),
+        let database = match name {
+            "postgres" => Database::postgres()?,
+            "mariadb" => Database::mariadb()?,
+            _ => Database::Embedded,
         };
+        let url = database.make("jobs")?;
         let base = Base::system();
         let config = relational::Config { url: Address::new(url), path, ..Default::default() };
         let db = Db::open(config, &base).await?;
@@ -123,7 +112,7 @@ impl Ground {
         let seen = Arc::new(Seen::default());
         jobs.handle("light", Kind::default(), handler(&seen, &base))?;
         jobs.start().await?;
-        Ok(Self { name, base, db, jobs, seen, _server: server, _folder: folder })
+        Ok(Self { name, base, db, jobs, seen, _database: database, _folder: folder })
     }
 
     /// Says what fell short.

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use testkit::{Browser, within};
+use testkit::{Browser, Stack, within};
 
 /// A request: its headers as `name: value`, and its body.
 struct Got {
@@ -75,14 +75,18 @@ fn is_signed(got: &Got, secret: &Value) -> bool {
     python.wait().unwrap().success()
 }
 
-#[test]
-fn a_webhook_is_made_tested_rotated_and_told_of_alerts() {
-    let folder = tempfile::tempdir().unwrap();
-    let stack = crate::launch(&folder)
+fn that_may_call_itself(folder: &tempfile::TempDir) -> Stack {
+    crate::launch(folder)
         .environment("MADANG__EGRESS__ALLOW", "[\"127.0.0.1/32\"]")
         .environment("MADANG__EGRESS__PLAIN_HTTP", "true")
         .start()
-        .unwrap();
+        .unwrap()
+}
+
+#[test]
+fn a_webhook_is_made_tested_rotated_and_told_of_alerts() {
+    let folder = tempfile::tempdir().unwrap();
+    let stack = that_may_call_itself(&folder);
     let (port, told) = receiver();
     let next = || told.recv_timeout(Duration::from_secs(20)).unwrap();
     let new = |url: &str| json!({"channel": "webhook", "name": "roof", "url": url, "event_types": ["alert.raised"]});
@@ -154,11 +158,7 @@ fn a_webhook_is_made_tested_rotated_and_told_of_alerts() {
 #[test]
 fn the_console_makes_an_endpoint_shows_its_secret_once_tests_and_switches_it_off() {
     let folder = tempfile::tempdir().unwrap();
-    let stack = crate::launch(&folder)
-        .environment("MADANG__EGRESS__ALLOW", "[\"127.0.0.1/32\"]")
-        .environment("MADANG__EGRESS__PLAIN_HTTP", "true")
-        .start()
-        .unwrap();
+    let stack = that_may_call_itself(&folder);
     let (port, told) = receiver();
     let link = within(Duration::from_secs(10), "the one-time link", || {
         let log = stack.log();

@@ -5,7 +5,7 @@ use base::{Base, OrganisationId};
 use jobs::{Config, Done, Enqueued, Failed, Job, JobId, Jobs, Kind, New, State};
 use relational::{Address, Db, Migration, Tx, params};
 use tempfile::TempDir;
-use testkit::{MariaDb, Postgres};
+use testkit::Database;
 use tokio::runtime::Runtime;
 
 pub(crate) const OURS: OrganisationId = OrganisationId::DEFAULT;
@@ -13,15 +13,9 @@ pub(crate) const THEIRS: OrganisationId = OrganisationId::fixed(2);
 
 /// One kind of database.
 pub(crate) struct Ground {
-    kind: Database,
+    database: Database,
     folder: TempDir,
     made: AtomicU32,
-}
-
-enum Database {
-    Embedded,
-    Postgres(Postgres),
-    MariaDb(MariaDb),
 }
 
 static EFFECTS: &[Migration] = &[Migration {
@@ -39,34 +33,26 @@ impl Ground {
     }
 
     pub(crate) fn postgres() -> Self {
-        Self::of(Database::Postgres(Postgres::start().unwrap()))
+        Self::of(Database::postgres().unwrap())
     }
 
     pub(crate) fn mariadb() -> Self {
-        Self::of(Database::MariaDb(MariaDb::start().unwrap()))
+        Self::of(Database::mariadb().unwrap())
     }
 
-    fn of(kind: Database) -> Self {
-        Self { kind, folder: tempfile::tempdir().unwrap(), made: AtomicU32::new(0) }
+    fn of(database: Database) -> Self {
+        Self { database, folder: tempfile::tempdir().unwrap(), made: AtomicU32::new(0) }
     }
 
     pub(crate) fn name(&self) -> &'static str {
-        match self.kind {
-            Database::Embedded => "embedded",
-            Database::Postgres(_) => "PostgreSQL",
-            Database::MariaDb(_) => "MariaDB",
-        }
+        self.database.name()
     }
 
     /// An empty database.
     pub(crate) async fn open(&self) -> Opened {
         let name = format!("jobs{}", self.made.fetch_add(1, Ordering::Relaxed));
         let path = self.folder.path().join(&name).join("rows.db");
-        let url = match &self.kind {
-            Database::Embedded => String::new(),
-            Database::Postgres(server) => server.database(&name).unwrap(),
-            Database::MariaDb(server) => server.database(&name).unwrap(),
-        };
+        let url = self.database.make(&name).unwrap();
         let config =
             relational::Config { url: Address::new(url), path, ..relational::Config::default() };
         let base = Base::system();
@@ -77,32 +63,11 @@ impl Ground {
 
     /// Cuts every connection to the database.
     pub(crate) fn cut(&self, database: &str) {
-        match &self.kind {
-            Database::Embedded => panic!("the embedded database has no connections"),
-            Database::Postgres(server) => {
-                let cut = format!(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'"
-                );
-                server.sql("postgres", &cut).unwrap();
-            }
-            Database::MariaDb(server) => {
-                let list = format!(
-                    "SELECT id FROM information_schema.processlist WHERE db = '{database}'"
-                );
-                for id in server.sql(&list).unwrap().lines() {
-                    // It may have gone by itself.
-                    server.sql(&format!("KILL {id}")).ok();
-                }
-            }
-        }
+        self.database.cut(database).unwrap();
     }
 
     pub(crate) fn crash(&mut self) {
-        match &mut self.kind {
-            Database::Embedded => panic!("the embedded database ends with its process"),
-            Database::Postgres(server) => server.crash().unwrap(),
-            Database::MariaDb(server) => server.crash().unwrap(),
-        }
+        self.database.crash().unwrap();
     }
 }
 

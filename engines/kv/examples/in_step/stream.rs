@@ -1,7 +1,8 @@
 //! Random commands by family, given to two servers whose replies must be equal.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
+
+pub(crate) use testkit::{Resp as Client, Value};
 
 /// Templates of a family. `k` is a key, `v` a value, `n` a whole number, `f` a float, `m` a member, `s` a score edge,
 /// `l` a name edge, `t` a moment far away, `id` an entry, `end` an end of a range of them, `gr` a group, `co` a
@@ -535,81 +536,6 @@ const GEO: &[&str] = &[
     "SET k v",
 ];
 
-/// A reply, compared by value.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Value {
-    Null,
-    Simple(String),
-    Error(String),
-    Int(i64),
-    Bulk(Vec<u8>),
-    Array(Vec<Value>),
-}
-
-pub(crate) struct Client {
-    reader: BufReader<TcpStream>,
-}
-
-impl Client {
-    pub(crate) fn connect(address: SocketAddr) -> std::io::Result<Self> {
-        let stream = TcpStream::connect(address)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(std::time::Duration::from_secs(30)))?;
-        Ok(Self { reader: BufReader::with_capacity(1 << 16, stream) })
-    }
-
-    pub(crate) fn send(&mut self, commands: &[Vec<Vec<u8>>]) -> std::io::Result<()> {
-        let mut bytes = Vec::new();
-        for command in commands {
-            bytes.extend_from_slice(format!("*{}\r\n", command.len()).as_bytes());
-            for arg in command {
-                bytes.extend_from_slice(format!("${}\r\n", arg.len()).as_bytes());
-                bytes.extend_from_slice(arg);
-                bytes.extend_from_slice(b"\r\n");
-            }
-        }
-        self.reader.get_mut().write_all(&bytes)
-    }
-
-    pub(crate) fn read(&mut self) -> std::io::Result<Value> {
-        let mut line = Vec::new();
-        self.reader.read_until(b'\n', &mut line)?;
-        let invalid = || std::io::Error::other("no reply");
-        let text =
-            String::from_utf8_lossy(line.get(1..line.len().saturating_sub(2)).ok_or_else(invalid)?)
-                .into_owned();
-        let number = || text.parse::<i64>().map_err(|_| invalid());
-        Ok(match line[0] {
-            b'+' | b',' | b'#' | b'(' => Value::Simple(text),
-            b'-' => Value::Error(text),
-            b':' => Value::Int(number()?),
-            b'_' => Value::Null,
-            b'$' | b'=' => match usize::try_from(number()?) {
-                Err(_) => Value::Null,
-                Ok(length) => {
-                    let mut bytes = vec![0; length + 2];
-                    self.reader.read_exact(&mut bytes)?;
-                    bytes.truncate(length);
-                    Value::Bulk(bytes)
-                }
-            },
-            kind @ (b'*' | b'~' | b'>' | b'%') => match usize::try_from(number()?) {
-                Err(_) => Value::Null,
-                Ok(length) => {
-                    let length = if kind == b'%' { length * 2 } else { length };
-                    Value::Array((0..length).map(|_| self.read()).collect::<Result<_, _>>()?)
-                }
-            },
-            _ => return Err(invalid()),
-        })
-    }
-
-    pub(crate) fn ask(&mut self, words: &[&str]) -> std::io::Result<Value> {
-        self.send(&[words.iter().map(|word| word.as_bytes().to_vec()).collect()])?;
-        self.read()
-    }
-}
-
 /// SplitMix64.
 pub(crate) struct Random(pub(crate) u64);
 
@@ -771,7 +697,7 @@ pub(crate) fn run(
     theirs: SocketAddr,
     (templates, seed, count): (&[&str], u64, usize),
 ) -> Result<(), String> {
-    let text = |error: std::io::Error| error.to_string();
+    let text = |error| format!("{error:#}");
     let (mut ours, mut theirs) =
         (Client::connect(ours).map_err(text)?, Client::connect(theirs).map_err(text)?);
     let mut random = Random(seed);
@@ -800,8 +726,8 @@ pub(crate) fn run(
             }
             batch.push(command);
         }
-        ours.send(&batch).map_err(text)?;
-        theirs.send(&batch).map_err(text)?;
+        ours.send_all(&batch).map_err(text)?;
+        theirs.send_all(&batch).map_err(text)?;
         for (at, command) in batch.iter().enumerate() {
             let (a, b) = (ours.read().map_err(text)?, theirs.read().map_err(text)?);
             let (a, b) = (settled(command, a), settled(command, b));

@@ -62,7 +62,7 @@ fn fill(client: &mut Client, round: usize) {
         format!("COPY z copy{} REPLACE", round % 4),
     ];
     let commands: Vec<Vec<Vec<u8>>> = commands.iter().map(|command| words(command)).collect();
-    client.send(&commands).unwrap();
+    client.send_all(&commands).unwrap();
     for command in &commands {
         let reply = client.read().unwrap();
         assert!(!matches!(reply, Value::Error(_)), "{command:?} {reply:?}");
@@ -135,7 +135,7 @@ fn a_rewritten_log_is_short_and_holds_the_same_while_writes_go_on() {
     let commands: Vec<Vec<Vec<u8>>> = (0..20_000)
         .map(|number| vec![b"SET".to_vec(), format!("many{number}").into_bytes(), b"1".to_vec()])
         .collect();
-    client.send(&commands).unwrap();
+    client.send_all(&commands).unwrap();
     for _ in &commands {
         assert_eq!(client.read().unwrap(), ok());
     }

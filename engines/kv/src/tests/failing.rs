@@ -89,7 +89,11 @@ fn after_a_panic_while_changing_the_data_is_as_the_log_says() {
     other.ask(&["BGREWRITEAOF"]).unwrap();
     let words = |words: &[&str]| words.iter().map(|word| word.as_bytes().to_vec()).collect();
     culprit
-        .send(&[words(&["SET", "k1", "lost"]), words(&["RPUSH", "list", PANIC]), words(&["PING"])])
+        .send_all(&[
+            words(&["SET", "k1", "lost"]),
+            words(&["RPUSH", "list", PANIC]),
+            words(&["PING"]),
+        ])
         .unwrap();
     assert!(matches!(culprit.read(), Ok(Value::Error(text)) if text.contains("internal error")));
     assert!(culprit.read().is_err());
@@ -154,7 +158,7 @@ fn a_client_that_says_nothing_is_closed_and_one_that_waits_is_not() {
     let house = House::open(config, folder.path()).unwrap();
     let (mut idle, mut waiting) = (house.client(), house.client());
     assert_eq!(idle.ask(&["PING"]).unwrap(), Value::Simple("PONG".into()));
-    waiting.send(&[vec![b"BLPOP".to_vec(), b"q".to_vec(), b"0".to_vec()]]).unwrap();
+    waiting.send_all(&[vec![b"BLPOP".to_vec(), b"q".to_vec(), b"0".to_vec()]]).unwrap();
     assert!(idle.read().is_err());
     assert_eq!(house.client().ask(&["RPUSH", "q", "x"]).unwrap(), Value::Int(1));
     assert_eq!(waiting.read().unwrap(), Value::Array(vec![bulk("q"), bulk("x")]));

@@ -230,7 +230,7 @@ fn values_go_to_redis_and_come_from_it_as_dumps() {
         for (key, command) in all {
             let payload = bytes(from.ask(&["DUMP", key]).unwrap());
             let request = [&b"RESTORE"[..], key.as_bytes(), b"0", &payload, b"REPLACE"];
-            to.send(&[request.map(<[u8]>::to_vec).to_vec()]).unwrap();
+            to.send_all(&[request.map(<[u8]>::to_vec).to_vec()]).unwrap();
             assert_eq!(to.read().unwrap(), ok(), "{key}, ours: {is_ours}");
             assert_eq!(
                 shown(&mut to, key, command),

@@ -180,14 +180,14 @@ fn large_values_and_many_pieces_are_as_they_were() {
     let many: Vec<Vec<u8>> = std::iter::once(b"RPUSH".to_vec())
         .chain((0..100_000).map(|number| format!("element{number}").into_bytes()))
         .collect();
-    client.send(&[set, get, many]).unwrap();
+    client.send_all(&[set, get, many]).unwrap();
     assert_eq!(client.read().unwrap(), Value::Simple("OK".into()));
     assert_eq!(client.read().unwrap(), Value::Bulk(large.clone()));
     assert_eq!(client.read().unwrap(), Value::Int(99_999));
     house.close();
     let house = House::open(relaxed(), folder.path()).unwrap();
     let mut client = house.client();
-    client.send(&[vec![b"GET".to_vec(), b"large\0key".to_vec()]]).unwrap();
+    client.send_all(&[vec![b"GET".to_vec(), b"large\0key".to_vec()]]).unwrap();
     assert_eq!(client.read().unwrap(), Value::Bulk(large));
     house.close();
 }

@@ -3,19 +3,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use base::Base;
 use relational::{Address, Config, Db};
 use tempfile::TempDir;
-use testkit::{MariaDb, Postgres};
+use testkit::Database;
 
 /// One kind of database.
 pub(crate) struct Ground {
-    kind: Kind,
+    database: Database,
     folder: TempDir,
     made: AtomicU32,
-}
-
-enum Kind {
-    Embedded,
-    Postgres(Postgres),
-    MariaDb(MariaDb),
 }
 
 /// One opened database.
@@ -28,38 +22,30 @@ pub(crate) struct Opened {
 
 impl Ground {
     pub(crate) fn embedded() -> Self {
-        Self::of(Kind::Embedded)
+        Self::of(Database::Embedded)
     }
 
     pub(crate) fn postgres() -> Self {
-        Self::of(Kind::Postgres(Postgres::start().unwrap()))
+        Self::of(Database::postgres().unwrap())
     }
 
     pub(crate) fn mariadb() -> Self {
-        Self::of(Kind::MariaDb(MariaDb::start().unwrap()))
+        Self::of(Database::mariadb().unwrap())
     }
 
-    fn of(kind: Kind) -> Self {
-        Self { kind, folder: tempfile::tempdir().unwrap(), made: AtomicU32::new(0) }
+    fn of(database: Database) -> Self {
+        Self { database, folder: tempfile::tempdir().unwrap(), made: AtomicU32::new(0) }
     }
 
     pub(crate) fn name(&self) -> &'static str {
-        match self.kind {
-            Kind::Embedded => "embedded",
-            Kind::Postgres(_) => "PostgreSQL",
-            Kind::MariaDb(_) => "MariaDB",
-        }
+        self.database.name()
     }
 
     /// Settings for an empty database.
     pub(crate) fn fresh(&self) -> (String, Config) {
         let name = format!("contract{}", self.made.fetch_add(1, Ordering::Relaxed));
         let path = self.folder.path().join(&name).join("rows.db");
-        let url = match &self.kind {
-            Kind::Embedded => String::new(),
-            Kind::Postgres(server) => server.database(&name).unwrap(),
-            Kind::MariaDb(server) => server.database(&name).unwrap(),
-        };
+        let url = self.database.make(&name).unwrap();
         (name, Config { url: Address::new(url), path, ..Config::default() })
     }
 
@@ -78,32 +64,11 @@ impl Ground {
 
     /// Cuts every connection to the database but this one.
     pub(crate) fn cut(&self, database: &str) {
-        match &self.kind {
-            Kind::Embedded => panic!("the embedded database has no connections"),
-            Kind::Postgres(server) => {
-                let cut = format!(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'"
-                );
-                server.sql("postgres", &cut).unwrap();
-            }
-            Kind::MariaDb(server) => {
-                let list = format!(
-                    "SELECT id FROM information_schema.processlist WHERE db = '{database}'"
-                );
-                for id in server.sql(&list).unwrap().lines() {
-                    // It may have gone by itself.
-                    server.sql(&format!("KILL {id}")).ok();
-                }
-            }
-        }
+        self.database.cut(database).unwrap();
     }
 
     pub(crate) fn crash(&mut self) {
-        match &mut self.kind {
-            Kind::Embedded => panic!("the embedded database ends with its process"),
-            Kind::Postgres(server) => server.crash().unwrap(),
-            Kind::MariaDb(server) => server.crash().unwrap(),
-        }
+        self.database.crash().unwrap();
     }
 }
 

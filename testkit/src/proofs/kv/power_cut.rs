@@ -140,23 +140,13 @@ impl Place {
 
     /// Starts the node; one time in four the power goes once more meanwhile.
     fn start_again(&mut self, tally: &mut Tally) -> Result<Node> {
-        if self.dice.below(4) == 0 {
-            self.disk.cut_at(1 + self.dice.below(12), "")?;
-            match self.launch.start() {
-                Ok(node) => {
-                    self.disk.never_cut()?;
-                    if !self.disk.is_cut() {
-                        return Ok(node);
-                    }
-                    drop(node);
-                }
-                Err(error) => ensure!(self.disk.is_cut(), "{error:#}"),
-            }
-            let left = self.disk.restore(self.dice.below(u64::MAX))?;
+        let launch = &self.launch;
+        let (started, left) = self.disk.start_again(&mut self.dice, 12, || launch.start())?;
+        if let Some(left) = left {
             tally.note(&left);
             tally.in_start += 1;
         }
-        self.launch.start()
+        Ok(started)
     }
 
     /// An operation without the folder's own name, which differs from run to run.

@@ -216,23 +216,13 @@ impl Place {
 
     /// Starts the stack; one time in four the power goes once more meanwhile.
     fn start_again(&mut self, tally: &mut Tally) -> Result<Stack> {
-        if self.dice.below(4) == 0 {
-            self.disk.cut_at(1 + self.dice.below(30), "")?;
-            match self.launch.start() {
-                Ok(stack) => {
-                    self.disk.never_cut()?;
-                    if !self.disk.is_cut() {
-                        return Ok(stack);
-                    }
-                    drop(stack);
-                }
-                Err(error) => ensure!(self.disk.is_cut(), "{error:#}"),
-            }
-            let left = self.disk.restore(self.dice.below(u64::MAX))?;
+        let launch = &self.launch;
+        let (started, left) = self.disk.start_again(&mut self.dice, 30, || launch.start())?;
+        if let Some(left) = left {
             tally.note(&left);
             tally.cuts_in_start += 1;
         }
-        self.launch.start()
+        Ok(started)
     }
 
     fn lost_sensors(&self, stack: &Stack) -> Result<Vec<String>> {
