@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustix::process::{Pid, getpriority_process, setpriority_process};
+use rustix::process::{Pid, getpriority_process};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::Work;
@@ -55,6 +55,10 @@ pub(super) struct Kept {
 
 /// On Linux the last to run.
 const NICENESS_MAX: i32 = 19;
+/// The shortest turn that Linux gives, in nanoseconds.
+const SLICE_MIN: u64 = 100_000;
+/// `SCHED_ATTR_SIZE_VER0`: what every Linux since 3.14 reads.
+const ATTRIBUTES_BYTES: u32 = 48;
 /// How long a slow thread waits for another to take its place.
 const HAND_OVER: Duration = Duration::from_millis(20);
 
@@ -162,35 +166,41 @@ impl Thread {
 
     /// Lets every other thread go first; gives the niceness from before.
     ///
-    /// Niceness says how much processor time the thread has, the policy that a thread which wakes never waits for the
-    /// end of its slice.
+    /// Niceness says how much processor time the thread has, the short slice that who wakes beside it does not wait
+    /// for the end of a long turn. `SCHED_IDLE` would not do: Linux takes a processor that runs nothing else for a
+    /// free one and puts what wakes there, which then waits up to four milliseconds.
     pub fn slow(self) -> Option<i32> {
         // Without a number it would be the thread that asks.
         let thread = Some(self.0?);
         let slowed = getpriority_process(thread)
-            .and_then(|before| setpriority_process(thread, NICENESS_MAX).map(|()| before));
-        let before = slowed
-            .inspect_err(|error| tracing::warn!(%error, "its priority stays as it is"))
-            .ok()?;
-        if let Err(error) = self.schedule(libc::SCHED_IDLE) {
-            tracing::warn!(%error, "it is last by its niceness only");
-        }
-        Some(before)
+            .map_err(std::io::Error::from)
+            .and_then(|before| self.schedule(NICENESS_MAX, SLICE_MIN).map(|()| before));
+        slowed.inspect_err(|error| tracing::warn!(%error, "its priority stays as it is")).ok()
     }
 
     fn quicken(self, niceness: i32) -> bool {
-        self.0.is_some()
-            && self.schedule(libc::SCHED_OTHER).is_ok()
-            && setpriority_process(self.0, niceness).is_ok()
+        self.0.is_some() && self.schedule(niceness, 0).is_ok()
     }
 
+    /// `slice` counts since Linux 6.12; zero is the system's own.
     #[allow(unsafe_code, reason = "no safe crate asks this for a thread by its number")]
-    fn schedule(self, policy: libc::c_int) -> std::io::Result<()> {
+    fn schedule(self, niceness: i32, slice: u64) -> std::io::Result<()> {
         let Some(thread) = self.0 else { return Ok(()) };
-        let parameter = libc::sched_param { sched_priority: 0 };
-        // SAFETY: the kernel reads the parameter, which outlives the call, and checks the number.
-        let done =
-            unsafe { libc::sched_setscheduler(thread.as_raw_pid(), policy, &raw const parameter) };
+        let attributes = libc::sched_attr {
+            size: ATTRIBUTES_BYTES,
+            sched_policy: libc::SCHED_OTHER.cast_unsigned(),
+            sched_flags: 0,
+            sched_nice: niceness,
+            sched_priority: 0,
+            sched_runtime: slice,
+            sched_deadline: 0,
+            sched_period: 0,
+        };
+        // SAFETY: the kernel reads as many bytes of the attributes as they say, which outlive the call, and checks the
+        // number of the thread.
+        let done = unsafe {
+            libc::syscall(libc::SYS_sched_setattr, thread.as_raw_pid(), &raw const attributes, 0)
+        };
         if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
     }
 }
