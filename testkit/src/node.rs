@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::resp::{Resp, Value};
-use crate::stack::free_port;
+use crate::stack::{cpu_of, free_port};
 use crate::wait::within_every;
 
 /// How to start a store of keys alone: the example `node` of `kv`, or a `redis-server` beside it.
@@ -146,11 +146,7 @@ impl Node {
 
     /// User and system time of the process so far.
     pub fn cpu(&self) -> Result<Duration> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        let after = stat.rsplit_once(')').context("stat")?.1;
-        let fields: Vec<&str> = after.split_whitespace().collect();
-        let ticks = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-        Ok(Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second()))
+        cpu_of(self.child.id())
     }
 }
 

@@ -34,12 +34,17 @@ impl StompFrame {
 impl StompClient {
     /// Opens the WebSocket and no more. `headers` stand in the request as they are, each with its end of line.
     pub fn open(address: &str, headers: &str) -> Result<Self> {
+        Self::open_at(address, "/v1/stomp", headers)
+    }
+
+    /// The same at another path.
+    pub(crate) fn open_at(address: &str, path: &str, headers: &str) -> Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         let mut client = Self { stream, wire: Vec::new(), text: Vec::new() };
         let request = format!(
-            "GET /v1/stomp HTTP/1.1\r\nhost: {address}\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+            "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
              sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
              sec-websocket-protocol: v12.stomp\r\n{headers}\r\n"
         );
@@ -62,11 +67,16 @@ impl StompClient {
     /// Opens it and logs in with a bearer key.
     pub fn connect(address: &str, token: &str) -> Result<Self> {
         let mut client = Self::open(address, "")?;
-        client
-            .say(&format!("CONNECT\naccept-version:1.2\npasscode:{token}\nheart-beat:0,0\n\n"))?;
-        let heard = client.hear()?.context("closed")?;
-        ensure!(heard.command == "CONNECTED", "{heard:?}");
+        client.log_in(&format!("passcode:{token}"))?;
         Ok(client)
+    }
+
+    /// Sends CONNECT with the headers that say who it is.
+    pub(crate) fn log_in(&mut self, who: &str) -> Result<()> {
+        self.say(&format!("CONNECT\naccept-version:1.2\n{who}\nheart-beat:0,0\n\n"))?;
+        let heard = self.hear()?.context("closed")?;
+        ensure!(heard.command == "CONNECTED", "{heard:?}");
+        Ok(())
     }
 
     /// Sends a frame; its NUL is added.

@@ -58,7 +58,7 @@ fn run(arguments: &[String]) -> Result<()> {
 }
 
 /// What the tests start beside Madang, as Debian packages and the file that shows each is there.
-const PACKAGES: &[(&str, &str)] = &[
+pub(crate) const PACKAGES: &[(&str, &str)] = &[
     ("chromium", "/usr/bin/chromium"),
     ("chromium-driver", "/usr/bin/chromedriver"),
     ("fonts-noto-cjk", "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc"),

@@ -43,6 +43,9 @@ fn names() -> impl Iterator<Item = &'static str> {
     here.chain(ALL.iter().chain(kv::ALL).map(|(name, _)| *name))
 }
 
+/// What proofs start beside what tests do.
+const PEERS: &[(&str, &str)] = &[("rabbitmq-server", "/usr/lib/rabbitmq")];
+
 /// Proves the binary of this tree in the release profile, or another one.
 pub(crate) fn prove(name: &str, binary: Option<PathBuf>) -> Result<()> {
     let built = if binary.is_some() { "a binary that was given" } else { "release profile" };
@@ -52,6 +55,7 @@ pub(crate) fn prove(name: &str, binary: Option<PathBuf>) -> Result<()> {
         let Some((_, proof)) = ALL.iter().chain(kv::ALL).find(|(known, _)| *known == name) else {
             bail!("no proof {name}; there are: {}", names().collect::<Vec<_>>().join(", "));
         };
+        shell::install(&crate::PACKAGES.iter().chain(PEERS).copied().collect::<Vec<_>>())?;
         let binary = if let Some(binary) = binary {
             std::fs::canonicalize(&binary)?
         } else if kv::ALL.iter().any(|(known, _)| *known == name) {

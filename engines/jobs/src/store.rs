@@ -24,12 +24,13 @@ use crate::{Error, JobId, RunId, State};
 
 pub(crate) const ROOM: &str = "jobs";
 
-pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
-    id: "0001-jobs",
-    // `attempt` counts the attempts begun and names the newest; `tries` counts those that failed. `waits` counts the
-    // tasks before it that are not done. A gate is in state 0 with a job that waits, 1 with one that runs, and 2
-    // with one that it holds back. `until_time` of a worker is 0 once it was taken for dead.
-    sql: "
+pub(crate) const MIGRATIONS: &[Migration] = &[
+    Migration {
+        id: "0001-jobs",
+        // `attempt` counts the attempts begun and names the newest; `tries` counts those that failed. `waits` counts the
+        // tasks before it that are not done. A gate is in state 0 with a job that waits, 1 with one that runs, and 2
+        // with one that it holds back. `until_time` of a worker is 0 once it was taken for dead.
+        sql: "
 CREATE TABLE job (
     id VARCHAR(36) NOT NULL PRIMARY KEY,
     organisation VARCHAR(36) NOT NULL,
@@ -135,7 +136,13 @@ CREATE TABLE job_schedule (
 );
 CREATE INDEX job_schedule_by_next ON job_schedule (next);
 ",
-}];
+    },
+    Migration {
+        // PostgreSQL looks for each job of a list through all timers of the span, when the key begins with the time.
+        id: "0002-timers-by-job",
+        sql: "CREATE INDEX job_timer_by_job ON job_timer (job);",
+    },
+];
 
 /// A job to be written for the first time.
 pub(crate) struct NewRow {

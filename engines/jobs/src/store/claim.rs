@@ -45,22 +45,19 @@ const LANES: &str = "WITH RECURSIVE walk (lane) AS (
 
 /// Puts those whose time has come into their lanes. Says whether there may be more.
 pub(crate) async fn promote(tx: &mut Tx, now: Timestamp) -> Result<bool, Error> {
-    let due = "SELECT due, job FROM job_timer WHERE due <= ? ORDER BY due, job LIMIT ?";
+    let due = "SELECT job FROM job_timer WHERE due <= ? ORDER BY due, job LIMIT ?";
     let rows = tx.query(due, params![now, TIMERS_MAX]).await?;
-    let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Ok(false) };
-    let span = params![first.get::<Timestamp>("due")?, last.get::<Timestamp>("due")?];
     let ids = rows.iter().map(|row| row.get("job")).collect::<Result<Vec<JobId>, _>>()?;
     let ready = format!(
         "UPDATE job SET state = 'ready', place = {LANE} WHERE state = 'scheduled' AND id IN"
     );
     store::for_ids(tx, &ready, &[], &ids).await?;
-    forget_timers(tx, span, &ids).await?;
+    forget_timers(tx, &ids).await?;
     Ok(i64::try_from(rows.len()).is_ok_and(|moved| moved == TIMERS_MAX))
 }
 
-async fn forget_timers(tx: &mut Tx, span: &[Value], ids: &[JobId]) -> Result<(), Error> {
-    let delete = "DELETE FROM job_timer WHERE due >= ? AND due <= ? AND job IN";
-    store::for_ids(tx, delete, span, ids).await?;
+async fn forget_timers(tx: &mut Tx, ids: &[JobId]) -> Result<(), Error> {
+    store::for_ids(tx, "DELETE FROM job_timer WHERE job IN", &[], ids).await?;
     Ok(())
 }
 
@@ -154,7 +151,7 @@ pub(crate) async fn ahead(
     }
     let marks = vec!["?"; names.len()].join(", ");
     let sql = format!(
-        "SELECT * FROM (SELECT due AS timer, job FROM job_timer WHERE due > ? AND due <= ?
+        "SELECT * FROM (SELECT job FROM job_timer WHERE due > ? AND due <= ?
             ORDER BY due, job LIMIT ?) AS soon
         JOIN (SELECT {COLUMNS}, state FROM job) AS jobs ON jobs.id = soon.job
         WHERE jobs.kind IN ({marks}) AND jobs.concurrency IS NULL AND jobs.state = 'scheduled'
@@ -165,14 +162,9 @@ pub(crate) async fn ahead(
     values.extend(names.iter().map(|name| Value::from(*name)));
     let rows = tx.query(&sql, &values).await?;
     let candidates = rows.iter().map(Claimed::of).collect::<Result<Vec<_>, _>>()?;
-    let (first, last) = (
-        candidates.iter().map(|claimed| claimed.due).min(),
-        candidates.iter().map(|claimed| claimed.due).max(),
-    );
-    let (Some(first), Some(last)) = (first, last) else { return Ok(Found::default()) };
     let claimed = take(tx, wanted, candidates).await?;
     let ids: Vec<JobId> = claimed.iter().map(|claimed| claimed.id).collect();
-    forget_timers(tx, params![first, last], &ids).await?;
+    forget_timers(tx, &ids).await?;
     let is_more = claimed.len() >= wanted.count;
     Ok(Found { claimed, after: String::new(), is_more })
 }

