@@ -380,7 +380,7 @@ impl Inner {
             self.put(tx, news.collect()).await?;
         }
         if turn.has_timers {
-            turned.is_more_else |= claim::promote(tx, now).await?;
+            turned.is_more = claim::promote(tx, now).await?;
         }
         let wanted = |count, after| claim::Wanted {
             kinds,
@@ -394,7 +394,7 @@ impl Inner {
             let found = claim::ready(tx, &wanted(turn.count, &turn.after)).await?;
             turned.claimed = found.claimed;
             turned.after = found.after;
-            turned.is_more = found.is_more;
+            turned.is_more |= found.is_more;
         }
         if turn.ahead > 0 {
             let until = now.plus(self.config.ahead);

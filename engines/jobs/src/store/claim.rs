@@ -150,17 +150,17 @@ pub(crate) async fn ahead(
         return Ok(Found::default());
     }
     let marks = vec!["?"; names.len()].join(", ");
-    let sql = format!(
-        "SELECT * FROM (SELECT job FROM job_timer WHERE due > ? AND due <= ?
-            ORDER BY due, job LIMIT ?) AS soon
-        JOIN (SELECT {COLUMNS}, state FROM job) AS jobs ON jobs.id = soon.job
-        WHERE jobs.kind IN ({marks}) AND jobs.concurrency IS NULL AND jobs.state = 'scheduled'
-        AND NOT EXISTS (SELECT 1 FROM job_pause WHERE job_pause.lane = jobs.queue || '/' || jobs.organisation)"
-    );
+    let soon = "SELECT job FROM job_timer WHERE due > ? AND due <= ? ORDER BY due, job LIMIT ?";
     let count = i64::try_from(wanted.count).unwrap_or(i64::MAX);
-    let mut values = params![wanted.now, until, count].to_vec();
-    values.extend(names.iter().map(|name| Value::from(*name)));
-    let rows = tx.query(&sql, &values).await?;
+    let rows = tx.query(soon, params![wanted.now, until, count]).await?;
+    let soon = rows.iter().map(|row| row.get("job")).collect::<Result<Vec<JobId>, _>>()?;
+    // Two questions, since a join of an unknown number of timers makes PostgreSQL read all jobs.
+    let sql = format!(
+        "SELECT {COLUMNS} FROM job WHERE kind IN ({marks}) AND concurrency IS NULL AND state = 'scheduled'
+        AND NOT EXISTS (SELECT 1 FROM job_pause WHERE job_pause.lane = {LANE}) AND id IN"
+    );
+    let kinds: Vec<Value> = names.iter().map(|name| Value::from(*name)).collect();
+    let rows = store::rows_of_ids(tx, &sql, &kinds, &soon).await?;
     let candidates = rows.iter().map(Claimed::of).collect::<Result<Vec<_>, _>>()?;
     let claimed = take(tx, wanted, candidates).await?;
     let ids: Vec<JobId> = claimed.iter().map(|claimed| claimed.id).collect();

@@ -97,7 +97,8 @@ pub(crate) async fn write(
         return Ok(Vec::new());
     }
     let ids: Vec<JobId> = ends.iter().map(|end| end.claimed.id).collect();
-    let standing = "SELECT id, attempt, cancel FROM job WHERE place = ? AND id IN";
+    // By the id and no other index: PostgreSQL keeps an entry for every job that was ever at this place until it vacuums.
+    let standing = "SELECT id, attempt, cancel FROM job WHERE COALESCE(place, '') = ? AND id IN";
     let mut current: HashMap<JobId, (u32, bool)> = HashMap::new();
     for row in store::rows_of_ids(tx, standing, params![writer.place], &ids).await? {
         current.insert(row.get("id")?, (row.get("attempt")?, row.get("cancel")?));

@@ -82,9 +82,11 @@ impl Postgres {
              SET idle_in_transaction_session_timeout = {longest};
              SET standard_conforming_strings = on;
              SET enable_seqscan = {};
+             SET jit = off;
              SELECT set_config('synchronous_commit', 'on', false)
                  WHERE current_setting('synchronous_commit') IN ('off', 'local')",
-            // A look at a small table by its index conflicts only with changes of what it looked at.
+            // Compiling a statement takes longer than such statements run, and a table that can only be read whole
+            // counts as expensive enough for it. A look at a small table by its index conflicts only with changes of what it looked at.
             if access == Access::Write { "off" } else { "on" },
         );
         Ok(Self {
