@@ -101,8 +101,12 @@ pub(crate) struct Settings(Table);
 const PREFIX: &str = "MADANG__";
 
 /// Where each part keeps its things below `data_dir`.
-const PLACES: [(&str, &str, &str); 3] =
-    [("relational", "path", "rows/rows.db"), ("eventlog", "dir", "log"), ("lake", "dir", "lake")];
+const PLACES: [(&str, &str, &str); 4] = [
+    ("relational", "path", "rows/rows.db"),
+    ("eventlog", "dir", "log"),
+    ("lake", "dir", "lake"),
+    ("delivery", "key_file", "keys/delivery"),
+];
 
 impl Settings {
     /// Reads the file (its absence is an error only when it was named) and the environment.

@@ -24,6 +24,8 @@ const HERE: &[(&str, Runner)] = &[
     ("kv/tcl", || tcl::tcl(&kv_node()?)),
     ("work/jobs", || example("jobs", "throughput")),
     ("work/jobs-chaos", || example("jobs", "chaos")),
+    ("work/ranking", || example("jobs", "ranking")),
+    ("work/clocks", || example("jobs", "clocks")),
 ];
 
 /// Seeds of each simulation at full count.

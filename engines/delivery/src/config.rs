@@ -16,6 +16,11 @@ pub struct Config {
     pub smtp: Smtp,
     /// Webhooks and Slack.
     pub endpoints: Endpoints,
+    /// The keys that seal URLs and secrets of endpoints in the rows; made at the first start, for its owner alone. Servers
+    /// that share rows have the same file.
+    pub key_file: PathBuf,
+    /// Starts although a key is missing: endpoints sealed under it are paused when it is their turn.
+    pub key_lost: bool,
     /// Attempts until a message is failed; with the other defaults they spread over a day.
     pub attempts_max: u32,
     /// The pause after the first attempt; it doubles with each further one, and up to half of it is chance.
@@ -109,6 +114,8 @@ impl Default for Config {
         Self {
             smtp: Smtp::default(),
             endpoints: Endpoints::default(),
+            key_file: PathBuf::from("madang-data/keys/delivery"),
+            key_lost: false,
             attempts_max: 30,
             back_off_min: Duration::from_secs(5),
             back_off_max: Duration::from_hours(1),
@@ -203,6 +210,9 @@ impl Config {
         }
         if self.back_off_max < self.back_off_min {
             return wrong("back_off_max", "is shorter than delivery.back_off_min");
+        }
+        if self.key_file.file_name().is_none() {
+            return wrong("key_file", "names no file");
         }
         if self.smtp.from_name.chars().any(char::is_control) {
             return wrong("smtp.from_name", "holds a control character");
@@ -452,6 +462,7 @@ mod tests {
             ("endpoints.in_flight_max=0", "delivery.endpoints.in_flight_max"),
             ("endpoints.rest_max='0s'", "delivery.endpoints.rest_max"),
             ("back_off_min='1m'\nback_off_max='1s'", "delivery.back_off_max"),
+            ("key_file='/'", "delivery.key_file"),
             ("smtp.from_name=\"a\\nBcc: b\"", "delivery.smtp.from_name"),
         ];
         for (text, key) in wrong {

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::egress::Target;
 use crate::endpoint::is_event_type;
+use crate::keys::{Column, Place, Sealed};
 use crate::post::{self, Parcel, Verdict};
 use crate::store::endpoints;
 use crate::{
@@ -33,13 +34,16 @@ impl Delivery {
         let secret = (new.channel == Channel::Webhook).then(|| Secret::new(&inner.entropy));
         let secret_id = EndpointId::new(now, &inner.entropy);
         let max = inner.config.endpoints.endpoints_max;
-        let written = secret.clone();
+        let url = inner.seal(Column::Url, (organisation, id), &new.url);
+        let sealed = secret
+            .as_ref()
+            .map(|secret| inner.seal(Column::Secret, (organisation, secret_id), &secret.reveal()));
         let work = async move |tx: &mut Tx| {
             if endpoints::count(tx, organisation).await? >= u64::from(max) {
                 return Err(Error::TooMany { what: "endpoints", max });
             }
-            endpoints::insert(tx, organisation, id, &new, now).await?;
-            if let Some(secret) = &written {
+            endpoints::insert(tx, (organisation, id), &new, &url, now).await?;
+            if let Some(secret) = &sealed {
                 endpoints::insert_secret(tx, (organisation, id), secret_id, secret, now).await?;
             }
             Ok(())
@@ -55,8 +59,10 @@ impl Delivery {
         page: PageRequest,
     ) -> Result<Page<Endpoint>, Error> {
         let (limit, now) = (page.limit.clamp(1, PageRequest::LIMIT_MAX), self.0.clock.now());
-        let read =
-            async move |read: &mut Read| endpoints::page(read, organisation, &page, now).await;
+        let keys = self.0.keys.clone();
+        let read = async move |read: &mut Read| {
+            endpoints::page(read, organisation, &page, now, &keys).await
+        };
         let endpoints = self.0.db.read(read).await?;
         Ok(Page::of(endpoints, limit, |endpoint| endpoint.id.to_string()))
     }
@@ -66,8 +72,10 @@ impl Delivery {
         organisation: OrganisationId,
         id: EndpointId,
     ) -> Result<Endpoint, Error> {
-        let now = self.0.clock.now();
-        self.0.db.read(async move |read| endpoints::one(read, organisation, id, now).await).await
+        let (now, keys) = (self.0.clock.now(), self.0.keys.clone());
+        let one =
+            async move |read: &mut Read| endpoints::one(read, organisation, id, now, &keys).await;
+        self.0.db.read(one).await
     }
 
     /// Changes an endpoint; switching it on lets go what was held for it.
@@ -79,18 +87,19 @@ impl Delivery {
     ) -> Result<Endpoint, Error> {
         let inner = self.0.clone();
         let work = async move |tx: &mut Tx| {
-            let (before, state) = endpoints::written(tx, organisation, id).await?;
-            let change = change.clone();
+            let written = endpoints::written(tx, organisation, id, &inner.keys).await?;
+            let (before, state, change) = (written.endpoint, written.state, change.clone());
             let after = inner.checked(NewEndpoint {
                 channel: before.channel,
                 name: change.name.unwrap_or(before.name),
-                url: change.url.unwrap_or(before.url),
+                url: change.url.map_or(written.url, Ok)?,
                 event_types: change.event_types.unwrap_or(before.event_types),
                 contact: change.contact.unwrap_or(before.contact),
                 rate_max: change.rate_max.unwrap_or(before.rate_max),
             })?;
             let now = inner.clock.now();
-            endpoints::update(tx, id, &after, now).await?;
+            let url = inner.seal(Column::Url, (organisation, id), &after.url);
+            endpoints::update(tx, id, &after, &url, now).await?;
             match (change.is_enabled, state) {
                 (Some(true), EndpointState::Disabled | EndpointState::Paused) => {
                     endpoints::switch(tx, id, (EndpointState::Active, None), now).await
@@ -112,8 +121,9 @@ impl Delivery {
         organisation: OrganisationId,
         id: EndpointId,
     ) -> Result<(), Error> {
+        let keys = self.0.keys.clone();
         let work = async move |tx: &mut Tx| {
-            endpoints::written(tx, organisation, id).await?;
+            endpoints::written(tx, organisation, id, &keys).await?;
             endpoints::delete(tx, id).await
         };
         self.0.db.write(work).await?;
@@ -128,9 +138,9 @@ impl Delivery {
     ) -> Result<Secret, Error> {
         let inner = self.0.clone();
         let secret = Secret::new(&inner.entropy);
-        let written = secret.clone();
+        let written = secret.reveal();
         let work = async move |tx: &mut Tx| {
-            let (endpoint, _) = endpoints::written(tx, organisation, id).await?;
+            let endpoint = endpoints::written(tx, organisation, id, &inner.keys).await?.endpoint;
             if endpoint.channel != Channel::Webhook {
                 return Err(Error::NoSecret(id));
             }
@@ -142,7 +152,8 @@ impl Delivery {
                 return Err(Error::TooMany { what: "secrets", max: limits.secrets_max });
             }
             let secret_id = EndpointId::new(now, &inner.entropy);
-            endpoints::insert_secret(tx, (organisation, id), secret_id, &written, now).await
+            let sealed = inner.seal(Column::Secret, (organisation, secret_id), &written);
+            endpoints::insert_secret(tx, (organisation, id), secret_id, &sealed, now).await
         };
         self.0.db.write(work).await?;
         Ok(secret)
@@ -159,11 +170,11 @@ impl Delivery {
         let busy = |_| Error::TooMany { what: "tests", max: tests_max };
         let slot = inner.tests.clone().try_acquire_owned().map_err(busy)?;
         let (name, destination) = {
-            let clock = inner.clock.clone();
+            let (clock, keys) = (inner.clock.clone(), inner.keys.clone());
             let work = async move |tx: &mut Tx| {
-                let (endpoint, _) = endpoints::written(tx, organisation, id).await?;
-                let destination = endpoints::destination(tx, id, clock.now()).await?;
-                Ok::<_, Error>((endpoint.name, destination))
+                let written = endpoints::written(tx, organisation, id, &keys).await?;
+                let destination = endpoints::destination(tx, id, clock.now(), &keys).await?;
+                Ok::<_, Error>((written.endpoint.name, destination))
             };
             inner.db.write(work).await?
         };
@@ -186,6 +197,15 @@ impl Delivery {
 }
 
 impl Inner {
+    fn seal(
+        &self,
+        column: Column,
+        (organisation, row): (OrganisationId, EndpointId),
+        text: &str,
+    ) -> Sealed {
+        self.keys.seal(Place { column, organisation, row }, text)
+    }
+
     /// What was given for an endpoint, if it can be one; its URL in its usual form.
     fn checked(&self, new: NewEndpoint) -> Result<NewEndpoint, Error> {
         let invalid = |what, reason: &str| Err(Error::Invalid { what, reason: reason.to_owned() });

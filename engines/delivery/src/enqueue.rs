@@ -91,7 +91,8 @@ impl Delivery {
         }
         store::insert(tx, &new).await?;
         *inner.backlog.lock().entry(place).or_default() += 1;
-        inner.wake.notify_one();
+        // Behind the commit: whoever looks before it finds nothing.
+        tx.wake(&inner.wake);
         let is_waiting = new.state == State::Waiting;
         Ok(if is_waiting { Enqueued::Waiting(new.id) } else { Enqueued::Held(new.id) })
     }

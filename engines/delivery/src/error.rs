@@ -33,6 +33,8 @@ pub enum Error {
     TooMany { what: &'static str, max: u32 },
     #[error("endpoint {0} has no secret: only webhooks are signed")]
     NoSecret(EndpointId),
+    #[error("{row} is sealed under the key {key}, which delivery.key_file has not, or was changed")]
+    Sealed { row: EndpointId, key: String },
     #[error("no SMTP server is configured: set delivery.smtp.url")]
     NoServer,
     #[error("the cursor is not one of this list")]
@@ -68,6 +70,7 @@ impl Error {
             Self::WrongState { .. }
             | Self::NoServer
             | Self::NoReceiver { .. }
+            | Self::Sealed { .. }
             | Self::NoSecret(_) => ErrorKind::Conflict,
             Self::EgressRefused { .. } => ErrorKind::Forbidden,
             Self::Unresolved { .. }

@@ -1,7 +1,7 @@
 //! Lanes: all mails are one, each endpoint is one. A lane has its own limits, so that what stalls in one holds back
 //! nobody else.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use crate::config::Config;
 use crate::pace::Pace;
-use crate::{Channel, EndpointId};
+use crate::{Channel, EndpointId, MessageId};
 
 /// Where a message queues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -59,6 +59,8 @@ pub(crate) struct Standing {
 pub(crate) struct Board {
     limits: Limits,
     lanes: HashMap<Lane, Use>,
+    /// What this process sends now: no clock that is set forward makes it send it a second time.
+    sending: HashSet<MessageId>,
     /// Attempts at endpoints, and those of them that began while their endpoint failed.
     posting: usize,
     unwell: usize,
@@ -104,7 +106,8 @@ impl Board {
             webhook_rate: config.endpoints.webhooks_per_second_max,
             slack_rate: config.endpoints.slack_per_second_max,
         };
-        Self { limits, lanes: HashMap::new(), posting: 0, unwell: 0 }
+        let (lanes, sending) = (HashMap::new(), HashSet::new());
+        Self { limits, lanes, sending, posting: 0, unwell: 0 }
     }
 
     pub(crate) fn room(&self) -> Room {
@@ -142,6 +145,10 @@ impl Board {
         }
     }
 
+    pub(crate) fn is_sending(&self, message: MessageId) -> bool {
+        self.sending.contains(&message)
+    }
+
     /// Forgets lanes that nobody uses.
     pub(crate) fn tidy(&mut self, now: Timestamp) {
         self.lanes.retain(|_, lane| lane.running > 0 || !lane.pace.is_fresh(now));
@@ -165,6 +172,7 @@ pub(crate) struct Slot {
     board: Arc<Mutex<Board>>,
     wake: Arc<Notify>,
     lane: Lane,
+    message: MessageId,
     was_unwell: bool,
 }
 
@@ -172,7 +180,7 @@ impl Slot {
     pub(crate) fn take(
         board: &Arc<Mutex<Board>>,
         wake: &Arc<Notify>,
-        lane: &Standing,
+        (lane, message): (&Standing, MessageId),
         now: Timestamp,
     ) -> Self {
         let was_unwell = lane.lane != Lane::Mail && lane.failures > 0;
@@ -181,18 +189,20 @@ impl Slot {
         let used = open.lanes.entry(lane.lane).or_insert(Use { running: 0, pace: Pace::new() });
         used.running += 1;
         used.pace.take(1, rate, now);
+        open.sending.insert(message);
         if lane.lane != Lane::Mail {
             open.posting += 1;
             open.unwell += usize::from(was_unwell);
         }
         drop(open);
-        Self { board: board.clone(), wake: wake.clone(), lane: lane.lane, was_unwell }
+        Self { board: board.clone(), wake: wake.clone(), lane: lane.lane, message, was_unwell }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
         let mut board = self.board.lock();
+        board.sending.remove(&self.message);
         if let Some(used) = board.lanes.get_mut(&self.lane) {
             used.running -= 1;
         }
@@ -231,7 +241,11 @@ mod tests {
             let board = board.lock();
             board.allowed(lane, board.room(), NOW).count
         };
-        let take = |lane: &Standing| Slot::take(&board, &wake, lane, NOW);
+        let mut number = 0;
+        let mut take = |lane: &Standing| {
+            number += 1;
+            Slot::take(&board, &wake, (lane, MessageId::fixed(number)), NOW)
+        };
         assert_eq!(count(&standing(1, 0)), 3);
         let mut held: Vec<_> = (0..3).map(|_| take(&standing(1, 0))).collect();
         assert_eq!((count(&standing(1, 0)), count(&standing(2, 0))), (0, 3));
@@ -261,7 +275,7 @@ mod tests {
         };
         let first = ask(&slack);
         assert_eq!(first, Allowed { count: 1, then: Some(Duration::from_secs(1)) });
-        drop(Slot::take(&board, &wake, &slack, NOW));
+        drop(Slot::take(&board, &wake, (&slack, MessageId::fixed(1)), NOW));
         assert_eq!(ask(&slack), Allowed { count: 0, then: Some(Duration::from_secs(1)) });
         let faster = Standing { rate_max: Some(10), ..slack };
         assert!(ask(&faster).then.is_none() || ask(&faster).count < 3);

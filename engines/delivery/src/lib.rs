@@ -15,6 +15,7 @@ mod endpoint;
 mod endpoints;
 mod enqueue;
 mod error;
+mod keys;
 mod lanes;
 mod mail;
 mod message;
@@ -80,6 +81,7 @@ struct Inner {
     domain: String,
     relay: Option<smtp::Relay>,
     client: egress::Client,
+    keys: Arc<keys::Keys>,
     board: Arc<Mutex<Board>>,
     tests: Arc<Semaphore>,
     wake: Arc<Notify>,
@@ -137,6 +139,7 @@ impl Delivery {
             }
         };
         db.migrate(store::ROOM, store::MIGRATIONS).await?;
+        let keys = sealing(&config, base, &db).await?;
         let name = Some(config.smtp.from_name.clone()).filter(|name| !name.is_empty());
         let inner = Inner {
             db,
@@ -148,6 +151,7 @@ impl Delivery {
             domain: from.domain().to_owned(),
             relay,
             client,
+            keys,
             board: Arc::new(Mutex::new(Board::new(&config))),
             tests: Arc::new(Semaphore::new(config.endpoints.tests_max)),
             wake: Arc::new(Notify::new()),
@@ -261,6 +265,27 @@ impl Meters {
                 "Seconds from enqueueing a message until the server took it.",
                 seconds,
             ),
+        }
+    }
+}
+
+/// The keys of the file, once all that they open is sealed under the newest.
+async fn sealing(config: &Config, base: &Base, db: &Db) -> Result<Arc<keys::Keys>, Error> {
+    let now = base.clock.now();
+    let keys = Arc::new(keys::Keys::open(&config.key_file, now, &base.entropy)?);
+    let (known, is_lost) = (keys.clone(), config.key_lost);
+    db.write(async move |tx| store::sealed::agree(tx, &known, is_lost, now).await).await?;
+    loop {
+        let known = keys.clone();
+        let seal = async move |tx: &mut Tx| {
+            let is_more = store::sealed::seal_some(tx, &known).await?;
+            if !is_more {
+                store::sealed::forget_older(tx, &known).await?;
+            }
+            Ok::<_, Error>(is_more)
+        };
+        if !db.write(seal).await? {
+            return Ok(keys);
         }
     }
 }

@@ -3,6 +3,7 @@
 
 pub(crate) mod attempts;
 pub(crate) mod endpoints;
+pub(crate) mod sealed;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +12,11 @@ use base::{OrganisationId, PageRequest, Timestamp};
 use parking_lot::Mutex;
 use relational::{Migration, Read, Row, Tx, Value, params};
 
+use crate::keys::Keys;
 use crate::lanes::{Board, Lane, Standing};
-use crate::{Channel, Counts, Error, Message, MessageFilter, MessageId, Secret, State};
+use crate::{
+    Channel, Counts, EndpointState, Error, Message, MessageFilter, MessageId, Secret, State,
+};
 
 pub(crate) const ROOM: &str = "delivery";
 
@@ -91,6 +95,18 @@ CREATE TABLE delivery_attempts (
 );
 ",
     },
+    Migration {
+        id: "0003-sealed",
+        // Where `sealed_by` is null, the text is as an earlier version left it.
+        sql: "
+ALTER TABLE delivery_endpoints ADD COLUMN sealed_by VARCHAR(36);
+ALTER TABLE delivery_secrets ADD COLUMN sealed_by VARCHAR(36);
+CREATE TABLE delivery_keys (
+    id VARCHAR(36) NOT NULL PRIMARY KEY,
+    first_used BIGINT NOT NULL
+);
+",
+    },
 ];
 
 /// A message to be written for the first time.
@@ -113,6 +129,7 @@ pub(crate) struct New {
 #[derive(Clone)]
 pub(crate) struct Asked {
     pub(crate) board: Arc<Mutex<Board>>,
+    pub(crate) keys: Arc<Keys>,
     /// How long an attempt has a mail for itself; nothing while there is no server.
     pub(crate) mail_lease: Option<Duration>,
     pub(crate) post_lease: Duration,
@@ -296,7 +313,18 @@ async fn take(
     });
     let destination = match lane.lane {
         Lane::Mail => None,
-        Lane::Endpoint(id) => Some(Arc::new(endpoints::destination(tx, id, now).await?)),
+        Lane::Endpoint(id) => match endpoints::destination(tx, id, now, &asked.keys).await {
+            Ok(destination) => Some(Arc::new(destination)),
+            Err(error @ Error::Sealed { .. }) => {
+                // Others do not wait for one that cannot be opened, and it says why it waits.
+                tracing::error!(endpoint = %id, %error, "an endpoint was paused");
+                let reason = error.to_string();
+                let paused = (EndpointState::Paused, Some(reason.as_str()));
+                endpoints::switch(tx, id, paused, now).await?;
+                return Ok(0);
+            }
+            Err(error) => return Err(error),
+        },
     };
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let rows = tx
@@ -310,6 +338,9 @@ async fn take(
         let (id, attempts): (MessageId, u32) = (row.get("id")?, row.get("attempts")?);
         let (attempts_max, organisation): (u32, OrganisationId) =
             (row.get("attempts_max")?, row.get("organisation")?);
+        if asked.board.lock().is_sending(id) {
+            continue;
+        }
         claim.unknown += u64::from(state_of(row)? == State::Sending);
         if attempts >= attempts_max {
             let reason = "gave up: the last attempt did not end";

@@ -1,4 +1,5 @@
 mod endpoints;
+mod keys;
 pub(crate) mod receiver;
 mod sink;
 
@@ -23,7 +24,7 @@ const THEIRS: OrganisationId = OrganisationId::fixed(2);
 struct House {
     base: Base,
     db: Db,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl House {
@@ -36,16 +37,27 @@ impl House {
         let path = dir.path().join("rows.db");
         let config = relational::Config { path, ..relational::Config::default() };
         let db = Db::open(config, &base).await.unwrap();
-        Self { base, db, _dir: dir }
+        Self { base, db, dir }
     }
 
     async fn open(&self, config: Config) -> Delivery {
+        let config = self.keyed(config);
         Delivery::open(config, loopback(), &self.base, self.db.clone()).await.unwrap()
+    }
+
+    /// With the keys that go with these rows.
+    fn keyed(&self, config: Config) -> Config {
+        Config { key_file: self.dir.path().join("keys/delivery"), ..config }
     }
 
     /// As `open`, without the worker.
     async fn open_idle(&self, config: Config) -> Delivery {
-        idle(config, &self.base, &self.db).await
+        self.idle_on(config, &self.base).await
+    }
+
+    async fn idle_on(&self, config: Config, base: &Base) -> Delivery {
+        let client = Client::open(loopback()).await.unwrap();
+        Delivery::new(self.keyed(config), client, base, self.db.clone()).await.unwrap()
     }
 
     async fn wait_for_state(&self, delivery: &Delivery, id: MessageId, state: State) {
@@ -73,11 +85,6 @@ impl House {
 fn loopback() -> Egress {
     let allow = vec!["127.0.0.1/32".parse().unwrap()];
     Egress { allow, plain_http: true, ..Egress::default() }
-}
-
-async fn idle(config: Config, base: &Base, db: &Db) -> Delivery {
-    let client = Client::open(loopback()).await.unwrap();
-    Delivery::new(config, client, base, db.clone()).await.unwrap()
 }
 
 /// An attempt that ended so, of which nothing else matters.
@@ -407,6 +414,7 @@ async fn egress_refuses_loopback_unless_it_is_allowed_and_the_mail_says_why() {
         config.smtp.url = Some(format!("smtp://{host}:{}", sink.port()).parse().unwrap());
         let base = Base::system();
         let egress = Egress::default();
+        let config = house.keyed(config);
         let delivery = Delivery::open(config, egress, &base, house.db.clone()).await.unwrap();
         let id = enqueued(&house, &delivery, host).await;
         house.wait_for_state(&delivery, id, State::Failed).await;
@@ -459,6 +467,7 @@ async fn tls_and_credentials_are_not_given_up_silently() {
         let mut config = Config { attempts_max: 1, ..config(sink.port()) };
         config.smtp.url = Some(url.replace("PORT", &sink.port().to_string()).parse().unwrap());
         let base = Base::system();
+        let config = house.keyed(config);
         let delivery = Delivery::open(config, loopback(), &base, house.db.clone()).await.unwrap();
         let id = enqueued(&house, &delivery, url).await;
         house.wait_for_state(&delivery, id, state).await;
@@ -506,7 +515,7 @@ async fn connections_are_few_and_used_again() {
     config.smtp.in_flight_max = 1;
     config.smtp.messages_per_connection_max = 3;
     let base = Base::system();
-    let delivery = idle(config, &base, &house.db).await;
+    let delivery = house.idle_on(config, &base).await;
     for number in 0..7 {
         let to = "someone@example.org".parse().unwrap();
         let relay = delivery.0.relay.as_ref().unwrap();
@@ -598,4 +607,30 @@ async fn limits_refuse_and_old_messages_are_forgotten() {
     assert_eq!(delivery.counts(OURS).await.unwrap(), Counts::default());
     house.wait_for_metric("madang_delivery_held 0").await;
     enqueued(&house, &delivery, "d").await;
+}
+
+#[tokio::test]
+async fn a_message_whose_commit_takes_a_while_does_not_wait_for_the_next_round() {
+    let postgres = testkit::Postgres::start().unwrap();
+    let url = relational::Address::new(postgres.database("delivery").unwrap());
+    let base = Base::system();
+    let db = Db::open(relational::Config { url, ..Default::default() }, &base).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let house = House { base, db, dir };
+    let sink = Sink::open(&house.base).await;
+    let delivery = house.open(config(sink.port())).await;
+    let slow = {
+        let (delivery, clock) = (delivery.clone(), house.base.clock.clone());
+        async move |tx: &mut relational::Tx| {
+            let enqueued = delivery.enqueue(tx, mail("a")).await?;
+            // Whoever looks meanwhile does not see it.
+            let until = clock.instant() + Duration::from_millis(400);
+            while clock.instant() < until {
+                tx.query("SELECT COUNT(*) AS keys FROM delivery_keys", &[]).await?;
+            }
+            Ok::<_, Error>(enqueued)
+        }
+    };
+    let id = house.db.write(slow).await.unwrap().id();
+    house.wait_for_state(&delivery, id, State::Sent).await;
 }

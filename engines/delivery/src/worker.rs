@@ -32,12 +32,13 @@ const TOPIC: &str = "delivery";
 
 /// Runs until it is dropped.
 pub(crate) async fn run(inner: Arc<Inner>) -> Result<(), Failure> {
-    let mut housekeeping_at = inner.clock.now();
+    // By a time that no clock sets back.
+    let mut housekeeping_at = inner.clock.instant();
     loop {
-        let now = inner.clock.now();
-        if now >= housekeeping_at {
+        let instant = inner.clock.instant();
+        if instant >= housekeeping_at {
             keep_house(&inner).await?;
-            housekeeping_at = now.plus(ROUND_TIME_MAX);
+            housekeeping_at = instant + ROUND_TIME_MAX;
         }
         let claim = claim(&inner).await?;
         let due = claim.next;
@@ -55,9 +56,10 @@ pub(crate) async fn run(inner: Arc<Inner>) -> Result<(), Failure> {
 pub(crate) async fn claim(inner: &Inner) -> Result<Claim, Error> {
     let mail_lease = inner.relay.is_some().then(|| inner.mail_lease());
     let (board, clock, post_lease) = (inner.board.clone(), inner.clock.clone(), inner.post_lease());
+    let keys = inner.keys.clone();
     let work = async move |tx: &mut Tx| {
-        let asked = Asked { board: board.clone(), mail_lease, post_lease, now: clock.now() };
-        store::claim(tx, &asked).await
+        let (board, keys, now) = (board.clone(), keys.clone(), clock.now());
+        store::claim(tx, &Asked { board, keys, mail_lease, post_lease, now }).await
     };
     let claim = inner.db.write(work).await?;
     inner.meters.unknown.inc_by(claim.unknown);
@@ -72,7 +74,7 @@ pub(crate) async fn claim(inner: &Inner) -> Result<Claim, Error> {
 fn start(inner: &Arc<Inner>, claim: Claim) {
     let now = inner.clock.now();
     for claimed in claim.claimed {
-        let slot = Slot::take(&inner.board, &inner.wake, &claimed.lane, now);
+        let slot = Slot::take(&inner.board, &inner.wake, (&claimed.lane, claimed.id), now);
         let work = deliver(inner.clone(), claimed, slot);
         // Not awaited: it ends by its limits, and a panic in it leaves the lease to run out.
         drop(inner.tasks.spawn("delivery.send", work));

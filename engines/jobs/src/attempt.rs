@@ -72,9 +72,10 @@ impl Attempt {
         self.0.claimed.attempt
     }
 
-    /// Its time: that it was to begin, or that its schedule named.
+    /// Its time: that it was to begin, or that its schedule named; the same at every attempt.
+    #[allow(clippy::misnamed_getters, reason = "the row's `due` is that of this attempt")]
     pub fn due(&self) -> Timestamp {
-        self.0.claimed.due
+        self.0.claimed.meant
     }
 
     pub fn created(&self) -> Timestamp {
@@ -137,8 +138,9 @@ impl Attempt {
     }
 
     pub(crate) fn end(&self, how: How, ended: Timestamp) -> End {
-        let mut log = self.0.log.lock();
-        let (mut text, dropped) = (std::mem::take(&mut log.text), log.dropped);
+        let log = self.0.log.lock();
+        // Not taken out: the transaction that this end is for may run again.
+        let (mut text, dropped) = (log.text.clone(), log.dropped);
         drop(log);
         if dropped > 0 {
             writeln!(text, "({dropped} more lines)").expect("writing to a string cannot fail");

@@ -28,13 +28,20 @@ struct Ranked(Reverse<(i64, JobId)>, Claimed);
 const JOB_BYTES: usize = 400;
 
 impl Buffer {
+    /// One that may be held for its time.
     pub(crate) fn add(&mut self, claimed: Claimed, now: Timestamp) {
-        self.bytes += JOB_BYTES + claimed.payload.len();
         if claimed.due > now {
+            self.bytes += JOB_BYTES + claimed.payload.len();
             self.timers.insert((claimed.due, claimed.id), claimed);
         } else {
-            self.queue(claimed);
+            self.add_ready(claimed);
         }
+    }
+
+    /// One that begins as soon as it has its turn.
+    pub(crate) fn add_ready(&mut self, claimed: Claimed) {
+        self.bytes += JOB_BYTES + claimed.payload.len();
+        self.queue(claimed);
     }
 
     fn queue(&mut self, claimed: Claimed) {

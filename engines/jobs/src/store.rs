@@ -24,13 +24,23 @@ use crate::{Error, JobId, RunId, State};
 
 pub(crate) const ROOM: &str = "jobs";
 
-pub(crate) const MIGRATIONS: &[Migration] = &[
-    Migration {
-        id: "0001-jobs",
-        // `attempt` counts the attempts begun and names the newest; `tries` counts those that failed. `waits` counts the
-        // tasks before it that are not done. A gate is in state 0 with a job that waits, 1 with one that runs, and 2
-        // with one that it holds back. `until_time` of a worker is 0 once it was taken for dead.
-        sql: "
+pub(crate) const MIGRATIONS: &[Migration] = &[JOBS, TIMERS_BY_JOB, MEANT];
+
+// PostgreSQL looks for each job of a list through all timers of the span, when the key begins with the time.
+const TIMERS_BY_JOB: Migration = Migration {
+    id: "0002-timers-by-job",
+    sql: "CREATE INDEX job_timer_by_job ON job_timer (job);",
+};
+
+const MEANT: Migration =
+    Migration { id: "0003-meant", sql: "ALTER TABLE job ADD COLUMN meant BIGINT" };
+
+const JOBS: Migration = Migration {
+    id: "0001-jobs",
+    // `attempt` counts the attempts begun and names the newest; `tries` counts those that failed. `waits` counts the
+    // tasks before it that are not done. A gate is in state 0 with a job that waits, 1 with one that runs, and 2
+    // with one that it holds back. `until_time` of a worker is 0 once it was taken for dead.
+    sql: "
 CREATE TABLE job (
     id VARCHAR(36) NOT NULL PRIMARY KEY,
     organisation VARCHAR(36) NOT NULL,
@@ -136,13 +146,7 @@ CREATE TABLE job_schedule (
 );
 CREATE INDEX job_schedule_by_next ON job_schedule (next);
 ",
-    },
-    Migration {
-        // PostgreSQL looks for each job of a list through all timers of the span, when the key begins with the time.
-        id: "0002-timers-by-job",
-        sql: "CREATE INDEX job_timer_by_job ON job_timer (job);",
-    },
-];
+};
 
 /// A job to be written for the first time.
 pub(crate) struct NewRow {
@@ -172,6 +176,8 @@ pub(crate) struct Claimed {
     pub(crate) payload: Vec<u8>,
     pub(crate) created: Timestamp,
     pub(crate) due: Timestamp,
+    /// `due` of the first attempt.
+    pub(crate) meant: Timestamp,
     pub(crate) attempt: u32,
     /// Attempts before this one that failed.
     pub(crate) tries: u32,
@@ -187,7 +193,7 @@ pub(crate) struct Claimed {
 
 /// What [`Claimed`] is read from.
 pub(crate) const COLUMNS: &str = "id, organisation, kind, queue, priority, payload, created, due, \
-    attempt, tries, claimed, cancel, unique_key, key_lasts, concurrency, run, task";
+    meant, attempt, tries, claimed, cancel, unique_key, key_lasts, concurrency, run, task";
 
 impl NewRow {
     fn state(&self) -> State {
@@ -206,6 +212,7 @@ impl Claimed {
             (row.get("organisation")?, row.get("queue")?);
         let key_ends = row.get::<i64>("key_lasts")? == lasts_number(Lasts::WhileUnfinished);
         let key: Option<String> = row.get("unique_key")?;
+        let due = row.get("due")?;
         Ok(Self {
             id: row.get("id")?,
             organisation,
@@ -214,7 +221,8 @@ impl Claimed {
             priority: row.get("priority")?,
             payload: row.get("payload")?,
             created: row.get("created")?,
-            due: row.get("due")?,
+            due,
+            meant: row.get::<Option<Timestamp>>("meant")?.unwrap_or(due),
             attempt: row.get("attempt")?,
             tries: row.get("tries")?,
             key: key.filter(|_| key_ends),
@@ -238,6 +246,7 @@ impl Claimed {
             payload: Vec::new(),
             created: moment,
             due: moment,
+            meant: moment,
             attempt: 1,
             tries: 0,
             key: None,

@@ -7,7 +7,7 @@
 //! When an answer of the database is lost, the worker looks which jobs are its own: an end that is written twice is refused the
 //! second time, and a claim that it does not know of is taken up.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,8 +57,12 @@ pub(crate) struct Work {
     pub(crate) holder: Option<Arc<str>>,
     place: Arc<str>,
     pub(crate) buffer: Buffer,
+    /// Given to tasks that have not begun.
+    starting: HashSet<JobId>,
     pub(crate) running: HashMap<JobId, Attempt>,
     pub(crate) ends: Vec<End>,
+    /// Ends that are being written; a worker that stops writes them once more.
+    writing: Arc<Vec<End>>,
     /// Tasks that run handlers, one after the other.
     slots: usize,
     /// Seconds that an attempt takes, of late; 0 before the first.
@@ -158,11 +162,19 @@ struct Turned {
     /// All that are at this worker's place.
     own: Vec<Claimed>,
     cancelled: Vec<JobId>,
-    claimed: Vec<Claimed>,
+    ready: Vec<Claimed>,
+    /// Before their time.
+    ahead: Vec<Claimed>,
     after: String,
     is_more: bool,
     is_more_ahead: bool,
     is_more_else: bool,
+}
+
+impl Turned {
+    fn claimed(&self) -> impl Iterator<Item = &Claimed> {
+        self.ready.iter().chain(&self.ahead)
+    }
 }
 
 impl Inner {
@@ -176,8 +188,10 @@ impl Inner {
             // These are refused: they are of a worker that is no more.
             let forgotten = work.ends.len() + work.buffer.drain(None).len();
             work.ends.clear();
+            work.writing = Arc::default();
             self.meters.late.inc_by(forgotten as u64);
             work.running.clear();
+            work.starting.clear();
             work.place = place.clone();
             work.holder.replace(holder.clone())
         };
@@ -217,6 +231,7 @@ impl Inner {
             while work.slots < self.config.running_max {
                 let Some(next) = work.buffer.next(self.clock.now()) else { break };
                 work.slots += 1;
+                work.starting.insert(next.id);
                 first.push(next);
             }
             work.buffer.ready() + work.buffer.timers()
@@ -259,7 +274,8 @@ impl Inner {
         let soon = now.plus(self.config.ahead);
         let is_soon =
             pace.seen.timer.is_some_and(|timer| timer <= soon) && instant >= pace.ahead_at;
-        let free = if work.buffer.bytes() < self.config.buffer_bytes_max {
+        let is_stopping = self.is_stopping.load(Ordering::Acquire);
+        let free = if !is_stopping && work.buffer.bytes() < self.config.buffer_bytes_max {
             self.config.ahead_max.saturating_sub(work.buffer.timers())
         } else {
             0
@@ -273,10 +289,11 @@ impl Inner {
         if !is_turn && !pace.is_in_doubt {
             return None;
         }
+        work.writing = Arc::new(std::mem::take(&mut pace.ends));
         Some(Turn {
             holder: pace.holder.clone(),
             place: pace.place.clone(),
-            ends: Arc::new(std::mem::take(&mut pace.ends)),
+            ends: work.writing.clone(),
             is_beat,
             is_in_doubt: pace.is_in_doubt,
             has_timers,
@@ -392,14 +409,14 @@ impl Inner {
         };
         if turn.count > 0 && !kinds.names().is_empty() {
             let found = claim::ready(tx, &wanted(turn.count, &turn.after)).await?;
-            turned.claimed = found.claimed;
+            turned.ready = found.claimed;
             turned.after = found.after;
             turned.is_more |= found.is_more;
         }
         if turn.ahead > 0 {
             let until = now.plus(self.config.ahead);
             let found = claim::ahead(tx, &wanted(turn.ahead, ""), until).await?;
-            turned.claimed.extend(found.claimed);
+            turned.ahead = found.claimed;
             turned.is_more_ahead = found.is_more;
         }
         turned.is_more |= turned.is_more_else;
@@ -421,7 +438,7 @@ impl Inner {
     }
 
     /// Takes up what a commit gave.
-    fn learn(self: &Arc<Self>, turn: &Turn, turned: Turned) {
+    fn learn(self: &Arc<Self>, turn: &Turn, mut turned: Turned) {
         let now = self.clock.now();
         for (end, is_accepted) in turn.ends.iter().zip(&turned.accepted) {
             self.tell(end, *is_accepted);
@@ -431,10 +448,13 @@ impl Inner {
             self.tell(end, true);
         }
         let mut work = self.work.lock();
-        for own in turned.own {
-            let is_known = work.running.get(&own.id).is_some_and(|at| at.number() == own.attempt)
+        work.writing = Arc::default();
+        let own: Vec<Claimed> = std::mem::take(&mut turned.own);
+        for own in own {
+            let is_known = work.starting.contains(&own.id)
+                || work.running.get(&own.id).is_some_and(|at| at.number() == own.attempt)
                 || work.ends.iter().any(|end| end.claimed.id == own.id)
-                || turned.claimed.iter().any(|claimed| claimed.id == own.id);
+                || turned.claimed().any(|claimed| claimed.id == own.id);
             if !is_known && work.buffer.remove(own.id).is_none() {
                 tracing::warn!(job = %own.id, "a claim is taken up whose answer was lost");
             }
@@ -442,7 +462,11 @@ impl Inner {
                 work.buffer.add(own, now);
             }
         }
-        for claimed in turned.claimed {
+        for claimed in turned.ready {
+            // Its time has come, also when the clock was set back since.
+            work.buffer.add_ready(claimed);
+        }
+        for claimed in turned.ahead {
             work.buffer.add(claimed, now);
         }
         for id in turned.cancelled {
@@ -559,6 +583,9 @@ impl Inner {
             delayed += number;
         }
         let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        for (organisation, number) in waiting.limited {
+            *backlog.entry(organisation).or_default() += number;
+        }
         self.meters.delayed.set(gauge(delayed));
         self.meters.depth.clear();
         self.meters.oldest.clear();
@@ -575,20 +602,23 @@ impl Inner {
     async fn attempt(self: &Arc<Self>, claimed: Claimed) {
         let claimed = Arc::new(claimed);
         let began = self.clock.now();
-        let Some(kind) = self.kinds.find(&claimed.kind) else {
+        let is_stopping = self.is_stopping.load(Ordering::Acquire);
+        let Some(kind) = self.kinds.find(&claimed.kind).filter(|_| !is_stopping) else {
             let how = How::HandedBack;
-            self.work.lock().ends.push(End {
-                claimed,
-                began,
-                ended: began,
-                how,
-                log: String::new(),
-            });
+            let mut work = self.work.lock();
+            work.starting.remove(&claimed.id);
+            work.ends.push(End { claimed, began, ended: began, how, log: String::new() });
+            drop(work);
+            self.wake.notify_one();
             return;
         };
         let place = self.work.lock().place.clone();
         let attempt = Attempt::new(self, &claimed, place, began);
-        self.work.lock().running.insert(claimed.id, attempt.clone());
+        {
+            let mut work = self.work.lock();
+            work.starting.remove(&claimed.id);
+            work.running.insert(claimed.id, attempt.clone());
+        }
         self.meters.started.inc();
         self.meters.waited.observe(began.since(claimed.due).as_secs_f64());
         let how = self.handle(&kind, &attempt).await;
@@ -647,6 +677,9 @@ impl Inner {
             let held = work.buffer.drain(None);
             let ends = held.into_iter().map(|claimed| handed_back(claimed, now));
             work.ends.extend(ends.collect::<Vec<_>>());
+            // Where they are written already, they are refused.
+            let writing = std::mem::take(&mut work.writing);
+            work.ends.splice(0..0, writing.iter().cloned());
             work.running.values().for_each(|attempt| attempt.stop(false));
             (work.holder.clone(), work.place.clone())
         };
@@ -655,7 +688,8 @@ impl Inner {
         loop {
             let (ends, is_running) = {
                 let mut work = self.work.lock();
-                (std::mem::take(&mut work.ends), !work.running.is_empty())
+                let is_running = !work.running.is_empty() || !work.starting.is_empty();
+                (std::mem::take(&mut work.ends), is_running)
             };
             if let Err(error) = self.write_ends(ends, &place).await {
                 tracing::warn!(%error, "ends of jobs were not written; they are done again");
@@ -682,7 +716,9 @@ impl Inner {
                 store::ends::write(tx, writer, &ends).await
             };
             let accepted = self.db.write(write).await?;
-            some.iter().zip(accepted).for_each(|(end, is_accepted)| self.tell(end, is_accepted));
+            // One that is refused was written before, as the last thing that the worker did.
+            let written = some.iter().zip(accepted).filter(|(_, is_accepted)| *is_accepted);
+            written.for_each(|(end, _)| self.tell(end, true));
         }
         Ok(())
     }

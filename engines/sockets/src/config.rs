@@ -69,10 +69,14 @@ pub struct Config {
     pub queue_bytes_max: u64,
     /// Messages of one queue that are in memory, ready to go; the others stay in their rows.
     pub queue_window: usize,
+    /// Bytes of the same, beside one message.
+    pub queue_window_bytes_max: u64,
     /// Unacknowledged messages that a subscription to a queue is given, unless it says `prefetch-count`.
     pub prefetch: usize,
     /// The most that `prefetch-count` may say.
     pub prefetch_max: usize,
+    /// Bytes of the messages that a subscription to a queue has unacknowledged, beside one message.
+    pub prefetch_bytes_max: u64,
     /// A message of a queue that was given out so often without an ACK is moved to the queue `dead.NAME`.
     pub queue_deliveries_max: u32,
 }
@@ -108,8 +112,10 @@ impl Default for Config {
             queue_messages_max: 100_000,
             queue_bytes_max: 256 << 20,
             queue_window: 1_000,
+            queue_window_bytes_max: 256 << 10,
             prefetch: 32,
             prefetch_max: 1_000,
+            prefetch_bytes_max: 2 << 20,
             queue_deliveries_max: 16,
         }
     }

@@ -267,13 +267,7 @@ impl Live {
 
     /// Waits for whatever happens first.
     async fn event(&mut self, interrupts: &mut Interrupts) -> Event {
-        let config = &self.hub.config;
-        let can_read = !self.is_eof
-            && self.ending.is_none()
-            && self.control.is_none()
-            && self.is_starved
-            && self.out.len() - self.out_at < config.write_bytes_max;
-        let interest = match (can_read, self.out_at < self.out.len()) {
+        let interest = match (self.can_read(), self.out_at < self.out.len()) {
             (true, true) => Some(Interest::READABLE | Interest::WRITABLE),
             (true, false) => Some(Interest::READABLE),
             (false, true) => Some(Interest::WRITABLE),
@@ -295,6 +289,15 @@ impl Live {
             () = ready(stream, interest) => Event::Ready,
             () = outbox.wake.notified() => Event::Woken,
         }
+    }
+
+    /// While something waits for the rows or for the peer, the peer waits too.
+    fn can_read(&self) -> bool {
+        !self.is_eof
+            && self.ending.is_none()
+            && self.control.is_none()
+            && self.is_starved
+            && self.out.len() - self.out_at < self.hub.config.write_bytes_max
     }
 
     /// Takes frames out of the bytes that are there, as far as limits let it.
@@ -347,7 +350,11 @@ impl Live {
                     let checked = authority.authenticate(Door::Stomp, key, secret).await;
                     checked.map(|principal| Guest { principal, still: None })
                 }
-                (None, Some(guest)) => Ok(guest),
+                // They may have been signed out since the request.
+                (None, Some(guest)) => match &guest.still {
+                    Some(still) if !still().await => Err(Refused::Unauthenticated),
+                    _ => Ok(guest),
+                },
                 (None, None) => Err(Refused::Unauthenticated),
             };
             Control::Checked { connect, admitted }
@@ -360,6 +367,10 @@ impl Live {
             Ok(guest) => guest,
             Err(refused) => return self.fail("credentials", &refused.to_string(), receipt),
         };
+        // A change while it was being checked was told to nobody.
+        if !self.hub.authority.is_current(&guest.principal) {
+            return self.fail("credentials", &Refused::Unauthenticated.to_string(), receipt);
+        }
         let config = self.hub.config.clone();
         let negotiated = |one: Duration, other: Duration| {
             (!one.is_zero() && !other.is_zero()).then(|| one.max(other))
@@ -455,6 +466,10 @@ impl Live {
 
     fn unsubscribe(&mut self, number: u32) {
         self.session.unsubscribe(number);
+        if self.resuming.front().is_some_and(|(it, _)| *it == number) {
+            // What is read for it is not for the next one.
+            self.reading = None;
+        }
         self.resuming.retain(|(it, _)| *it != number);
         if let Some(place) = self.routes.iter().position(|(it, _)| *it == number) {
             let (_, route) = self.routes.swap_remove(place);
@@ -896,6 +911,10 @@ impl Live {
         }
         if self.admitted.is_none() && now >= self.beats.began + config.connect_time_max {
             return self.fail("connect", "no CONNECT came in time", None);
+        }
+        if !self.can_read() {
+            // Heart-beats that nobody read are not missing.
+            self.beats.last_read = now;
         }
         if self.beats.hears.is_some_and(|every| now >= self.beats.last_read + every * 2) {
             return self.fail("heart-beat", "no heart-beat came in time", None);

@@ -103,12 +103,18 @@ pub(crate) enum Route {
 pub(crate) struct Work {
     change: Change,
     expected: Vec<(Arc<Queue>, u64, u64)>,
-    settled: Vec<(Arc<Queue>, Settled)>,
-    /// Where the dead ones of those that have any go, in the same order.
-    dead: Vec<Arc<Queue>>,
+    taken: Vec<Taken>,
     topics: Vec<(Arc<Lane>, Drafts)>,
     /// Told and not kept.
     told: Vec<(Arc<Lane>, Arc<str>, Draft)>,
+}
+
+/// Messages that were taken from a consumer, until their rows are changed.
+struct Taken {
+    queue: Arc<Queue>,
+    settled: Settled,
+    /// Where the dead ones go, once there is room for them.
+    dead: Option<Arc<Queue>>,
 }
 
 impl Hub {
@@ -122,7 +128,9 @@ impl Hub {
         if let Some(fault) = config.fault() {
             return Err(Error::Config(fault));
         }
-        let last_row = store::open(&db).await?;
+        // The clock goes on while rows are deleted, so no number, which clients tell messages apart by, comes twice.
+        let moment = u64::try_from(base.clock.now().micros()).unwrap_or(0);
+        let last_row = store::open(&db).await?.max(moment);
         Ok(Arc::new(Self {
             config: Arc::new(config),
             meter: Arc::new(Meter::new(&base.metrics)),
@@ -335,37 +343,40 @@ impl Hub {
         for (number, _) in &settled.done {
             work.change.removed.push((queue.name.clone(), *number));
         }
-        if settled.dead.is_empty() {
-            work.settled.push((queue, settled));
+        for (number, deliveries) in &settled.again {
+            work.change.returned.push((queue.name.clone(), *number, *deliveries));
+        }
+        let has_dead = !settled.dead.is_empty();
+        // From here on it is put back when this does not come to its end, also where it only waits.
+        work.taken.push(Taken { queue: queue.clone(), settled, dead: None });
+        if !has_dead {
             return Ok(());
         }
-        // A dead one that is not taken is dead where it is.
-        let name: Arc<str> = if queue.name.starts_with(DEAD) {
-            queue.name.clone()
-        } else {
-            format!("{DEAD}{}", queue.name).into()
-        };
         let organisation = self.organisation(queue.organisation)?;
-        let dead = match self.queue(&organisation, &name).await {
-            Ok(dead) => dead,
-            Err(error) => {
-                queue.put_back(settled);
-                return Err(error);
-            }
+        // A dead one that is not taken is dead where it is.
+        let dead = if queue.name.starts_with(DEAD) {
+            queue.clone()
+        } else {
+            self.queue(&organisation, &format!("{DEAD}{}", queue.name).into()).await?
         };
-        for (number, held) in &settled.dead {
-            dead.expect_moved(*number, held);
-            work.change.moved.push((queue.name.clone(), name.clone(), *number));
+        let taken = work.taken.last_mut().expect("it was put there");
+        // In its own queue it takes no further room.
+        if Arc::ptr_eq(&dead, &queue) {
+            queue.expect_back(&taken.settled.dead);
+        } else {
+            dead.expect_moved(&taken.settled.dead)?;
         }
-        work.dead.push(dead);
-        work.settled.push((queue, settled));
+        for (number, _) in &taken.settled.dead {
+            work.change.moved.push((queue.name.clone(), dead.name.clone(), *number));
+        }
+        taken.dead = Some(dead);
         Ok(())
     }
 
     /// A consumer has gone: others get what it did not acknowledge.
     pub(crate) async fn leave_queue(&self, queue: Arc<Queue>, id: (u64, u32)) {
         let settled = queue.leave(id);
-        if settled.dead.is_empty() {
+        if settled.dead.is_empty() && settled.again.is_empty() {
             return;
         }
         let mut work = Work::default();
@@ -502,15 +513,11 @@ impl Work {
         for ((queue, number, _), added) in expected.into_iter().zip(&self.change.added) {
             queue.came(number, &added.draft);
         }
-        let mut dead = std::mem::take(&mut self.dead).into_iter();
-        for (queue, settled) in std::mem::take(&mut self.settled) {
+        for Taken { queue, settled, dead } in std::mem::take(&mut self.taken) {
             queue.forget(&settled);
-            if !settled.dead.is_empty()
-                && let Some(dead) = dead.next()
-            {
-                for (number, held) in &settled.dead {
-                    dead.moved_here(*number, held);
-                }
+            let Some(dead) = dead else { continue };
+            for (number, held) in &settled.dead {
+                dead.moved_here(*number, held);
             }
         }
     }
@@ -522,14 +529,9 @@ impl Drop for Work {
         for (queue, number, bytes) in self.expected.drain(..) {
             queue.missed(number, bytes);
         }
-        let mut dead = self.dead.drain(..);
-        for (queue, settled) in self.settled.drain(..) {
-            if !settled.dead.is_empty()
-                && let Some(dead) = dead.next()
-            {
-                for (number, held) in &settled.dead {
-                    dead.missed(*number, held.bytes());
-                }
+        for Taken { queue, settled, dead } in self.taken.drain(..) {
+            if let Some(dead) = dead {
+                settled.dead.iter().for_each(|(number, held)| dead.missed(*number, held.bytes()));
             }
             queue.put_back(settled);
         }

@@ -409,17 +409,15 @@ impl Lane {
                 Err(eventlog::Error::OutOfRange { start, .. }) => {
                     let mut state = self.state.lock();
                     state.position = state.position.max(start);
+                    // What they missed is told as a gap when they resume.
+                    state.end_all(crate::outbox::End::Slow);
                     continue;
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a topic of the log is not followed any more");
                     let mut state = self.state.lock();
                     state.is_followed = false;
-                    for channel in std::mem::take(&mut state.channels).into_values() {
-                        for subscriber in channel.subscribers {
-                            subscriber.outbox.end(crate::outbox::End::Closed);
-                        }
-                    }
+                    state.end_all(crate::outbox::End::Closed);
                     return;
                 }
             }
@@ -436,6 +434,11 @@ impl Lane {
 impl State {
     fn add(&mut self, channel: &Arc<str>, subscriber: Subscriber) {
         self.channels.entry(channel.clone()).or_default().subscribers.push(subscriber);
+    }
+
+    fn end_all(&mut self, why: crate::outbox::End) {
+        let channels = std::mem::take(&mut self.channels).into_values();
+        channels.flat_map(|channel| channel.subscribers).for_each(|it| it.outbox.end(why));
     }
 
     fn remember(&mut self, channel: &str, offset: u64, max: usize) {

@@ -48,7 +48,7 @@ pub use queue::QueueInfo;
 
 use destination::Destination;
 use hub::Hub;
-use message::{Draft, is_passed_on};
+use message::{Draft, is_name, is_passed_on};
 
 /// Listening to a destination: `sockets/topic/NAME`, `sockets/queue/NAME` or, of one's own, `sockets/user/NAME`.
 pub const SUBSCRIBE: Action = Action("sockets.subscribe");
@@ -139,6 +139,9 @@ impl Sockets {
         if matches!(parsed, Destination::Own(_)) {
             let text = format!("{destination:?} does not say whose");
             return Err(Error::Destination(text));
+        }
+        if let Some((name, _)) = headers.iter().find(|(name, _)| !is_name(name)) {
+            return Err(Error::Destination(format!("{name:?} is not a header's name")));
         }
         let headers = headers.iter().filter(|(name, _)| is_passed_on(name));
         let headers = headers.map(|(name, it)| ((*name).to_owned(), (*it).to_owned())).collect();

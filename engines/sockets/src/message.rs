@@ -22,8 +22,15 @@ const NOT_PASSED_ON: [&str; 13] = [
     "transaction",
 ];
 
+/// In any case: some clients do not tell them apart.
 pub(crate) fn is_passed_on(name: &str) -> bool {
-    !NOT_PASSED_ON.contains(&name)
+    !NOT_PASSED_ON.iter().any(|known| known.eq_ignore_ascii_case(name))
+}
+
+/// Whether a name is the same to clients that trim it or end lines in their own way: what a stranger names `content-length`
+/// and a blank must not end another one's frame.
+pub(crate) fn is_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(|letter: char| letter.is_whitespace() || letter.is_control())
 }
 
 /// What somebody sends.
@@ -122,6 +129,10 @@ mod tests {
         assert_eq!(text(Version::V12), "a:1\\c2\\\\3\\r\\n\ncontent-length:2\n\nhi\0");
         assert_eq!(text(Version::V11), "a:1\\c2\\\\3\r\\n\ncontent-length:2\n\nhi\0");
         assert_eq!(text(Version::V10), "a:1:2\\3  \ncontent-length:2\n\nhi\0");
+        let headers = vec![("content-length:9".to_owned(), "1".to_owned())];
+        let message = Message::new(None, headers, b"hi");
+        let text = message.tail(Version::V10);
+        assert_eq!(text, "content-length_9:1\ncontent-length:2\n\nhi\0");
         assert_eq!(message.body(), "hi");
         let plain = Message::new(None, vec![("a".to_owned(), "1".to_owned())], b"\xFF");
         let same = plain.tail(Version::V10).as_ptr();

@@ -17,6 +17,8 @@ pub(crate) struct Outbox {
 struct State {
     items: VecDeque<Item>,
     bytes: usize,
+    /// Of topics, whose senders do not wait.
+    topic_bytes: usize,
     /// Whoever takes them was woken and has not looked since.
     is_told: bool,
     end: Option<End>,
@@ -43,6 +45,18 @@ impl Item {
         let (Self::Topic { message, .. } | Self::Queue { message, .. }) = self;
         message.bytes()
     }
+
+    fn topic_bytes(&self) -> usize {
+        if matches!(self, Self::Topic { .. }) { self.bytes() } else { 0 }
+    }
+}
+
+impl State {
+    fn add(&mut self, item: Item) {
+        self.bytes += item.bytes();
+        self.topic_bytes += item.topic_bytes();
+        self.items.push_back(item);
+    }
 }
 
 impl Outbox {
@@ -50,21 +64,21 @@ impl Outbox {
         Self { state: Mutex::default(), wake: Notify::new(), bytes_max }
     }
 
-    /// What is too much for a topic's subscriber ends it. Items of a queue are few: see `prefetch`.
+    /// What is too much for a topic's subscriber ends it. Items of a queue are few: see `prefetch_bytes_max`.
     pub(crate) fn push(&self, item: Item) {
         let mut state = self.state.lock();
         if state.end.is_some() {
             return;
         }
-        let bytes = item.bytes();
-        let is_topic = matches!(item, Item::Topic { .. });
-        let is_over = is_topic && !state.items.is_empty() && state.bytes + bytes > self.bytes_max;
+        let topic_bytes = item.topic_bytes();
+        let is_over = topic_bytes > 0
+            && state.topic_bytes > 0
+            && state.topic_bytes + topic_bytes > self.bytes_max;
         if is_over {
             state.end = Some(End::Slow);
             state.items = VecDeque::new();
         } else {
-            state.bytes += bytes;
-            state.items.push_back(item);
+            state.add(item);
         }
         // A connection that cannot write does not look at its items.
         if !std::mem::replace(&mut state.is_told, true) || is_over {
@@ -77,8 +91,7 @@ impl Outbox {
     pub(crate) fn give(&self, item: Item) {
         let mut state = self.state.lock();
         if state.end.is_none() {
-            state.bytes += item.bytes();
-            state.items.push_back(item);
+            state.add(item);
         }
     }
 
@@ -100,6 +113,7 @@ impl Outbox {
         state.is_told = false;
         while let Some(item) = state.items.pop_front() {
             state.bytes -= item.bytes();
+            state.topic_bytes -= item.topic_bytes();
             if !want(item) {
                 break;
             }

@@ -39,6 +39,7 @@ struct State {
     /// Rows that were written while a page was read, which may not have them.
     late: Vec<(u64, Held)>,
     ready: BTreeMap<u64, Held>,
+    ready_bytes: u64,
     out: HashMap<u64, (ConsumerId, Held)>,
     /// The next one to be served is first.
     consumers: VecDeque<Consumer>,
@@ -57,6 +58,15 @@ struct Consumer {
     outbox: Arc<Outbox>,
     /// How many more it may be given.
     room: usize,
+    /// Of those that it has.
+    bytes: u64,
+}
+
+impl Consumer {
+    /// One message is always given, however large.
+    fn has_room(&self, config: &Config) -> bool {
+        self.room > 0 && (self.bytes == 0 || self.bytes < config.prefetch_bytes_max)
+    }
 }
 
 impl Held {
@@ -78,6 +88,8 @@ pub struct QueueInfo {
 /// Messages that were taken from a consumer, and what becomes of each.
 #[derive(Default)]
 pub(crate) struct Settled {
+    /// Ready for another, with how often they were given out.
+    pub(crate) again: Vec<(u64, u32)>,
     pub(crate) done: Vec<(u64, Held)>,
     pub(crate) dead: Vec<(u64, Held)>,
 }
@@ -107,9 +119,24 @@ impl Queue {
         Ok(())
     }
 
-    /// The same for one that is moved here, which is not refused.
-    pub(crate) fn expect_moved(&self, number: u64, held: &Held) {
-        self.state.lock().expect(number, held.bytes);
+    /// The same for some that are moved here from another queue.
+    pub(crate) fn expect_moved(&self, moved: &[(u64, Held)]) -> Result<(), Error> {
+        let mut state = self.state.lock();
+        let config = &self.around.config;
+        let bytes = moved.iter().map(|(_, held)| held.bytes).sum();
+        let count = state.count.saturating_add(moved.len() as u64);
+        if count > config.queue_messages_max
+            || state.bytes.saturating_add(bytes) > config.queue_bytes_max
+        {
+            return Err(Error::QueueFull(self.name.to_string()));
+        }
+        state.expect_all(moved);
+        Ok(())
+    }
+
+    /// The same for some that leave this queue only to come back.
+    pub(crate) fn expect_back(&self, moved: &[(u64, Held)]) {
+        self.state.lock().expect_all(moved);
     }
 
     /// What was expected did not come.
@@ -121,7 +148,7 @@ impl Queue {
 
     /// What was expected is in its row.
     pub(crate) fn came(self: &Arc<Self>, number: u64, draft: &Draft) {
-        let held = Self::held(number, draft);
+        let held = Self::held(number, draft, 0);
         self.here(number, held);
     }
 
@@ -135,14 +162,15 @@ impl Queue {
         if state.is_loading {
             state.late.push((number, held));
         } else {
-            state.add(number, held, self.around.config.queue_window);
+            state.add(number, held, &self.around.config);
         }
         self.serve(state);
     }
 
     pub(crate) fn join(self: &Arc<Self>, id: ConsumerId, outbox: &Arc<Outbox>, prefetch: usize) {
         let mut state = self.state.lock();
-        state.consumers.push_front(Consumer { id, outbox: outbox.clone(), room: prefetch });
+        let outbox = outbox.clone();
+        state.consumers.push_front(Consumer { id, outbox, room: prefetch, bytes: 0 });
         self.serve(state);
     }
 
@@ -181,7 +209,9 @@ impl Queue {
     /// The rows of what was settled could not be changed: it is given out again.
     pub(crate) fn put_back(self: &Arc<Self>, settled: Settled) {
         let mut state = self.state.lock();
-        state.ready.extend(settled.done.into_iter().chain(settled.dead));
+        for (number, held) in settled.done.into_iter().chain(settled.dead) {
+            state.put(number, held);
+        }
         self.serve(state);
     }
 
@@ -195,28 +225,36 @@ impl Queue {
         }
     }
 
+    /// Bytes of messages that are ready in memory.
+    #[cfg(test)]
+    pub(crate) fn ready_bytes(&self) -> u64 {
+        self.state.lock().ready_bytes
+    }
+
     /// Nobody needs it in memory.
     pub(crate) fn is_idle(&self) -> bool {
         let state = self.state.lock();
         state.consumers.is_empty() && state.coming.is_empty() && state.out.is_empty()
     }
 
-    fn held(number: u64, draft: &Draft) -> Held {
+    fn held(number: u64, draft: &Draft, deliveries: u32) -> Held {
         // The destination is said with the subscription: a message can move to another queue.
         let mut headers = vec![("message-id".to_owned(), format!("q.{number}"))];
         headers.extend(draft.headers.iter().cloned());
         let message = Arc::new(Message::new(None, headers, &draft.body));
-        Held { message, bytes: draft.bytes() as u64, deliveries: 0 }
+        Held { message, bytes: draft.bytes() as u64, deliveries }
     }
 
     /// Gives out what is ready to who has room, each in turn, and reads on when little is left.
     fn serve(self: &Arc<Self>, mut state: parking_lot::MutexGuard<'_, State>) {
-        while let Some(place) = state.consumers.iter().position(|it| it.room > 0)
-            && let Some((number, mut held)) = state.ready.pop_first()
+        let config = &self.around.config;
+        while let Some(place) = state.consumers.iter().position(|it| it.has_room(config))
+            && let Some((number, mut held)) = state.take_first()
         {
             let mut consumer = state.consumers.remove(place).expect("it was found there");
             held.deliveries += 1;
             consumer.room -= 1;
+            consumer.bytes += held.bytes;
             consumer.outbox.push(Item::Queue {
                 number: consumer.id.1,
                 row: number,
@@ -226,7 +264,8 @@ impl Queue {
             state.out.insert(number, (consumer.id, held));
             state.consumers.push_back(consumer);
         }
-        let is_low = state.ready.len() <= self.around.config.queue_window / 4;
+        let is_low = state.ready.len() <= config.queue_window / 4
+            && state.ready_bytes <= config.queue_window_bytes_max / 4;
         if is_low && state.has_more && !state.is_loading && !state.consumers.is_empty() {
             state.is_loading = true;
             drop(state);
@@ -237,12 +276,13 @@ impl Queue {
 
     async fn load(self: Arc<Self>) {
         let after = self.state.lock().loaded_to;
-        let max = self.around.config.queue_window;
+        let config = &self.around.config;
+        let max = (config.queue_window, config.queue_window_bytes_max);
         let key = (self.organisation, self.name.clone());
         let page = store::page(&self.db, key, after, max).await;
         let mut state = self.state.lock();
         state.is_loading = false;
-        let page = match page {
+        let (page, has_more) = match page {
             Ok(page) => page,
             Err(error) => {
                 // The next SEND or SUBSCRIBE tries again.
@@ -252,16 +292,16 @@ impl Queue {
                 return;
             }
         };
-        state.has_more = page.len() == max;
-        for Stored { number, draft } in page {
+        state.has_more = has_more;
+        for Stored { number, draft, deliveries } in page {
             state.loaded_to = state.loaded_to.max(number);
             // One that is being written comes by itself.
             if !state.coming.contains(&number) {
-                state.ready.insert(number, Self::held(number, &draft));
+                state.put(number, Self::held(number, &draft, deliveries));
             }
         }
         for (number, held) in std::mem::take(&mut state.late) {
-            state.add(number, held, self.around.config.queue_window);
+            state.add(number, held, config);
         }
         self.serve(state);
     }
@@ -274,15 +314,38 @@ impl State {
         self.coming.insert(number);
     }
 
+    fn expect_all(&mut self, moved: &[(u64, Held)]) {
+        for (number, held) in moved {
+            self.expect(*number, held.bytes);
+        }
+    }
+
     /// Takes in what is in its row, unless it has to wait there behind others.
-    fn add(&mut self, number: u64, held: Held, window: usize) {
-        let has_room = !self.has_more && self.ready.len() < window;
+    fn add(&mut self, number: u64, held: Held, config: &Config) {
+        // Where nobody takes them they wait in their rows.
+        let has_room = !self.has_more
+            && !self.consumers.is_empty()
+            && self.ready.len() < config.queue_window
+            && self.ready_bytes < config.queue_window_bytes_max;
         if number <= self.loaded_to || has_room {
             self.loaded_to = self.loaded_to.max(number);
-            self.ready.insert(number, held);
+            self.put(number, held);
         } else {
             self.has_more = true;
         }
+    }
+
+    fn put(&mut self, number: u64, held: Held) {
+        self.ready_bytes += held.bytes;
+        if let Some(former) = self.ready.insert(number, held) {
+            self.ready_bytes -= former.bytes;
+        }
+    }
+
+    fn take_first(&mut self) -> Option<(u64, Held)> {
+        let (number, held) = self.ready.pop_first()?;
+        self.ready_bytes -= held.bytes;
+        Some((number, held))
     }
 
     fn forget(&mut self, bytes: u64) {
@@ -298,13 +361,14 @@ impl State {
         config: &Config,
     ) -> Settled {
         let mut settled = Settled::default();
-        let mut count = 0;
+        let (mut count, mut bytes) = (0, 0);
         for number in numbers {
             if self.out.get(number).is_none_or(|(holder, _)| *holder != id) {
                 continue;
             }
             let Some((_, held)) = self.out.remove(number) else { continue };
             count += 1;
+            bytes += held.bytes;
             match verdict {
                 Verdict::Done => settled.done.push((*number, held)),
                 Verdict::Dead => settled.dead.push((*number, held)),
@@ -312,12 +376,14 @@ impl State {
                     settled.dead.push((*number, held));
                 }
                 Verdict::Again => {
-                    self.ready.insert(*number, held);
+                    settled.again.push((*number, held.deliveries));
+                    self.put(*number, held);
                 }
             }
         }
         if let Some(consumer) = self.consumers.iter_mut().find(|it| it.id == id) {
             consumer.room += count;
+            consumer.bytes -= bytes;
             // Another one first, where there is one.
             if verdict == Verdict::Again
                 && let Some(place) = self.consumers.iter().position(|it| it.id == id)

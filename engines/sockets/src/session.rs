@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::Config;
 use crate::destination::Destination;
 use crate::frame::{Command, Fault, Frame, Headers, Version, encode, escape, shown, write_header};
-use crate::message::{Draft, is_passed_on};
+use crate::message::{Draft, is_name, is_passed_on};
 
 /// How a subscription acknowledges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -322,6 +322,10 @@ impl Session {
         let transaction = frame.headers.get("transaction").map(str::to_owned);
         let mut headers: Vec<(String, String)> = Vec::new();
         for (name, value) in frame.headers.0 {
+            if !is_name(&name) {
+                let name = shown(&name);
+                return Err(format!("{name:?} is not a header's name: it has blanks").into());
+            }
             if is_passed_on(&name) && !headers.iter().any(|(known, _)| *known == name) {
                 headers.push((name, value));
             }

@@ -9,7 +9,14 @@ use relational::{Db, Migration, Read, Row, Tx, params};
 use crate::Error;
 use crate::message::Draft;
 
-const MIGRATIONS: &[Migration] = &[Migration {
+const MIGRATIONS: &[Migration] = &[MESSAGE, DELIVERIES];
+
+const DELIVERIES: Migration = Migration {
+    id: "0002-deliveries",
+    sql: "ALTER TABLE socket_message ADD COLUMN deliveries BIGINT NOT NULL DEFAULT 0",
+};
+
+const MESSAGE: Migration = Migration {
     id: "0001-message",
     sql: "CREATE TABLE socket_message (
         organisation VARCHAR(36) NOT NULL,
@@ -21,12 +28,14 @@ const MIGRATIONS: &[Migration] = &[Migration {
         sent BIGINT NOT NULL,
         PRIMARY KEY (organisation, queue, number)
     )",
-}];
+};
 
 /// A message of a queue as its row tells it.
 pub(crate) struct Stored {
     pub(crate) number: u64,
     pub(crate) draft: Draft,
+    /// How often it was given out and came back.
+    pub(crate) deliveries: u32,
 }
 
 /// What one commit changes; all of it or nothing.
@@ -34,6 +43,8 @@ pub(crate) struct Stored {
 pub(crate) struct Change {
     pub(crate) added: Vec<Added>,
     pub(crate) removed: Vec<(Arc<str>, u64)>,
+    /// Those that came back, with how often they were given out.
+    pub(crate) returned: Vec<(Arc<str>, u64, u32)>,
     /// From one queue to another.
     pub(crate) moved: Vec<(Arc<str>, Arc<str>, u64)>,
 }
@@ -47,7 +58,10 @@ pub(crate) struct Added {
 
 impl Change {
     fn is_nothing(&self) -> bool {
-        self.added.is_empty() && self.removed.is_empty() && self.moved.is_empty()
+        self.added.is_empty()
+            && self.removed.is_empty()
+            && self.returned.is_empty()
+            && self.moved.is_empty()
     }
 }
 
@@ -92,19 +106,32 @@ pub(crate) async fn queues(
     db.read(list).await
 }
 
-/// The next messages of a queue after a number.
+/// The next messages of a queue after a number, at most so many and of so many bytes, at least one; and whether there
+/// may be more.
 pub(crate) async fn page(
     db: &Db,
     (organisation, queue): (OrganisationId, Arc<str>),
     after: u64,
-    max: usize,
-) -> Result<Vec<Stored>, Error> {
+    (max, bytes_max): (usize, u64),
+) -> Result<(Vec<Stored>, bool), Error> {
     let page = async move |read: &mut Read| {
-        let sql = "SELECT number, headers, body FROM socket_message \
+        let sql = "SELECT number, bytes FROM socket_message \
             WHERE organisation = ? AND queue = ? AND number > ? ORDER BY number LIMIT ?";
         let parameters = params![organisation, queue, signed(after), signed(max as u64)];
+        let (mut last, mut bytes, mut count) = (after, 0_u64, 0);
+        for row in read.query(sql, parameters).await? {
+            bytes = bytes.saturating_add(row.get("bytes")?);
+            if count > 0 && bytes > bytes_max {
+                break;
+            }
+            (last, count) = (row.get("number")?, count + 1);
+        }
+        let sql = "SELECT number, headers, body, deliveries FROM socket_message \
+            WHERE organisation = ? AND queue = ? AND number > ? AND number <= ? ORDER BY number";
+        let parameters = params![organisation, queue, signed(after), signed(last)];
         let rows = read.query(sql, parameters).await?;
-        rows.iter().map(stored).collect::<Result<Vec<_>, Error>>()
+        let page = rows.iter().map(stored).collect::<Result<Vec<_>, Error>>()?;
+        Ok::<_, Error>((page, count == max || bytes > bytes_max))
     };
     db.read(page).await
 }
@@ -113,7 +140,8 @@ fn stored(row: &Row) -> Result<Stored, Error> {
     let headers: Vec<u8> = row.get("headers")?;
     let headers = serde_json::from_slice(&headers).map_err(|_| Error::NotFound("message"))?;
     let body: Vec<u8> = row.get("body")?;
-    Ok(Stored { number: row.get("number")?, draft: Draft { headers, body: body.into() } })
+    let draft = Draft { headers, body: body.into() };
+    Ok(Stored { number: row.get("number")?, draft, deliveries: row.get("deliveries")? })
 }
 
 /// Makes a change durable.
@@ -143,8 +171,16 @@ pub(crate) async fn change(
                 WHERE organisation = ? AND queue = ? AND number = ?";
             tx.execute(sql, params![organisation, queue, signed(*number)]).await?;
         }
+        for (queue, number, deliveries) in &change.returned {
+            // It may have been given out again since, and come back already.
+            let sql = "UPDATE socket_message SET deliveries = ? \
+                WHERE organisation = ? AND queue = ? AND number = ? AND deliveries < ?";
+            let count = i64::from(*deliveries);
+            let parameters = params![count, organisation, queue, signed(*number), count];
+            tx.execute(sql, parameters).await?;
+        }
         for (from, to, number) in &change.moved {
-            let sql = "UPDATE socket_message SET queue = ? \
+            let sql = "UPDATE socket_message SET queue = ?, deliveries = 0 \
                 WHERE organisation = ? AND queue = ? AND number = ?";
             tx.execute(sql, params![to, organisation, from, signed(*number)]).await?;
         }

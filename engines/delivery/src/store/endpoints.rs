@@ -6,12 +6,11 @@ use std::time::Duration;
 use base::{OrganisationId, PageRequest, Timestamp};
 use relational::{Read, Row, Tx, Value, params};
 
-use super::{Destination, Ended, Health, channel_of, number_of, unknown};
+use super::{Destination, Ended, Health, channel_of, number_of, sealed, unknown};
+use crate::keys::{Column, Keys, Place, Sealed};
 use crate::lanes::{Lane, Standing};
 use crate::schedule::back_off;
-use crate::{
-    EmailAddress, Endpoint, EndpointId, EndpointState, Error, NewEndpoint, Secret, SecretInfo,
-};
+use crate::{EmailAddress, Endpoint, EndpointId, EndpointState, Error, NewEndpoint, SecretInfo};
 
 /// Those that may be tried, with their first message; without a message they are left out.
 pub(super) async fn standing(tx: &mut Tx) -> Result<Vec<Standing>, Error> {
@@ -37,18 +36,40 @@ pub(crate) async fn destination(
     tx: &mut Tx,
     id: EndpointId,
     now: Timestamp,
+    keys: &Keys,
 ) -> Result<Destination, Error> {
-    let sql = "SELECT channel, url FROM delivery_endpoints WHERE id = ?";
+    let sql =
+        "SELECT id, organisation, channel, url, sealed_by FROM delivery_endpoints WHERE id = ?";
     let row = tx.query_optional(sql, params![id]).await?.ok_or(Error::NoEndpoint(id))?;
-    let sql = "SELECT secret FROM delivery_secrets \
+    let (channel, url) = (channel_of(&row)?, url_of(&row, keys)?);
+    let sql = "SELECT id, organisation, secret, sealed_by FROM delivery_secrets \
                WHERE endpoint = ? AND (expires IS NULL OR expires > ?) \
                ORDER BY CASE WHEN expires IS NULL THEN 0 ELSE 1 END, id DESC";
-    let mut secrets = Vec::new();
+    let (mut secrets, mut refused) = (Vec::new(), None);
     for row in tx.query(sql, params![id, now]).await? {
-        let secret: String = row.get("secret")?;
-        secrets.push(secret.parse().map_err(|_| unknown("secret"))?);
+        let place = Place {
+            column: Column::Secret,
+            organisation: row.get("organisation")?,
+            row: row.get("id")?,
+        };
+        match sealed::opened(&row, keys, place, "secret") {
+            Ok(secret) => secrets.push(secret.parse().map_err(|_| unknown("secret"))?),
+            // A newer one may have been made since its key was lost.
+            Err(error @ Error::Sealed { .. }) => refused = Some(error),
+            Err(error) => return Err(error),
+        }
     }
-    Ok(Destination { channel: channel_of(&row)?, url: row.get("url")?, secrets })
+    match refused {
+        Some(error) if secrets.is_empty() => Err(error),
+        _ => Ok(Destination { channel, url, secrets }),
+    }
+}
+
+/// The whole URL of an endpoint's row.
+fn url_of(row: &Row, keys: &Keys) -> Result<String, Error> {
+    let place =
+        Place { column: Column::Url, organisation: row.get("organisation")?, row: row.get("id")? };
+    sealed::opened(row, keys, place, "url")
 }
 
 /// Whether an endpoint of the organisation gets messages, with its channel and name.
@@ -92,19 +113,20 @@ fn addressee_of(row: &Row) -> Result<Addressee, Error> {
 
 pub(crate) async fn insert(
     tx: &mut Tx,
-    organisation: OrganisationId,
-    id: EndpointId,
+    (organisation, id): (OrganisationId, EndpointId),
     new: &NewEndpoint,
+    url: &Sealed,
     now: Timestamp,
 ) -> Result<(), Error> {
-    let sql = "INSERT INTO delivery_endpoints (id, organisation, channel, name, url, event_types, contact, \
-               rate_max, state, failures, created, changed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'active', 0, ?, ?)";
+    let sql = "INSERT INTO delivery_endpoints (id, organisation, channel, name, url, sealed_by, event_types, contact, \
+               rate_max, state, failures, created, changed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'active', 0, ?, ?)";
     let given = params![
         id,
         organisation,
         new.channel.name(),
         new.name,
-        new.url,
+        url.text,
+        url.key,
         texts(&new.event_types),
         new.contact.as_ref().map(EmailAddress::to_string),
         new.rate_max,
@@ -120,35 +142,46 @@ pub(crate) async fn update(
     tx: &mut Tx,
     id: EndpointId,
     new: &NewEndpoint,
+    url: &Sealed,
     now: Timestamp,
 ) -> Result<(), Error> {
-    let sql = "UPDATE delivery_endpoints SET name = ?, url = ?, event_types = ?, contact = ?, rate_max = ?, \
-               changed = ? WHERE id = ?";
+    let sql = "UPDATE delivery_endpoints SET name = ?, url = ?, sealed_by = ?, event_types = ?, contact = ?, \
+               rate_max = ?, changed = ? WHERE id = ?";
     let contact = new.contact.as_ref().map(EmailAddress::to_string);
     let types = texts(&new.event_types);
-    tx.execute(sql, params![new.name, new.url, types, contact, new.rate_max, now, id]).await?;
+    let given = params![new.name, url.text, url.key, types, contact, new.rate_max, now, id];
+    tx.execute(sql, given).await?;
     Ok(())
 }
 
-/// An endpoint as it was written, its whole URL included.
+/// An endpoint's row as it was written.
+pub(crate) struct Written {
+    /// Without its URL.
+    pub(crate) endpoint: NewEndpoint,
+    /// The whole URL; an error when it cannot be opened.
+    pub(crate) url: Result<String, Error>,
+    pub(crate) state: EndpointState,
+}
+
 pub(crate) async fn written(
     tx: &mut Tx,
     organisation: OrganisationId,
     id: EndpointId,
-) -> Result<(NewEndpoint, EndpointState), Error> {
-    let sql = "SELECT channel, name, url, event_types, contact, rate_max, state FROM delivery_endpoints \
-               WHERE organisation = ? AND id = ?";
+    keys: &Keys,
+) -> Result<Written, Error> {
+    let sql = "SELECT id, organisation, channel, name, url, sealed_by, event_types, contact, rate_max, state \
+               FROM delivery_endpoints WHERE organisation = ? AND id = ?";
     let row = tx.query_optional(sql, params![organisation, id]).await?;
     let row = row.ok_or(Error::NoEndpoint(id))?;
-    let written = NewEndpoint {
+    let endpoint = NewEndpoint {
         channel: channel_of(&row)?,
         name: row.get("name")?,
-        url: row.get("url")?,
+        url: String::new(),
         event_types: event_types_of(&row)?,
         contact: contact_of(&row)?,
         rate_max: row.get("rate_max")?,
     };
-    Ok((written, state_of(&row)?))
+    Ok(Written { endpoint, url: url_of(&row, keys), state: state_of(&row)? })
 }
 
 pub(crate) async fn count(tx: &mut Tx, organisation: OrganisationId) -> Result<u64, Error> {
@@ -194,11 +227,12 @@ pub(crate) async fn insert_secret(
     tx: &mut Tx,
     (organisation, endpoint): (OrganisationId, EndpointId),
     id: EndpointId,
-    secret: &Secret,
+    secret: &Sealed,
     now: Timestamp,
 ) -> Result<(), Error> {
-    let sql = "INSERT INTO delivery_secrets (id, organisation, endpoint, secret, created) VALUES (?, ?, ?, ?, ?)";
-    tx.execute(sql, params![id, organisation, endpoint, secret.reveal(), now]).await?;
+    let sql = "INSERT INTO delivery_secrets (id, organisation, endpoint, secret, sealed_by, created) \
+               VALUES (?, ?, ?, ?, ?, ?)";
+    tx.execute(sql, params![id, organisation, endpoint, secret.text, secret.key, now]).await?;
     Ok(())
 }
 
@@ -221,7 +255,7 @@ pub(super) async fn forget_secrets(tx: &mut Tx, now: Timestamp) -> Result<(), Er
     Ok(())
 }
 
-const COLUMNS: &str = "id, channel, name, url, event_types, contact, rate_max, state, reason, failures, \
+const COLUMNS: &str = "id, organisation, channel, name, url, sealed_by, event_types, contact, rate_max, state, reason, failures, \
                        failing_since, not_before, last_success, created, changed";
 
 pub(crate) async fn page(
@@ -229,6 +263,7 @@ pub(crate) async fn page(
     organisation: OrganisationId,
     page: &PageRequest,
     now: Timestamp,
+    keys: &Keys,
 ) -> Result<Vec<Endpoint>, Error> {
     let mut sql = format!("SELECT {COLUMNS} FROM delivery_endpoints WHERE organisation = ?");
     let mut values = params![organisation].to_vec();
@@ -251,7 +286,7 @@ pub(crate) async fn page(
     let endpoint = |row: &Row| -> Result<Endpoint, Error> {
         let id: EndpointId = row.get("id")?;
         let secrets = secrets.get(&id).cloned().unwrap_or_default();
-        endpoint_of(row, secrets)
+        endpoint_of(row, secrets, keys)
     };
     rows.iter().map(endpoint).collect()
 }
@@ -261,6 +296,7 @@ pub(crate) async fn one(
     organisation: OrganisationId,
     id: EndpointId,
     now: Timestamp,
+    keys: &Keys,
 ) -> Result<Endpoint, Error> {
     let sql = format!("SELECT {COLUMNS} FROM delivery_endpoints WHERE organisation = ? AND id = ?");
     let row = read.query_optional(&sql, params![organisation, id]).await?;
@@ -269,7 +305,7 @@ pub(crate) async fn one(
                WHERE endpoint = ? AND (expires IS NULL OR expires > ?) \
                ORDER BY CASE WHEN expires IS NULL THEN 0 ELSE 1 END, id DESC";
     let secrets = read.query(sql, params![id, now]).await?;
-    endpoint_of(&row, secrets.iter().map(secret_of).collect::<Result<_, _>>()?)
+    endpoint_of(&row, secrets.iter().map(secret_of).collect::<Result<_, _>>()?, keys)
 }
 
 /// How an endpoint's failures are judged.
@@ -346,12 +382,18 @@ pub(crate) async fn note(
     }))
 }
 
-fn endpoint_of(row: &Row, secrets: Vec<SecretInfo>) -> Result<Endpoint, Error> {
+fn endpoint_of(row: &Row, secrets: Vec<SecretInfo>, keys: &Keys) -> Result<Endpoint, Error> {
+    let url = match url_of(row, keys) {
+        Ok(url) => shown(&url),
+        // The others of the list are shown all the same.
+        Err(Error::Sealed { key, .. }) => format!("(sealed under {key})"),
+        Err(error) => return Err(error),
+    };
     Ok(Endpoint {
         id: row.get("id")?,
         channel: channel_of(row)?,
         name: row.get("name")?,
-        url: shown(&row.get::<String>("url")?),
+        url,
         event_types: event_types_of(row)?,
         contact: contact_of(row)?,
         rate_max: row.get("rate_max")?,

@@ -11,7 +11,7 @@ use crate::{
     Channel, EndpointChange, EndpointId, EndpointState, NewEndpoint, NewlyMade, OutgoingEvent,
 };
 
-fn webhook(receiver: &Receiver) -> NewEndpoint {
+pub(super) fn webhook(receiver: &Receiver) -> NewEndpoint {
     NewEndpoint {
         channel: Channel::Webhook,
         name: "지붕 alerts".to_owned(),
@@ -22,11 +22,11 @@ fn webhook(receiver: &Receiver) -> NewEndpoint {
     }
 }
 
-fn slack(receiver: &Receiver) -> NewEndpoint {
+pub(super) fn slack(receiver: &Receiver) -> NewEndpoint {
     NewEndpoint { channel: Channel::Slack, rate_max: Some(1_000), ..webhook(receiver) }
 }
 
-fn event(endpoint: EndpointId, key: &str) -> OutgoingEvent {
+pub(super) fn event(endpoint: EndpointId, key: &str) -> OutgoingEvent {
     OutgoingEvent {
         organisation: OURS,
         endpoint,
@@ -39,7 +39,7 @@ fn event(endpoint: EndpointId, key: &str) -> OutgoingEvent {
 }
 
 /// Quick to retry, and no mail server.
-fn quick() -> Config {
+pub(super) fn quick() -> Config {
     let mut config = Config {
         back_off_min: Duration::from_millis(1),
         back_off_max: Duration::from_millis(5),
@@ -54,24 +54,31 @@ fn quick() -> Config {
 /// Short-tempered, for endpoints that stall.
 async fn impatient(house: &House, config: Config) -> Delivery {
     let egress = Egress { request_time_max: Duration::from_millis(500), ..loopback() };
+    let config = house.keyed(config);
     Delivery::open(config, egress, &house.base, house.db.clone()).await.unwrap()
 }
 
-async fn made(delivery: &Delivery, new: NewEndpoint) -> EndpointId {
+pub(super) async fn made(delivery: &Delivery, new: NewEndpoint) -> EndpointId {
     delivery.create_endpoint(OURS, new).await.unwrap().endpoint.id
 }
 
-async fn told(house: &House, delivery: &Delivery, endpoint: EndpointId, key: &str) -> MessageId {
+pub(super) async fn told(
+    house: &House,
+    delivery: &Delivery,
+    endpoint: EndpointId,
+    key: &str,
+) -> MessageId {
     enqueue(house, delivery, event(endpoint, key)).await.unwrap().id()
 }
 
 /// One round of the worker, by hand: what was due is tried and its end is written.
-async fn round(delivery: &Delivery) -> usize {
+pub(super) async fn round(delivery: &Delivery) -> usize {
     let claim = worker::claim(&delivery.0).await.unwrap();
     let count = claim.claimed.len();
     for claimed in claim.claimed {
         let now = delivery.0.clock.now();
-        let slot = Slot::take(&delivery.0.board, &delivery.0.wake, &claimed.lane, now);
+        let what = (&claimed.lane, claimed.id);
+        let slot = Slot::take(&delivery.0.board, &delivery.0.wake, what, now);
         let ended = worker::attempt(&delivery.0, &claimed).await;
         worker::record(&delivery.0, &claimed, ended).await;
         drop(slot);
@@ -79,7 +86,7 @@ async fn round(delivery: &Delivery) -> usize {
     count
 }
 
-fn is_signed(got: &Got, secret: &crate::Secret) -> bool {
+pub(super) fn is_signed(got: &Got, secret: &crate::Secret) -> bool {
     let at = got.header("webhook-timestamp").parse::<i64>().unwrap();
     let at = Timestamp::from_millis(at * 1_000);
     let signature = secret.sign(got.header("webhook-id"), at, got.body.as_bytes());
@@ -329,7 +336,7 @@ async fn a_stalled_endpoint_holds_back_neither_others_nor_mail() {
     let sink = Sink::open(&house.base).await;
     stalled.always(Script::Stall);
     let delivery = Delivery::open(
-        config(sink.port()),
+        house.keyed(config(sink.port())),
         Egress { request_time_max: Duration::from_secs(30), ..loopback() },
         &house.base,
         house.db.clone(),
@@ -608,4 +615,25 @@ async fn a_test_is_posted_at_once_and_leaves_nothing_behind() {
     assert_eq!(delivery.endpoint(OURS, id).await.unwrap().failures, 0);
     let hidden = delivery.test_endpoint(THEIRS, id).await.unwrap_err();
     assert_eq!(hidden.kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_forward_sends_nothing_twice_at_once() {
+    let now = Timestamp::from_millis(1_700_000_000_000);
+    let base = Base { clock: base::Clock::simulated(now), ..Base::system() };
+    let house = House::on(base).await;
+    let receiver = Receiver::open(&house.base).await;
+    let delivery = house.open_idle(quick()).await;
+    let endpoint = made(&delivery, webhook(&receiver)).await;
+    told(&house, &delivery, endpoint, "a").await;
+    let claim = worker::claim(&delivery.0).await.unwrap();
+    let claimed = &claim.claimed[0];
+    let what = (&claimed.lane, claimed.id);
+    let slot = Slot::take(&delivery.0.board, &delivery.0.wake, what, now);
+    house.base.clock.advance(Duration::from_hours(1));
+    let again = worker::claim(&delivery.0).await.unwrap();
+    assert_eq!((again.claimed.len(), again.unknown), (0, 0), "it is on its way");
+    drop(slot);
+    let again = worker::claim(&delivery.0).await.unwrap();
+    assert_eq!((again.claimed.len(), again.unknown), (1, 1), "its end was never written");
 }

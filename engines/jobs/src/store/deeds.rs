@@ -78,13 +78,13 @@ pub(crate) async fn retry(
     if let Some(run) = claimed.run {
         // As one that was skipped it takes part in its run again, which says whether it can begin.
         let update =
-            "UPDATE job SET state = 'skipped', place = NULL, due = ?, tries = 0, cancel = 0
-            WHERE id = ?";
+            "UPDATE job SET meant = COALESCE(meant, due), state = 'skipped', place = NULL, due = ?,
+            tries = 0, cancel = 0 WHERE id = ?";
         tx.execute(update, params![now, id]).await?;
         return runs::settle(tx, Writer { kinds, place: "", now }, run).await;
     }
-    let update = "UPDATE job SET state = 'ready', place = ?, due = ?, tries = 0, cancel = 0,
-        finished = NULL WHERE id = ?";
+    let update = "UPDATE job SET meant = COALESCE(meant, due), state = 'ready', place = ?, due = ?,
+        tries = 0, cancel = 0, finished = NULL WHERE id = ?";
     tx.execute(update, params![claimed.lane, now, id]).await?;
     if let Some(key) = &claimed.key {
         take_key_again(tx, &claimed, key).await?;

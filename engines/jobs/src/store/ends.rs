@@ -186,8 +186,9 @@ async fn stop(tx: &mut Tx, writer: Writer<'_>, end: &End) -> Result<(), Error> {
     let place = (state == State::Ready).then(|| claimed.lane.to_string());
     let due = next.unwrap_or(claimed.due);
     let finished = state.is_finished().then_some(now);
-    let update = "UPDATE job SET state = ?, place = ?, due = ?, tries = tries + ?, finished = ?,
-        last_error = COALESCE(?, last_error) WHERE id = ?";
+    // Where a statement sees what it has set itself, `due` has to be read before.
+    let update = "UPDATE job SET meant = COALESCE(meant, due), state = ?, place = ?, due = ?,
+        tries = tries + ?, finished = ?, last_error = COALESCE(?, last_error) WHERE id = ?";
     let reason = end.how.reason().map(store::shortened);
     let row = params![state.name(), place, due, counts, finished, reason, claimed.id];
     tx.execute(update, row).await?;

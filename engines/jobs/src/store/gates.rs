@@ -11,7 +11,7 @@ use crate::{Error, JobId};
 
 const WAITS: i64 = 0;
 const RUNS: i64 = 1;
-const HELD_BACK: i64 = 2;
+pub(crate) const HELD_BACK: i64 = 2;
 /// Gates that one sweep looks at.
 const SWEPT_MAX: i64 = 500;
 
@@ -46,7 +46,9 @@ fn max_of(kinds: &Kinds, gate: &str) -> u64 {
 }
 
 async fn running(tx: &mut Tx, gate: &str) -> Result<u64, Error> {
-    let count = "SELECT COUNT(*) AS running FROM job_gate WHERE state = ? AND gate = ?";
+    // Who ended a job without knowing its kind left its gate as it was.
+    let count = "SELECT COUNT(*) AS running FROM job_gate JOIN job ON job.id = job_gate.job
+        WHERE job_gate.state = ? AND job_gate.gate = ? AND job.state = 'running'";
     Ok(tx.query_one(count, params![RUNS, gate]).await?.get("running")?)
 }
 
@@ -132,6 +134,9 @@ async fn release(tx: &mut Tx, kinds: &Kinds, gate: &str) -> Result<(), Error> {
 
 /// Looks at the gates that hold jobs back: a limit may have been raised, or the job in front may be gone.
 pub(crate) async fn sweep(tx: &mut Tx, kinds: &Kinds) -> Result<(), Error> {
+    let stale = "DELETE FROM job_gate WHERE state = ? AND NOT EXISTS
+        (SELECT 1 FROM job WHERE job.id = job_gate.job AND job.state = 'running')";
+    tx.execute(stale, params![RUNS]).await?;
     let full = "SELECT DISTINCT gate FROM job_gate WHERE state = ? LIMIT ?";
     for row in tx.query(full, params![HELD_BACK, SWEPT_MAX]).await? {
         release(tx, kinds, &row.get::<String>("gate")?).await?;

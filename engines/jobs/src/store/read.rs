@@ -8,7 +8,7 @@ use relational::{Read, Row, Value, params};
 use crate::graph::{Run, RunDetail, run_state};
 use crate::job::{made, named};
 use crate::store::deeds::state_of;
-use crate::store::{self, lane};
+use crate::store::{self, gates, lane};
 use crate::{AttemptRecord, Error, Job, JobId, Outcome, Priority, RunId, State};
 use std::fmt;
 
@@ -194,11 +194,13 @@ pub(crate) async fn queues(
     Ok(queues)
 }
 
-/// What waits, for metrics and limits: by lane, and delayed ones by organisation.
+/// What waits, for metrics and limits: by lane, and what is in none by organisation.
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
     pub(crate) lanes: Vec<(String, u64, Option<JobId>)>,
     pub(crate) delayed: Vec<(OrganisationId, u64)>,
+    /// Held back by a limit.
+    pub(crate) limited: Vec<(OrganisationId, u64)>,
 }
 
 pub(crate) async fn waiting(read: &mut Read) -> Result<Waiting, Error> {
@@ -211,6 +213,12 @@ pub(crate) async fn waiting(read: &mut Read) -> Result<Waiting, Error> {
     let delayed = "SELECT organisation, COUNT(*) AS number FROM job_timer GROUP BY organisation";
     for row in read.query(delayed, &[]).await? {
         waiting.delayed.push((row.get("organisation")?, row.get("number")?));
+    }
+    let limited = "SELECT job.organisation AS organisation, COUNT(*) AS number
+        FROM job_gate JOIN job ON job.id = job_gate.job
+        WHERE job_gate.state = ? GROUP BY job.organisation";
+    for row in read.query(limited, params![gates::HELD_BACK]).await? {
+        waiting.limited.push((row.get("organisation")?, row.get("number")?));
     }
     Ok(waiting)
 }

@@ -54,23 +54,11 @@ pub(crate) async fn insert(tx: &mut Tx, new: &NewSchedule, made: Made) -> Result
         return Err(Error::Invalid { what: "organisation", rule });
     }
     let next = new.first(made.now)?;
-    let insert = format!(
-        "INSERT INTO job_schedule ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, 0, ?, ?)"
-    );
-    let row = params![
-        new.organisation,
-        new.name,
-        new.kind,
-        new.payload,
-        new.priority.number(),
-        new.cron.to_string(),
-        new.zone,
-        new.missed.name(),
-        next,
-        made.is_built_in,
-        made.now
-    ];
-    tx.execute(&insert, row).await?;
+    let insert = "INSERT INTO job_schedule (kind, payload, priority, cron, zone, missed, next,
+        is_built_in, organisation, name, created, is_paused)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)";
+    let place = params![new.organisation, new.name, made.now];
+    tx.execute(insert, &[&values(new, next, made.is_built_in)[..], place].concat()).await?;
     Ok(Schedule {
         new: new.clone(),
         is_paused: false,
@@ -94,7 +82,14 @@ pub(crate) async fn keep(tx: &mut Tx, new: &NewSchedule, made: Made) -> Result<(
     };
     let update = "UPDATE job_schedule SET kind = ?, payload = ?, priority = ?, cron = ?, zone = ?,
         missed = ?, next = ?, is_built_in = ? WHERE organisation = ? AND name = ?";
-    let row = params![
+    let place = params![new.organisation, new.name];
+    tx.execute(update, &[&values(new, next, made.is_built_in)[..], place].concat()).await?;
+    Ok(())
+}
+
+/// `kind` to `is_built_in`, as both statements name them.
+fn values(new: &NewSchedule, next: Option<Timestamp>, is_built_in: bool) -> Vec<Value> {
+    params![
         new.kind,
         new.payload,
         new.priority.number(),
@@ -102,12 +97,9 @@ pub(crate) async fn keep(tx: &mut Tx, new: &NewSchedule, made: Made) -> Result<(
         new.zone,
         new.missed.name(),
         next,
-        made.is_built_in,
-        new.organisation,
-        new.name
-    ];
-    tx.execute(update, row).await?;
-    Ok(())
+        is_built_in
+    ]
+    .to_vec()
 }
 
 async fn find(

@@ -94,6 +94,9 @@ pub(crate) async fn bury(
 /// The first time it may have been the machine; what is lost again and again may be what ends it, so it waits longer
 /// each time and has an end.
 fn lose(claimed: Claimed, options: &Kind, now: Timestamp, chance: u64) -> End {
+    if is_early(&claimed, now) {
+        return not_begun(claimed, now);
+    }
     let tries = claimed.tries + 1;
     let pause = match tries {
         1 => Duration::ZERO,
@@ -104,6 +107,16 @@ fn lose(claimed: Claimed, options: &Kind, now: Timestamp, chance: u64) -> End {
     let how = How::Lost { reason, at: (!is_last).then(|| now.plus(pause)) };
     let began = claimed.began;
     End { claimed: Arc::new(claimed), began, ended: now, how, log: String::new() }
+}
+
+/// It was claimed for a time that has not come.
+fn is_early(claimed: &Claimed, now: Timestamp) -> bool {
+    claimed.due > claimed.began && claimed.due > now
+}
+
+fn not_begun(claimed: Claimed, now: Timestamp) -> End {
+    let (claimed, how) = (Arc::new(claimed), How::HandedBack);
+    End { claimed, began: now, ended: now, how, log: String::new() }
 }
 
 /// A worker that stops in an orderly way gives back what it still has.
@@ -119,6 +132,10 @@ pub(crate) async fn leave(
     let mut ends = Vec::with_capacity(rows.len());
     for row in &rows {
         let claimed = Claimed::of(row)?;
+        if is_early(&claimed, now) {
+            ends.push(not_begun(claimed, now));
+            continue;
+        }
         let how = How::Interrupted { reason: "its server was stopped".to_owned() };
         let began = claimed.began;
         ends.push(End { claimed: Arc::new(claimed), began, ended: now, how, log: String::new() });

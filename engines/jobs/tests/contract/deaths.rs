@@ -180,3 +180,99 @@ pub(crate) async fn a_crash_of_the_database_loses_nothing_and_doubles_nothing(gr
     enqueue(&server, COUNT).await;
     all_are_done_once(&opened, &server, COUNT).await;
 }
+
+pub(crate) async fn a_delayed_job_of_a_dead_worker_begins_on_its_time(ground: &Ground) {
+    let opened = ground.open().await;
+    let began = Arc::new(Mutex::new(Vec::new()));
+    let register = |jobs: &jobs::Jobs| {
+        let began = began.clone();
+        let note = move |attempt: Attempt| {
+            began.lock().push((attempt.due(), base::Clock::system().now()));
+            async move { Ok(attempt.done()) }
+        };
+        jobs.handle("note", kind(), note).unwrap();
+    };
+    let dying = opened.server(register).await;
+    let run_at = dying.base.clock.now().plus(Duration::from_secs(3));
+    let id = dying.enqueue(New { run_at: Some(run_at), ..new("note") }).await;
+    let place = "SELECT COUNT(*) AS jobs FROM job WHERE state = 'running' AND place LIKE '~%'";
+    let is_held = async || {
+        let row = opened.db.read(async |read| read.query_one(place, &[]).await).await;
+        row.is_ok_and(|row: relational::Row| row.get::<i64>("jobs").unwrap() == 1)
+    };
+    opened.until("it is claimed ahead", is_held).await;
+    dying.kill();
+    let server = opened.other(register).await;
+    server.until(id, State::Done).await;
+    let began = began.lock().clone();
+    assert!(began.iter().all(|(due, at)| *due == run_at && at >= due), "{began:?}");
+    let (job, attempts) = server.jobs.history(OURS, id).await.unwrap();
+    assert_eq!((job.attempts, attempts.len()), (2, 1), "the first one never began: {attempts:?}");
+}
+
+pub(crate) async fn a_server_that_stops_repeats_nothing_that_is_done(ground: &Ground) {
+    const COUNT: usize = 2_000;
+    let opened = ground.open().await;
+    let ran: Arc<Mutex<BTreeMap<jobs::JobId, usize>>> = Arc::default();
+    let register = |jobs: &jobs::Jobs| {
+        let ran = ran.clone();
+        let count = move |attempt: Attempt| {
+            *ran.lock().entry(attempt.id()).or_default() += 1;
+            async move { Ok(attempt.done()) }
+        };
+        jobs.handle("count", kind(), count).unwrap();
+    };
+    let mut server = opened.server(register).await;
+    for part in 1..=4 {
+        server.enqueue_all(vec![new("count"); COUNT / 4]).await;
+        let some = COUNT / 4 * part - COUNT / 8;
+        opened.until("some have run", async || ran.lock().len() >= some).await;
+        assert!(server.base.tasks.stop(Duration::from_secs(20)).await, "it ends");
+        server = opened.other(register).await;
+    }
+    opened.until("all have run", async || ran.lock().len() == COUNT).await;
+    let ran = ran.lock();
+    let twice = ran.values().filter(|times| **times > 1).count();
+    assert_eq!(twice, 0, "{twice} ran twice");
+}
+
+pub(crate) async fn a_late_end_is_refused_by_its_place_and_by_its_number(ground: &Ground) {
+    let opened = ground.open().await;
+    let held: Arc<Mutex<Vec<Attempt>>> = Arc::default();
+    let register = |jobs: &jobs::Jobs| {
+        let held = held.clone();
+        let hold = move |attempt: Attempt| {
+            held.lock().push(attempt.clone());
+            async move {
+                if attempt.number() == 1 {
+                    return Err(jobs::Failed::again("it goes on by itself"));
+                }
+                std::future::pending().await
+            }
+        };
+        jobs.handle("hold", kind(), hold).unwrap();
+    };
+    let end = async |late: Attempt| {
+        let write = async move |tx: &mut Tx| {
+            effect(tx, &late).await.unwrap();
+            late.complete_in(tx).await.map(drop)
+        };
+        opened.db.write(write).await
+    };
+    // The same worker has the next attempt: only the number tells them apart.
+    let dying = opened.server(register).await;
+    let id = dying.enqueue(new("hold")).await;
+    opened.until("the second attempt began", async || held.lock().len() == 2).await;
+    let both = held.lock().clone();
+    let [first, second] = &both[..] else { panic!("there are two") };
+    let refused = end(first.clone()).await.unwrap_err();
+    assert!(matches!(refused, Error::Replaced { attempt: 1, .. }), "{refused}");
+    // Nobody has taken it since it was taken away: only the place does.
+    dying.jobs.pause(OURS, "default").await.unwrap();
+    dying.kill();
+    let server = opened.other(register).await;
+    server.until(id, State::Ready).await;
+    let refused = end(second.clone()).await.unwrap_err();
+    assert!(matches!(refused, Error::Replaced { attempt: 2, .. }), "{refused}");
+    assert!(opened.effects().await.is_empty(), "their effects went with them");
+}

@@ -112,7 +112,17 @@ impl Opened {
     }
 
     pub(crate) async fn server_with(&self, config: Config, register: impl FnOnce(&Jobs)) -> Server {
-        Server::start(self.db.clone(), config, register).await
+        Server::start(self.db.clone(), config, Base::system(), register).await
+    }
+
+    /// A server whose clock stands at a moment.
+    pub(crate) async fn server_at(
+        &self,
+        now: base::Timestamp,
+        register: impl FnOnce(&Jobs),
+    ) -> Server {
+        let base = Base { clock: base::Clock::simulated(now), ..Base::system() };
+        Server::start(self.db.clone(), config(), base, register).await
     }
 
     /// A server with a database handle of its own, where that can be.
@@ -122,7 +132,7 @@ impl Opened {
         } else {
             Db::open(self.config.clone(), &Base::system()).await.unwrap()
         };
-        Server::start(db, config(), register).await
+        Server::start(db, config(), Base::system(), register).await
     }
 
     /// How often each job had its effect.
@@ -145,13 +155,13 @@ impl Opened {
 }
 
 impl Server {
-    async fn start(db: Db, config: Config, register: impl FnOnce(&Jobs)) -> Self {
+    async fn start(db: Db, config: Config, base: Base, register: impl FnOnce(&Jobs)) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .unwrap();
-        let base = Base::system().on(runtime.handle());
+        let base = base.on(runtime.handle());
         let jobs = Jobs::open(config, &base, db.clone()).await.unwrap();
         register(&jobs);
         jobs.start().await.unwrap();

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::ErrorKind;
-use jobs::{Attempt, Error, Kind, New, State};
+use jobs::{Attempt, Config, Error, Kind, New, State};
 use parking_lot::Mutex;
 
 use crate::ground::{Ground, OURS, THEIRS, config, kind, new, nothing};
@@ -142,4 +142,39 @@ pub(crate) async fn what_is_too_large_or_unknown_is_refused(ground: &Ground) {
         server.jobs.handle("note", kind(), nothing),
         Err(Error::HandledTwice("note"))
     ));
+}
+
+pub(crate) async fn a_job_that_ended_where_its_kind_is_unknown_holds_no_limit(ground: &Ground) {
+    let opened = ground.open().await;
+    let one = Kind { running_max: Some(1), ..kind() };
+    let hold = |_| std::future::pending();
+    let dying = opened.server(|jobs| jobs.handle("one", one.clone(), hold).unwrap()).await;
+    let id = dying.enqueue(new("one")).await;
+    dying.until(id, State::Running).await;
+    dying.kill();
+    // One that knows nothing of the kind takes the dead one's job away and ends it.
+    let stranger = opened.other(|_| {}).await;
+    stranger.jobs.cancel(OURS, id).await.unwrap();
+    stranger.until(id, State::Cancelled).await;
+    let server = opened.other(|jobs| jobs.handle("one", one.clone(), nothing).unwrap()).await;
+    let next = server.enqueue(new("one")).await;
+    server.until(next, State::Done).await;
+}
+
+pub(crate) async fn jobs_that_a_limit_holds_back_count_as_waiting(ground: &Ground) {
+    let opened = ground.open().await;
+    let hold = |_| std::future::pending();
+    let server = opened.server(|jobs| jobs.handle("hold", kind(), hold).unwrap()).await;
+    let same = New { concurrency_key: Some("k".into()), ..new("hold") };
+    let ids = server.enqueue_all(vec![same.clone(); 10]).await;
+    server.until(ids[9], State::Limited).await;
+    // It counts when it starts.
+    let few = Config { unfinished_max: 5, ..config() };
+    let other = opened.server_with(few, |jobs| jobs.handle("hold", kind(), hold).unwrap()).await;
+    let refused = async || {
+        let refused = other.try_enqueue(same.clone()).await;
+        matches!(refused, Err(jobs::Error::TooManyWaiting { unfinished_max: 5 }))
+    };
+    opened.until("those that wait are counted", refused).await;
+    assert!(server.job(ids[0]).await.state == State::Running);
 }

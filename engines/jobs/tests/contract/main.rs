@@ -12,6 +12,7 @@ mod deaths;
 mod graphs;
 mod ground;
 mod limits;
+mod proofs;
 mod single;
 mod times;
 
@@ -38,9 +39,12 @@ async fn contract(ground: &Ground) {
         single::a_paused_queue_begins_nothing_and_the_others_go_on,
         single::an_organisation_sees_and_touches_only_its_own,
         single::lists_are_pages_by_state_and_kind,
+        single::what_an_attempt_noted_is_kept_though_its_transaction_failed,
         limits::a_key_and_a_kind_run_as_many_as_they_may_and_none_is_forgotten,
         limits::an_organisation_with_many_jobs_lets_the_others_have_their_turn,
         limits::what_is_too_large_or_unknown_is_refused,
+        limits::a_job_that_ended_where_its_kind_is_unknown_holds_no_limit,
+        limits::jobs_that_a_limit_holds_back_count_as_waiting,
         graphs::a_chain_of_forty_light_tasks_takes_a_fifth_of_a_second,
         graphs::a_task_begins_when_all_that_it_comes_after_are_done,
         graphs::what_comes_after_a_failure_is_skipped_and_resumes_with_its_retry,
@@ -48,9 +52,14 @@ async fn contract(ground: &Ground) {
         times::a_delayed_job_begins_on_time_and_at_once_when_asked,
         times::a_schedule_enqueues_each_of_its_times_once,
         times::finished_jobs_are_forgotten_in_their_time,
+        times::an_attempt_is_told_the_same_time_however_often_it_is_tried,
+        times::a_ready_job_begins_though_the_clock_was_set_back,
         deaths::a_dead_workers_job_runs_again_and_its_late_end_is_refused,
         deaths::none_is_lost_or_done_twice_while_workers_die_again_and_again,
         deaths::a_stopping_worker_gives_back_what_it_has,
+        deaths::a_delayed_job_of_a_dead_worker_begins_on_its_time,
+        deaths::a_server_that_stops_repeats_nothing_that_is_done,
+        deaths::a_late_end_is_refused_by_its_place_and_by_its_number,
     );
 }
 

@@ -339,3 +339,30 @@ pub(crate) async fn lists_are_pages_by_state_and_kind(ground: &Ground) {
     let wrong = server.jobs.jobs(OURS, Filter::default(), wrong).await;
     assert!(matches!(wrong, Err(Error::Cursor)));
 }
+
+pub(crate) async fn what_an_attempt_noted_is_kept_though_its_transaction_failed(ground: &Ground) {
+    let opened = ground.open().await;
+    let db = opened.db.clone();
+    let server = opened
+        .server(|jobs| {
+            let work = move |attempt: jobs::Attempt| {
+                let db = db.clone();
+                async move {
+                    attempt.log(format!("attempt {}", attempt.number()));
+                    let is_first = attempt.number() == 1;
+                    let end = async move |tx: &mut Tx| {
+                        let done = attempt.complete_in(tx).await?;
+                        if is_first { Err(Failed::again("the effect failed")) } else { Ok(done) }
+                    };
+                    db.write(end).await
+                }
+            };
+            jobs.handle("work", kind(), work).unwrap();
+        })
+        .await;
+    let id = server.enqueue(new("work")).await;
+    server.until(id, State::Done).await;
+    let (_, attempts) = server.jobs.history(OURS, id).await.unwrap();
+    let logs: Vec<&str> = attempts.iter().map(|attempt| attempt.log.as_str()).collect();
+    assert_eq!(logs, ["attempt 1\n", "attempt 2\n"]);
+}

@@ -187,3 +187,39 @@ pub(crate) async fn finished_jobs_are_forgotten_in_their_time(ground: &Ground) {
     server.until(id, State::Done).await;
     assert!(server.jobs.job(OURS, dead).await.is_err());
 }
+
+pub(crate) async fn an_attempt_is_told_the_same_time_however_often_it_is_tried(ground: &Ground) {
+    let opened = ground.open().await;
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let server = opened
+        .server(|jobs| {
+            let told = told.clone();
+            let fail = move |attempt: Attempt| {
+                told.lock().push(attempt.due());
+                async move { Err(jobs::Failed::again("not yet")) }
+            };
+            jobs.handle("fail", Kind { attempts_max: 3, ..kind() }, fail).unwrap();
+        })
+        .await;
+    let run_at = server.base.clock.now().plus(Duration::from_millis(100));
+    let id = server.enqueue(New { run_at: Some(run_at), ..new("fail") }).await;
+    server.until(id, State::Dead).await;
+    server.jobs.retry(OURS, id).await.unwrap();
+    opened.until("it was tried again by hand", async || told.lock().len() == 6).await;
+    assert_eq!(*told.lock(), [run_at; 6]);
+}
+
+pub(crate) async fn a_ready_job_begins_though_the_clock_was_set_back(ground: &Ground) {
+    let opened = ground.open().await;
+    let late = opened.base.clock.now();
+    let register = |jobs: &jobs::Jobs| jobs.handle("note", kind(), nothing).unwrap();
+    let before = opened.server_at(late, register).await;
+    before.jobs.pause(OURS, "default").await.unwrap();
+    let id = before.enqueue(new("note")).await;
+    assert_eq!(before.job(id).await.state, State::Ready);
+    before.kill();
+    let early = late.minus(Duration::from_hours(1));
+    let after = opened.server_at(early, register).await;
+    after.jobs.resume(OURS, "default").await.unwrap();
+    after.until(id, State::Done).await;
+}

@@ -109,3 +109,12 @@ async fn an_administrator_sees_connections_of_their_organisation_and_closes_them
     assert_eq!(mina.error().await.text(), "closed by an administrator");
     foreign.hears_nothing().await;
 }
+
+#[tokio::test]
+async fn a_key_that_is_revoked_while_it_is_checked_is_not_let_in() {
+    let house = House::new().await;
+    house.doorman.revoke_while_let_in("bora");
+    let mut client = Client::dial(house.address).await;
+    client.send("CONNECT\naccept-version:1.2\nlogin:bora\npasscode:bora-secret\n\n\0").await;
+    assert_eq!(client.error().await.text(), "no valid credentials");
+}

@@ -28,6 +28,8 @@ pub(super) struct Doorman {
     revoked: Mutex<HashSet<String>>,
     /// Parts of `action resource` that nobody may.
     forbidden: Mutex<HashSet<String>>,
+    /// Loses its key while it is being let in.
+    leaving: Mutex<Option<String>>,
 }
 
 impl Doorman {
@@ -36,12 +38,17 @@ impl Doorman {
             epoch: watch::Sender::new(1),
             revoked: Mutex::default(),
             forbidden: Mutex::new(HashSet::from(["forbidden".to_owned()])),
+            leaving: Mutex::default(),
         }
     }
 
     pub(super) fn revoke(&self, key: &str) {
         self.revoked.lock().insert(key.to_owned());
         self.epoch.send_modify(|epoch| *epoch += 1);
+    }
+
+    pub(super) fn revoke_while_let_in(&self, key: &str) {
+        *self.leaving.lock() = Some(key.to_owned());
     }
 
     pub(super) fn forbid(&self, part: &str) {
@@ -69,7 +76,15 @@ impl Authority for Doorman {
         assert_eq!(door, Door::Stomp);
         let is_right = secret == format!("{key}-secret") && !self.revoked.lock().contains(key);
         let found = Self::principal(key).filter(|_| is_right);
-        Box::pin(async move { found.ok_or(Refused::Unauthenticated) })
+        let leaves = self.leaving.lock().as_deref() == Some(key);
+        Box::pin(async move {
+            if leaves {
+                self.revoke(key);
+                // The connection hears of it meanwhile.
+                base::Clock::system().sleep(Duration::from_millis(50)).await;
+            }
+            found.ok_or(Refused::Unauthenticated)
+        })
     }
 
     fn authorize(&self, _: &Principal, action: Action, on: Resource<'_>) -> Result<(), Refused> {

@@ -166,3 +166,75 @@ async fn a_stopping_server_finishes_what_was_sent_and_closes() {
     assert!(house.base.tasks.stop(Duration::from_secs(5)).await);
     assert_eq!(client.next().await, None);
 }
+
+#[tokio::test]
+async fn a_header_s_name_ends_nobody_else_s_frame() {
+    let house = House::new().await;
+    let mut old = Client::dial(house.address).await;
+    old.enter("joon", "1.0").await;
+    old.done("SUBSCRIBE\nid:0\ndestination:/topic/a").await;
+    let mut sender = house.client("mina").await;
+    // 1.0 writes no escapes: what was a colon of the name is none there.
+    let inner = "ab\\0MESSAGE";
+    for name in ["content-length\\c2", "Content-Length", "SENDER"] {
+        sender.done(&format!("SEND\ndestination:/topic/a\n{name}:2\n\n{inner}")).await;
+        let heard = old.hear().await;
+        let lengths = heard.headers.iter().filter(|(name, _)| {
+            name.trim().eq_ignore_ascii_case("content-length")
+                || name.trim().eq_ignore_ascii_case("sender")
+        });
+        assert_eq!(lengths.count(), 2, "{heard:?}");
+        assert_eq!(heard.text(), inner);
+    }
+    for name in ["content-length ", "\tcontent-length", "content-length\\n", "a\\r"] {
+        let mut sender = house.client("mina").await;
+        sender.send(&format!("SEND\ndestination:/topic/a\n{name}:2\n\nabc\0")).await;
+        let error = sender.error().await;
+        assert!(error.text().contains("is not a header's name"), "{name:?}: {error:?}");
+    }
+    let publish = house.sockets.publish(
+        base::OrganisationId::DEFAULT,
+        "/topic/a",
+        &[("content-length ", "2")],
+        "abc".into(),
+    );
+    assert!(publish.await.is_err());
+}
+
+#[tokio::test]
+async fn a_client_that_beats_is_not_silent_while_the_server_is_busy_with_it() {
+    let house = House::with(|config| {
+        config.heart_beat_receive = Duration::from_millis(100);
+        config.inflight_max = 1;
+    })
+    .await;
+    let mut client = Client::dial(house.address).await;
+    let connect =
+        "CONNECT\naccept-version:1.2\nlogin:mina\npasscode:mina-secret\nheart-beat:100,0\n\n\0";
+    client.send(connect).await;
+    assert_eq!(client.hear().await.command, "CONNECTED");
+    // The rows are somebody else's for a while.
+    let (db, clock) = (house.db.clone(), house.base.clock.clone());
+    let busy = house.base.tasks.spawn("busy", async move {
+        let busy = async move |tx: &mut relational::Tx| {
+            let until = clock.instant() + Duration::from_secs(1);
+            while clock.instant() < until {
+                tx.query("SELECT COUNT(*) AS messages FROM socket_message", &[]).await?;
+            }
+            Ok::<_, relational::Error>(())
+        };
+        db.write(busy).await
+    });
+    let send = "SEND\ndestination:/queue/work\nreceipt:r\n\nx\0";
+    client.send(send).await;
+    client.send(send).await;
+    for _ in 0..30 {
+        client.send("\n").await;
+        house.base.clock.sleep(Duration::from_millis(30)).await;
+    }
+    for _ in 0..2 {
+        let heard = client.hear().await;
+        assert_eq!(heard.command, "RECEIPT", "{heard:?}");
+    }
+    busy.await.unwrap().unwrap().unwrap();
+}

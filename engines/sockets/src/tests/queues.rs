@@ -4,8 +4,14 @@ use std::collections::HashSet;
 
 use base::OrganisationId;
 
+use futures::FutureExt;
+
 use super::client::{Client, Heard};
 use super::house::House;
+use crate::destination::Destination;
+use crate::hub::Route;
+use crate::outbox::{Item, Outbox};
+use crate::session::{Deed, Verdict};
 
 async fn consume(client: &mut Client, queue: &str, mode: &str) {
     client.done(&format!("SUBSCRIBE\nid:q\ndestination:/queue/{queue}\nack:{mode}")).await;
@@ -229,4 +235,159 @@ async fn a_transaction_is_one_commit() {
     consume(&mut other, "in", "client").await;
     assert_eq!(other.message().await, "job 2");
     assert_eq!(queue(&house, "out").await.0, 1);
+}
+
+#[tokio::test]
+async fn how_often_a_message_was_given_out_outlives_a_restart() {
+    let house = House::with(|config| config.queue_deliveries_max = 3).await;
+    let mut sender = house.client("mina").await;
+    sender.publish("/queue/work", "poison").await;
+    let mut one = house.client("joon").await;
+    consume(&mut one, "work", "client-individual").await;
+    let heard = one.hear().await;
+    one.done(&format!("NACK\nid:{}", heard.header("ack"))).await;
+    assert_eq!(one.message().await, "poison");
+    // It comes back as its consumer goes with the server.
+    let house = house.restarted().await;
+    let mut one = house.client("joon").await;
+    consume(&mut one, "work", "client-individual").await;
+    let heard = one.hear().await;
+    assert_eq!(heard.header("redelivered"), "true");
+    one.done(&format!("NACK\nid:{}", heard.header("ack"))).await;
+    one.hears_nothing().await;
+    assert_eq!(queue(&house, "work").await.0, 0, "three times is enough");
+    assert_eq!(queue(&house, "dead.work").await.0, 1);
+    // There it begins anew.
+    let house = house.restarted().await;
+    let mut dead = house.client("bora").await;
+    consume(&mut dead, "dead.work", "client").await;
+    assert_eq!(dead.hear().await.header("redelivered"), "");
+}
+
+#[tokio::test]
+async fn the_number_of_a_message_is_never_that_of_another() {
+    let house = House::new().await;
+    let mut numbers = HashSet::new();
+    let mut house = house;
+    for _ in 0..3 {
+        let mut client = house.client("mina").await;
+        consume(&mut client, "work", "client").await;
+        client.publish("/queue/work", "x").await;
+        let heard = client.hear().await;
+        assert!(numbers.insert(heard.header("message-id").to_owned()), "{numbers:?}");
+        ack(&mut client, &heard).await;
+        drop(client);
+        house = house.restarted().await;
+    }
+}
+
+#[tokio::test]
+async fn a_full_queue_of_dead_ones_takes_no_more_and_nothing_is_lost() {
+    let house = House::with(|config| config.queue_messages_max = 2).await;
+    let mut sender = house.client("mina").await;
+    for number in 0..3 {
+        sender.publish("/queue/work", &number.to_string()).await;
+        let mut one = house.client("joon").await;
+        consume(&mut one, "work", "client").await;
+        let heard = one.hear().await;
+        let nack = format!("NACK\nid:{}\nrequeue:false\nreceipt:n\n\n\0", heard.header("ack"));
+        one.send(&nack).await;
+        if number < 2 {
+            assert_eq!(one.hear().await.command, "RECEIPT");
+        } else {
+            assert_eq!(one.error().await.text(), "the queue \"dead.work\" is full");
+        }
+    }
+    assert_eq!(queue(&house, "dead.work").await.0, 2);
+    let mut other = house.client("bora").await;
+    consume(&mut other, "work", "client").await;
+    assert_eq!(other.message().await, "2");
+}
+
+#[tokio::test]
+async fn messages_that_nobody_takes_are_in_their_rows_and_a_consumer_has_a_share_of_bytes() {
+    let house = House::with(|config| {
+        config.queue_window_bytes_max = 100_000;
+        config.prefetch_bytes_max = 50_000;
+    })
+    .await;
+    let mut sender = house.client("mina").await;
+    let body = "x".repeat(20_000);
+    for _ in 0..30 {
+        sender.publish("/queue/work", &body).await;
+    }
+    let (principal, destination) = work();
+    let Ok(Route::Queue(held)) = house.sockets.0.route(&principal, &destination).await else {
+        panic!("it is a queue");
+    };
+    assert_eq!(held.ready_bytes(), 0);
+    let mut one = house.client("joon").await;
+    consume(&mut one, "work", "client-individual").await;
+    for number in 0..30 {
+        let heard = one.hear().await;
+        assert!(held.ready_bytes() <= 200_000, "{}", held.ready_bytes());
+        if number == 0 {
+            house.until("it has its share", || held.info().unacknowledged == 3).await;
+        }
+        ack(&mut one, &heard).await;
+    }
+    assert_eq!(queue(&house, "work").await, (0, 0, 1));
+}
+
+fn work() -> (base::access::Principal, Destination) {
+    let principal = super::house::Doorman::principal("joon").unwrap();
+    (principal, Destination::parse("/queue/work", 100).unwrap())
+}
+
+#[tokio::test]
+async fn an_answer_that_is_given_up_half_way_gives_its_messages_back() {
+    let house = House::new().await;
+    let (principal, destination) = work();
+    let Ok(Route::Queue(held)) = house.sockets.0.route(&principal, &destination).await else {
+        panic!("it is a queue");
+    };
+    let outbox = std::sync::Arc::new(Outbox::new(1 << 20));
+    held.join((77, 0), &outbox, 10);
+    house.client("mina").await.publish("/queue/work", "x").await;
+    let given = || {
+        let mut rows = Vec::new();
+        let _ = outbox.take(|item| {
+            if let Item::Queue { row, .. } = item {
+                rows.push(row);
+            }
+            true
+        });
+        rows
+    };
+    let rows = given();
+    assert_eq!(rows.len(), 1);
+    // The queue of the dead is opened for it; whoever asked is gone before that is done.
+    let deed = Deed::Settle { destination, number: 0, rows: rows.clone(), verdict: Verdict::Dead };
+    drop(house.sockets.0.prepare((77, &principal), vec![deed]).now_or_never());
+    assert_eq!(given(), rows, "it is given out again");
+    assert_eq!(queue(&house, "work").await.0, 1);
+}
+
+#[tokio::test]
+async fn an_acknowledgement_of_one_who_left_is_not_that_of_another() {
+    let house = House::new().await;
+    let (principal, destination) = work();
+    let Ok(Route::Queue(held)) = house.sockets.0.route(&principal, &destination).await else {
+        panic!("it is a queue");
+    };
+    let outbox = std::sync::Arc::new(Outbox::new(1 << 20));
+    held.join((1, 0), &outbox, 10);
+    house.client("mina").await.publish("/queue/work", "x").await;
+    let mut row = None;
+    let _ = outbox.take(|item| {
+        if let Item::Queue { row: found, .. } = item {
+            row = Some(found);
+        }
+        true
+    });
+    let row = row.unwrap();
+    held.join((2, 0), &outbox, 10);
+    assert_eq!(held.leave((1, 0)).again, [(row, 1)]);
+    assert!(held.settle((1, 0), &[row], Verdict::Done).done.is_empty(), "the second one has it");
+    assert_eq!(held.settle((2, 0), &[row], Verdict::Done).done.len(), 1);
 }

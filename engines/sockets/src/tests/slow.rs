@@ -66,6 +66,7 @@ async fn a_peer_that_is_gone_without_a_word_is_let_go() {
     let house = House::with(|config| {
         config.write_time_max = Duration::from_millis(200);
         config.prefetch = 1_000;
+        config.prefetch_bytes_max = 256 << 20;
     })
     .await;
     let mut stuck = house.client("joon").await;

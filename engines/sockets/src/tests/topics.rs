@@ -288,3 +288,46 @@ async fn a_reader_of_another_kind_follows_and_resumes() {
     let mut client: Client = house.client("mina").await;
     client.hears_nothing().await;
 }
+
+#[tokio::test]
+async fn a_subscription_that_ends_while_it_resumes_leaves_the_next_one_whole() {
+    let house = House::with(|config| config.resume_bytes_max = 300).await;
+    let mut sender = house.client("mina").await;
+    for number in 0..30 {
+        sender.publish("/topic/a", &format!("a{number}")).await;
+        sender.publish("/topic/b", &format!("b{number}")).await;
+    }
+    for _ in 0..20 {
+        let mut client = house.client("joon").await;
+        let subscribe = |id, topic| {
+            format!("SUBSCRIBE\nid:{id}\ndestination:/topic/{topic}\nfrom:earliest\n\n\0")
+        };
+        client.send(&(subscribe(1, "a") + &subscribe(2, "b"))).await;
+        // It comes while the next step of the first one is being read.
+        assert_eq!(client.hear().await.text(), "a0");
+        client.send("UNSUBSCRIBE\nid:1\n\n\0").await;
+        let mut number = 0;
+        while number < 30 {
+            let heard = client.hear().await;
+            if heard.header("subscription") == "2" {
+                assert_eq!(heard.text(), format!("b{number}"));
+                number += 1;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_on_disk_has_no_receipt() {
+    let house = House::new().await;
+    let mut client = house.client("mina").await;
+    client.publish("/topic/a", "x").await;
+    client.publish("/queue/work", "x").await;
+    house.log.close().await;
+    client.send("SEND\ndestination:/topic/a\nreceipt:r\n\ny\0").await;
+    assert_eq!(client.error().await.header("receipt-id"), "r");
+    let mut client = house.client("mina").await;
+    house.db.close().await;
+    client.send("SEND\ndestination:/queue/work\nreceipt:r\n\ny\0").await;
+    assert_eq!(client.error().await.header("receipt-id"), "r");
+}

@@ -110,6 +110,7 @@ async fn who_came_with_a_session_needs_no_key_and_goes_with_it() {
         let answer = asked.load(Ordering::SeqCst);
         Box::pin(async move { answer })
     });
+    let gone = still.clone();
     let mut web = Web::open(&house, Some(guest(Some(still))), &[]).await;
     web.say("CONNECT\naccept-version:1.2\n\n\0").await;
     assert!(web.text().await.contains("user-name:mina\n"));
@@ -120,6 +121,10 @@ async fn who_came_with_a_session_needs_no_key_and_goes_with_it() {
     house.doorman.forbid("another thing");
     assert!(web.text().await.starts_with("ERROR\nmessage:the key or the session is not valid"));
     assert_eq!(web.hear().await, (0x88, 1008_u16.to_be_bytes().to_vec()));
+    // Signed out between the request and CONNECT.
+    let mut web = Web::open(&house, Some(guest(Some(gone))), &[]).await;
+    web.say("CONNECT\naccept-version:1.2\n\n\0").await;
+    assert!(web.text().await.starts_with("ERROR\nmessage:no valid credentials"));
     // A key that is given counts, and not the session beside it.
     let mut web = Web::open(&house, Some(guest(None)), &[]).await;
     web.say("CONNECT\naccept-version:1.2\npasscode:madang_joon_wrong\n\n\0").await;
