@@ -78,6 +78,17 @@ pub trait Authority: Send + Sync + 'static {
         resource: Resource<'_>,
     ) -> Result<(), Refused>;
 
+    /// The same, by a door that says which it is, for the log of refusals.
+    fn authorize_at(
+        &self,
+        _door: Door,
+        principal: &Principal,
+        action: Action,
+        resource: Resource<'_>,
+    ) -> Result<(), Refused> {
+        self.authorize(principal, action, resource)
+    }
+
     /// Changes with every change of keys and grants, so that doors look again at open connections.
     fn epoch(&self) -> watch::Receiver<u64>;
 

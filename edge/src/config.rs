@@ -24,6 +24,9 @@ pub struct Config {
     pub requests_max: usize,
     /// Event streams that are open at once.
     pub streams_max: usize,
+    /// An open stream of somebody who showed a token that ends by time asks this often whether it still opens.
+    #[serde(with = "text")]
+    pub token_check: Duration,
     /// Silence after which an event stream sends a comment.
     #[serde(with = "text")]
     pub stream_keep_alive: Duration,
@@ -62,6 +65,7 @@ impl Default for Config {
             request_told_after: Duration::from_secs(5),
             requests_max: 1_024,
             streams_max: 1_000,
+            token_check: Duration::from_secs(1),
             stream_keep_alive: Duration::from_secs(15),
             header_bytes_max: 32 << 10,
             header_count_max: 100,

@@ -125,6 +125,7 @@ impl Document {
                 },
                 "securitySchemes": {
                     "bearer": { "type": "http", "scheme": "bearer", "bearerFormat": "madang_<id>_<secret>" },
+                    "access": { "type": "http", "scheme": "bearer", "bearerFormat": "madang_<session>_<secret>", "description": "An app's text for a session of an account, from /v1/tokens; it opens what keys open too." },
                     "session": { "type": "apiKey", "in": "cookie", "name": SESSION_COOKIE },
                 },
             },
@@ -154,7 +155,7 @@ fn written(operation: &Operation, said: &Description) -> Value {
     written["security"] = match operation.access {
         Access::Public => json!([]),
         Access::Optional => json!([{}, { "bearer": [] }, { "session": [] }]),
-        Access::Session => json!([{ "session": [] }]),
+        Access::Session => json!([{ "session": [] }, { "access": [] }]),
         Access::SignedIn => json!([{ "bearer": [] }, { "session": [] }]),
         Access::Action(action) => {
             written["x-action"] = action.0.into();

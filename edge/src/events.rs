@@ -6,14 +6,14 @@ use axum::http::request::Parts;
 use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use base::ErrorKind;
-use base::access::Resource;
+use base::access::{Door, Resource};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use schemars::{SchemaGenerator, json_schema};
 
 use crate::document::Description;
 use crate::extract::{Input, shared};
-use crate::guard::{Admission, Shared};
+use crate::guard::{Admission, Proof, Shared};
 use crate::problem::{Error, Result};
 use crate::reply::Reply;
 
@@ -80,10 +80,18 @@ async fn over(shared: Arc<Shared>, admission: Admission) {
         return stopping.cancelled().await;
     }
     let mut epoch = shared.authority.epoch();
+    let ends_by_time = matches!(admission.shown, Proof::Token(..));
     loop {
+        let its_time = async {
+            if !ends_by_time {
+                std::future::pending::<()>().await;
+            }
+            shared.base.clock.sleep(shared.config.token_check).await;
+        };
         tokio::select! {
             () = stopping.cancelled() => return,
             changed = epoch.changed() => if changed.is_err() { return },
+            () = its_time => {}
         }
         if !may_still_read(&shared, &admission).await {
             return;
@@ -94,15 +102,11 @@ async fn over(shared: Arc<Shared>, admission: Admission) {
 async fn may_still_read(shared: &Shared, admission: &Admission) -> bool {
     let Some(caller) = &admission.caller else { return true };
     let principal = &caller.principal;
-    if let Some(cookie) = &admission.cookie
-        && shared.sessions.session(cookie).await.is_err()
-    {
-        return false;
-    }
-    shared.authority.is_current(principal)
+    admission.shown.holds(shared).await
+        && shared.authority.is_current(principal)
         && admission.action.as_ref().is_none_or(|(action, path)| {
             let resource = Resource { organisation: principal.organisation, path };
-            shared.authority.authorize(principal, *action, resource).is_ok()
+            shared.authority.authorize_at(Door::Http, principal, *action, resource).is_ok()
         })
 }
 

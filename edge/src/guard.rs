@@ -59,6 +59,8 @@ pub struct Caller {
 pub enum Via {
     Key,
     Session,
+    /// An app's text for a session of its account.
+    Token,
 }
 
 impl Caller {
@@ -73,7 +75,8 @@ impl Caller {
     /// A further question, for what an operation's own action and resource do not say.
     pub fn authorize(&self, action: Action, path: &str) -> Result<()> {
         let resource = Resource { organisation: self.organisation(), path };
-        Ok(self.authority.authorize(&self.principal, action, resource)?)
+        let (door, principal) = (Door::Http, &self.principal);
+        Ok(self.authority.authorize_at(door, principal, action, resource)?)
     }
 }
 
@@ -129,7 +132,29 @@ pub(crate) struct Entrance {
 pub(crate) struct Admission {
     pub(crate) caller: Option<Caller>,
     pub(crate) action: Option<(Action, String)>,
-    pub(crate) cookie: Option<String>,
+    pub(crate) shown: Proof,
+}
+
+/// What is looked at again for as long as a stream or a socket is open.
+#[derive(Clone)]
+pub(crate) enum Proof {
+    /// The authority knows whether the caller is still there.
+    Known,
+    Cookie(String),
+    /// A session's id and secret: it ends by time too.
+    Token(String, String),
+}
+
+impl Proof {
+    pub(crate) async fn holds(&self, shared: &Shared) -> bool {
+        match self {
+            Self::Known => true,
+            Self::Cookie(cookie) => shared.sessions.session(cookie).await.is_ok(),
+            Self::Token(id, secret) => {
+                shared.authority.authenticate(Door::Http, id, secret).await.is_ok()
+            }
+        }
+    }
 }
 
 /// How long a body may be, for the extractor that reads it.
@@ -209,33 +234,33 @@ async fn admit(shared: &Shared, entrance: &Entrance, request: &mut Parts) -> Res
 }
 
 async fn permit(shared: &Shared, operation: &Operation, request: &mut Parts) -> Result<Admission> {
-    let nobody = Admission { caller: None, action: None, cookie: None };
+    let nobody = Admission { caller: None, action: None, shown: Proof::Known };
     let action = match operation.access {
         Access::Public => return Ok(nobody),
         Access::LoopbackOr(_) if is_from_this_machine(request) => return Ok(nobody),
         Access::Optional => {
             return Ok(match identify(shared, request).await {
-                Ok((caller, cookie)) => Admission { caller: Some(caller), action: None, cookie },
+                Ok((caller, shown)) => Admission { caller: Some(caller), action: None, shown },
                 Err(_) => nobody,
             });
         }
         Access::SignedIn | Access::Session => None,
         Access::Action(action) | Access::LoopbackOr(action) => Some(action),
     };
-    let (caller, cookie) = identify(shared, request).await?;
-    if operation.access == Access::Session && caller.via != Via::Session {
-        return Err(Error::new(ErrorKind::Forbidden, "only a browser's session may do this"));
+    let (caller, shown) = identify(shared, request).await?;
+    if operation.access == Access::Session && caller.via == Via::Key {
+        return Err(Error::new(ErrorKind::Forbidden, "only somebody's session may do this"));
     }
     let Some(action) = action else {
-        return Ok(Admission { caller: Some(caller), action: None, cookie });
+        return Ok(Admission { caller: Some(caller), action: None, shown });
     };
     let path = fill(operation.resource, request).await?;
     caller.authorize(action, &path)?;
-    Ok(Admission { caller: Some(caller), action: Some((action, path)), cookie })
+    Ok(Admission { caller: Some(caller), action: Some((action, path)), shown })
 }
 
 /// A bearer key counts before a cookie: whoever sends one means it.
-async fn identify(shared: &Shared, request: &Parts) -> Result<(Caller, Option<String>)> {
+async fn identify(shared: &Shared, request: &Parts) -> Result<(Caller, Proof)> {
     let headers = &request.headers;
     let authority = shared.authority.clone();
     if let Some(given) = headers.get(header::AUTHORIZATION) {
@@ -247,7 +272,11 @@ async fn identify(shared: &Shared, request: &Parts) -> Result<(Caller, Option<St
             .and_then(|(_, token)| parse_token(token.trim()))
             .ok_or(Refused::Unauthenticated)?;
         let principal = shared.authority.authenticate(Door::Http, id, secret).await?;
-        return Ok((Caller { principal, via: Via::Key, authority }, None));
+        let (via, shown) = match principal.subject {
+            Subject::Account(_) => (Via::Token, Proof::Token(id.to_owned(), secret.to_owned())),
+            Subject::Key(_) | Subject::System(_) => (Via::Key, Proof::Known),
+        };
+        return Ok((Caller { principal, via, authority }, shown));
     }
     let cookie = session_cookie(headers).ok_or(Refused::Unauthenticated)?;
     let principal = shared.sessions.session(cookie).await?;
@@ -255,7 +284,8 @@ async fn identify(shared: &Shared, request: &Parts) -> Result<(Caller, Option<St
     if !is_safe && !is_same_origin(headers, &request.uri) {
         return Err(Error::new(ErrorKind::Forbidden, "the request came from another origin"));
     }
-    Ok((Caller { principal, via: Via::Session, authority }, Some(cookie.to_owned())))
+    let shown = Proof::Cookie(cookie.to_owned());
+    Ok((Caller { principal, via: Via::Session, authority }, shown))
 }
 
 pub(crate) fn session_cookie(headers: &HeaderMap) -> Option<&str> {

@@ -33,7 +33,7 @@ pub use guard::{BoxFuture, Caller, Gate, SESSION_COOKIE, Sessions, Via, parse_to
 pub use once::{Begun, Claims, Keyed};
 pub use operation::{Access, Operation, Undeclared};
 pub use problem::{Error, FieldProblem, Problem, Result};
-pub use reply::{Created, Endpoint, NoContent, PageBody, Reply, SessionCookie};
+pub use reply::{Accepted, Created, Endpoint, NoContent, PageBody, Reply, SessionCookie};
 pub use routes::Routes;
 pub use serve::serve;
 pub use upgrade::{Shown, Still, Switching, Taken, Upgrade};

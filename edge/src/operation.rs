@@ -40,7 +40,7 @@ pub enum Access {
     Optional,
     /// Anybody with valid credentials, for things of their own.
     SignedIn,
-    /// Somebody in a browser; keys are refused.
+    /// A person in a browser or an app; keys are refused.
     Session,
     /// Whoever was granted the action on the operation's resource.
     Action(Action),

@@ -27,6 +27,10 @@ pub struct Created<T>(pub T);
 #[derive(Debug, Clone, Copy)]
 pub struct NoContent;
 
+/// 202, with nothing: it will be done, or there was nothing to do, and the answer does not say which.
+#[derive(Debug, Clone, Copy)]
+pub struct Accepted;
+
 /// A part of a list on the wire.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 #[schemars(rename = "{T}Page")]
@@ -84,6 +88,12 @@ impl IntoResponse for NoContent {
     }
 }
 
+impl IntoResponse for Accepted {
+    fn into_response(self) -> Response {
+        StatusCode::ACCEPTED.into_response()
+    }
+}
+
 impl IntoResponseParts for SessionCookie {
     type Error = Error;
 
@@ -127,12 +137,24 @@ impl Reply for NoContent {
     }
 }
 
+impl Reply for Accepted {
+    fn describe(to: &mut Description, _: &mut SchemaGenerator) {
+        to.answers_nothing(202);
+    }
+}
+
 /// A response of the handler's own making; its operation says what it is, by `returns` and `media`.
 impl Reply for Response {
     fn describe(_: &mut Description, _: &mut SchemaGenerator) {}
 }
 
 impl<T: Reply> Reply for (SessionCookie, T) {
+    fn describe(to: &mut Description, schemas: &mut SchemaGenerator) {
+        T::describe(to, schemas);
+    }
+}
+
+impl<T: Reply> Reply for (Option<SessionCookie>, T) {
     fn describe(to: &mut Description, schemas: &mut SchemaGenerator) {
         T::describe(to, schemas);
     }

@@ -136,13 +136,14 @@ fn shown(shared: &Arc<Shared>, parts: &Parts, admission: Admission) -> Option<Sh
     if caller.via == Via::Key {
         return Some(Shown { principal: caller.principal, still: None });
     }
-    if !is_same_origin(&parts.headers, &parts.uri) {
+    // No page can make a browser send a token along.
+    if caller.via == Via::Session && !is_same_origin(&parts.headers, &parts.uri) {
         return None;
     }
-    let (shared, cookie) = (shared.clone(), Arc::<str>::from(admission.cookie?));
+    let (shared, shown) = (shared.clone(), Arc::new(admission.shown));
     let still: Still = Arc::new(move || {
-        let (shared, cookie) = (shared.clone(), cookie.clone());
-        Box::pin(async move { shared.sessions.session(&cookie).await.is_ok() })
+        let (shared, shown) = (shared.clone(), shown.clone());
+        Box::pin(async move { shown.holds(&shared).await })
     });
     Some(Shown { principal: caller.principal, still: Some(still) })
 }

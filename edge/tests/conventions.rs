@@ -29,8 +29,11 @@ use tower::ServiceExt;
 const READ: Action = Action("yard.read");
 const WRITE: Action = Action("yard.write");
 
-/// `madang_k1_good` may read everything and write `thing/mine`; `madang_k1_late` is too fast.
+/// `madang_k1_good` may read everything and write `thing/mine`; `madang_k1_late` is too fast. `madang_s1_fresh` is an
+/// app's, until the epoch is `STALE`.
 struct Grants(watch::Sender<u64>);
+
+const STALE: u64 = 7;
 
 fn holder(subject: Subject) -> Principal {
     Principal { organisation: OrganisationId::DEFAULT, subject, name: "holder".into() }
@@ -46,6 +49,9 @@ impl Authority for Grants {
         Box::pin(async move {
             match (key, secret) {
                 ("k1", "good") => Ok(holder(Subject::Key(KeyId::fixed(1)))),
+                ("s1", "fresh") if *self.0.borrow() != STALE => {
+                    Ok(holder(Subject::Account(AccountId::fixed(2))))
+                }
                 ("k1", "late") => Err(Refused::TooMany),
                 ("k1", "down") => Err(Refused::Unavailable),
                 _ => Err(Refused::Unauthenticated),
@@ -70,7 +76,7 @@ impl Authority for Grants {
     }
 
     fn is_current(&self, _: &Principal) -> bool {
-        *self.0.borrow() == 0
+        *self.0.borrow() != 1
     }
 }
 
@@ -596,7 +602,11 @@ async fn cookies_are_secure_when_asked() {
 
 /// Opens `/v1/events` and gives its body.
 async fn open_events(yard: &Yard, last: Option<&str>) -> (u16, Body) {
-    let mut request = Request::get("/v1/events").header("authorization", "Bearer madang_k1_good");
+    open_events_with(yard, "madang_k1_good", last).await
+}
+
+async fn open_events_with(yard: &Yard, token: &str, last: Option<&str>) -> (u16, Body) {
+    let mut request = Request::get("/v1/events").header("authorization", format!("Bearer {token}"));
     if let Some(last) = last {
         request = request.header("last-event-id", last);
     }
@@ -638,6 +648,31 @@ async fn a_stream_ends_when_its_key_is_revoked_and_streams_are_counted() {
     next_text(&mut first).await.unwrap();
     yard.grants.0.send_replace(1);
     assert_eq!(next_text(&mut first).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_ends_when_its_token_does_though_nobody_says_so() {
+    let yard = yard();
+    let (status, mut body) = open_events_with(&yard, "madang_s1_fresh", None).await;
+    assert_eq!(status, 200);
+    next_text(&mut body).await.unwrap();
+    next_text(&mut body).await.unwrap();
+    yard.grants.0.send_if_modified(|epoch| {
+        *epoch = STALE;
+        false
+    });
+    let ended = tokio::time::timeout(Duration::from_millis(1_500), next_text(&mut body)).await;
+    assert_eq!(ended.unwrap(), None);
+}
+
+#[tokio::test]
+async fn an_app_s_token_is_a_person_s_and_needs_no_origin() {
+    let yard = yard();
+    let token = "authorization: Bearer madang_s1_fresh";
+    refused(&yard, 403, "DELETE /v1/session", &[KEY], "").await;
+    let evil = "origin: http://evil";
+    assert_eq!(ask(&yard, "DELETE /v1/session", &[token, evil, COOKIE], "").await.status, 204);
+    refused(&yard, 401, "DELETE /v1/session", &["authorization: Bearer madang_s1_x"], "").await;
 }
 
 #[tokio::test]

@@ -1,8 +1,9 @@
 //! One room's handle becomes another's need. This file is the map of couplings.
 
-use base::access::{Action, Principal, Refused, Subject};
-use base::{OrganisationId, Timestamp};
+use base::access::{Action, Door, Principal, Refused, Subject};
+use base::{Base, Failure, OrganisationId, Timestamp};
 use bytes::Bytes;
+use delivery::egress::{Target, Verb};
 use delivery::{Delivery, EmailAddress, EndpointId, OutgoingEvent, OutgoingMail};
 use devices::{
     Devices, IssuedKey, KeyIssuer, KeyRequest, NeedError, Notice, Notifier, Outcome, Recipient,
@@ -10,7 +11,7 @@ use devices::{
 };
 use edge::{Begun, BoxFuture, Claims, Keyed, Sessions};
 use eventlog::Record;
-use identity::{Grant, Identity, NewKey};
+use identity::{Grant, Identity, Letter, Mailer, NewKey, Web, WebAnswer, WebRequest};
 use jobs::{Attempt, Failed, Jobs, Kind};
 use mqtt::{Accepted, Intake, Message};
 use relational::{Claimed, Commands, Deed, NewCommand, Tx, Unhandled};
@@ -218,7 +219,7 @@ impl KeyIssuer for DeviceKeys {
         Box::pin(async move {
             let grants = request.grants.into_iter().map(|(action, on)| Grant::new(action, on));
             let new = NewKey { label: request.label, grants: grants.collect() };
-            let key = self.0.create_key(principal, new).await;
+            let key = self.0.create_key((principal, Door::Http), new).await;
             let key =
                 key.map_err(|error| NeedError { kind: error.kind(), source: error.into() })?;
             Ok(IssuedKey {
@@ -228,6 +229,51 @@ impl KeyIssuer for DeviceKeys {
                 mqtt_user: key.mqtt_user,
                 mqtt_password: key.mqtt_password,
             })
+        })
+    }
+}
+
+/// Mails with links go out at once: their tokens lie in no row.
+pub(crate) struct LinkMails(pub(crate) Delivery, pub(crate) Base);
+
+impl Mailer for LinkMails {
+    fn send(&self, letter: Letter) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async move {
+            let Letter { organisation, to, subject, body } = letter;
+            let mail = OutgoingMail {
+                organisation,
+                to: to.parse::<EmailAddress>()?,
+                subject,
+                body_text: body,
+                idempotency_key: format!("link {:016x}", self.1.entropy.number()),
+            };
+            self.0.send_at_once(mail).await?;
+            Ok(())
+        })
+    }
+}
+
+/// Providers are asked by the one client that leaves the house.
+pub(crate) struct ProvidersWeb(pub(crate) Delivery);
+
+impl Web for ProvidersWeb {
+    fn ask(&self, request: WebRequest) -> BoxFuture<'_, Result<WebAnswer, Failure>> {
+        Box::pin(async move {
+            let client = self.0.client();
+            let target = Target::parse(&request.url, client.egress())?;
+            let mut headers = vec![("accept", "application/json".to_owned())];
+            if let Some(bearer) = request.bearer {
+                headers.push(("authorization", format!("Bearer {bearer}")));
+            }
+            let verb = if request.form.is_some() { Verb::Post } else { Verb::Get };
+            let asked = delivery::egress::Request {
+                target: &target,
+                content_type: "application/x-www-form-urlencoded",
+                headers,
+                body: request.form.unwrap_or_default().into(),
+            };
+            let answer = client.ask(verb, &asked, request.answer_bytes_max).await?;
+            Ok(WebAnswer { status: answer.status, body: answer.body })
         })
     }
 }

@@ -101,11 +101,12 @@ pub(crate) struct Settings(Table);
 const PREFIX: &str = "MADANG__";
 
 /// Where each part keeps its things below `data_dir`.
-const PLACES: [(&str, &str, &str); 4] = [
+const PLACES: [(&str, &str, &str); 5] = [
     ("relational", "path", "rows/rows.db"),
     ("eventlog", "dir", "log"),
     ("lake", "dir", "lake"),
     ("delivery", "key_file", "keys/delivery"),
+    ("identity", "key_file", "keys/identity"),
 ];
 
 impl Settings {
@@ -199,6 +200,14 @@ impl Config {
         shown.insert("threads".into(), Value::try_from(&self.threads)?);
         shown.insert("watch".into(), Value::try_from(&self.watch)?);
         shown.insert("log".into(), Value::try_from(&self.log)?);
+        let providers = shown["identity"].get_mut("providers").and_then(Value::as_table_mut);
+        for (_, provider) in providers.into_iter().flatten() {
+            if let Some(Value::String(secret)) = provider.get_mut("client_secret")
+                && !secret.is_empty()
+            {
+                *secret = "***".into();
+            }
+        }
         let url = shown["delivery"].get_mut("smtp").and_then(|smtp| smtp.get_mut("url"));
         if let Some(Value::String(url)) = url {
             *url = mask_password(url);
@@ -249,13 +258,14 @@ mod tests {
             settings("data_dir = \"here\"\n[http]\nlisten = \"0.0.0.0:80\"\nbody_bytes_max = 5");
         settings.set(&["http", "listen"], value_of("127.0.0.1:81")).unwrap();
         settings.set(&["egress", "allow"], value_of("[\"10.0.0.0/8\"]")).unwrap();
-        settings.set(&["identity", "open_sign_up"], value_of("true")).unwrap();
+        settings.set(&["identity", "sign_up"], value_of("open")).unwrap();
         let config = settings.config().unwrap();
         assert_eq!(config.http.listen.as_deref(), Some("127.0.0.1:81"));
         assert_eq!(config.http.part.body_bytes_max, 5);
         assert_eq!(config.mqtt.listen, None);
         assert_eq!(config.egress.allow.len(), 1);
-        assert!(config.identity.open_sign_up);
+        assert_eq!(config.identity.sign_up, identity::SignUp::Open);
+        assert_eq!(config.identity.key_file, Path::new("here/keys/identity"));
         assert_eq!(config.eventlog.dir, Path::new("here/log"));
     }
 

@@ -1,5 +1,7 @@
 //! The HTTP operations over engines, and all operations together. Those of a feature stand in the feature.
 
+mod accounts;
+mod audit;
 mod console;
 mod dead_letters;
 mod endpoints;
@@ -8,6 +10,8 @@ mod jobs;
 mod keys;
 mod messages;
 mod overview;
+mod passkeys;
+mod providers;
 mod session;
 mod sockets;
 mod sql;
@@ -59,7 +63,11 @@ impl Doors {
     fn routes(&self) -> Routes<Doors> {
         let routes = Routes::new(self.clone())
             .join(session::routes(self))
+            .join(accounts::routes(self))
+            .join(passkeys::routes(self))
+            .join(providers::routes(self))
             .join(keys::routes(self))
+            .join(audit::routes(self))
             .join(self.devices.routes())
             .join(overview::routes(self))
             .join(sql::routes(self))

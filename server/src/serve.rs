@@ -62,7 +62,7 @@ pub(crate) fn serve(
         settings.set(&["data_dir"], Value::String(folder.display().to_string()))?;
     }
     if options.open_sign_up {
-        settings.set(&["identity", "open_sign_up"], Value::Boolean(true))?;
+        settings.set(&["identity", "sign_up"], Value::String("open".into()))?;
     }
     let config = settings.config()?;
     let base = Base::system();

@@ -11,7 +11,7 @@ use delivery::Delivery;
 use devices::{Devices, Needs};
 use edge::{Router, Routes};
 use eventlog::EventLog;
-use identity::{Grant, Identity, NewKey};
+use identity::{Grant, Identity, Mailer, NewKey};
 use jobs::Jobs;
 use kv::Kv;
 use lake::Lake;
@@ -21,8 +21,8 @@ use results::Results;
 use sockets::{Sockets, Source};
 
 use crate::adapters::{
-    AlertNotices, AlertTopics, BrowserSessions, DeviceKeys, ReadingTopics, Readings,
-    handle_commands, handle_jobs,
+    AlertNotices, AlertTopics, BrowserSessions, DeviceKeys, LinkMails, ProvidersWeb, ReadingTopics,
+    Readings, handle_commands, handle_jobs,
 };
 use crate::config::Config;
 use crate::doors::Doors;
@@ -105,10 +105,15 @@ pub(crate) async fn open(
         move || relational::relay(db.clone(), log.clone())
     });
     let lake = Lake::open(config.lake.clone(), base).await.context("open the lake")?;
-    let identity = Identity::open(config.identity.clone(), base, db.clone()).await?;
-    let authority: Arc<dyn Authority> = Arc::new(identity.clone());
     let egress = config.egress.clone();
     let delivery = Delivery::open(config.delivery.clone(), egress, base, db.clone()).await?;
+    let mailer = delivery.has_mail_server().then(|| {
+        let mailer: Arc<dyn Mailer> = Arc::new(LinkMails(delivery.clone(), base.clone()));
+        mailer
+    });
+    let needs = identity::Needs { mailer, web: Some(Arc::new(ProvidersWeb(delivery.clone()))) };
+    let identity = Identity::open(config.identity.clone(), base, db.clone(), needs).await?;
+    let authority: Arc<dyn Authority> = Arc::new(identity.clone());
     let mut commands = Commands::new(&db, base);
     handle_commands(&mut commands, delivery.clone())?;
     let jobs = Jobs::open(config.jobs.clone(), &bases.handlers, db.clone()).await?;
@@ -173,7 +178,7 @@ pub(crate) async fn open(
 
 /// Opens every part and every door.
 pub(crate) async fn start(
-    config: Config,
+    mut config: Config,
     ports: Ports,
     bases: &Bases,
     added: Option<Added>,
@@ -193,6 +198,9 @@ pub(crate) async fn start(
         None => None,
     };
 
+    // Links in mails and passkeys are for this place, whatever a request calls it.
+    let here = || format!("http://{http_address}");
+    config.identity.origin = config.http.public_url.clone().unwrap_or_else(here);
     let rooms = open(&config, Some(mqtt_address), bases, added).await?;
     let sessions = Arc::new(BrowserSessions(rooms.doors.identity.clone()));
     let edge_config = config.http.part.clone();

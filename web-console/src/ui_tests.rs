@@ -9,9 +9,9 @@ use sha2::{Digest as _, Sha256};
 use crate::asset::{Encoding, asset, gzip, paths};
 
 /// Our own scripts and styles, packed together; the base map and what is vendored are counted apart.
-const APP_GZIP_BYTES_MAX: usize = 76 * 1024;
+const APP_GZIP_BYTES_MAX: usize = 81 * 1024;
 /// What signing in and the overview ask for, each file packed by itself as it is sent.
-const FIRST_GZIP_BYTES_MAX: usize = 45 * 1024;
+const FIRST_GZIP_BYTES_MAX: usize = 48 * 1024;
 const VENDOR_JS_GZIP_BYTES_MAX: usize = 110 * 1024;
 const MAP_GZIP_BYTES_MAX: usize = 250 * 1024;
 const FILE_BYTES_MAX: usize = 900 * 1024;

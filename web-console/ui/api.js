@@ -1,6 +1,9 @@
 // The HTTP API: one function per operation, in the server's own shapes.
 
-/** @typedef {{ organisation: string, name: string, email?: string | null, actions: string[] }} Session */
+/** @typedef {{ organisation: string, name: string, email?: string | null, actions: string[], has_password: boolean, is_verified: boolean, has_second_factor: boolean }} Session */
+/** @typedef {{ second_factor: { challenge: string, expires_in_seconds: number } | null }} SignedIn */
+/** @typedef {{ id: string, kind: 'cookie' | 'tokens', agent: string, address: string, created: string, seen: string, expires: string, is_current: boolean }} OwnSession */
+/** @typedef {{ id: string, name: string, is_backed_up: boolean, created: string, used: string | null }} Passkey */
 /** @typedef {{ devices: number, sensors: number, rules: number, readings_total: number, readings_per_second: number, alerts_total: number, alerts_today: number, messages_held: number, messages_waiting: number, dead_letters: number, version: string, uptime_seconds: number, mqtt?: string | null }} Overview */
 /** @typedef {{ name: string, unit?: string | null, label?: string | null }} SensorValue */
 /** @typedef {{ name: string, values: SensorValue[], created?: string }} Sensor */
@@ -155,15 +158,60 @@ export async function all(list, most = 2000) {
 
 /** @returns {Promise<Session>} */
 export const session = () => json('GET', '/v1/session', { open: true });
-/** @param {string} email @param {string} password */
-export const signIn = (email, password) => nothing('POST', '/v1/session', { body: { email, password }, open: true });
-/** @param {string} token */
-export const redeemLink = (token) => nothing('POST', '/v1/session/link', { body: { token }, open: true });
+/** @param {string} email @param {string} password @returns {Promise<SignedIn>} */
+export const signIn = (email, password) => json('POST', '/v1/session', { body: { email, password }, open: true });
+/** @param {string} challenge @param {string} code */
+export const secondFactor = (challenge, code) => nothing('POST', '/v1/session/second', { body: { challenge, code }, open: true });
+/** @param {string} token @returns {Promise<SignedIn>} */
+export const redeemLink = (token) => json('POST', '/v1/session/link', { body: { token }, open: true });
+/** @param {string} email */
+export const mailLink = (email) => nothing('POST', '/v1/session/links', { body: { email }, open: true });
+/** @param {string} email */
+export const mailReset = (email) => nothing('POST', '/v1/password-resets', { body: { email }, open: true });
+/** @param {string} token @param {string} password */
+export const finishReset = (token, password) => nothing('POST', '/v1/password-resets/finish', { body: { token, password }, open: true });
+/** @param {string} token @param {string} [password] */
+export const verifyEmail = (token, password) => nothing('POST', '/v1/account/verification', { body: { token, password }, open: true });
+/** @param {string} token @param {string} password @returns {Promise<SignedIn>} */
+export const acceptInvitation = (token, password) => json('POST', '/v1/invitations/accept', { body: { token, password }, open: true });
 export const signOut = () => nothing('DELETE', '/v1/session');
 /** @param {{ email: string, password: string, organisation?: string }} body */
 export const signUp = (body) => nothing('POST', '/v1/accounts', { body, open: true });
-/** @param {string} password */
-export const setPassword = (password) => nothing('PUT', '/v1/account/password', { body: { password } });
+/** @param {string} password @param {string} [current] */
+export const setPassword = (password, current) => nothing('PUT', '/v1/account/password', { body: { password, current } });
+export const mailVerification = () => nothing('POST', '/v1/account/verification-mail');
+/** @returns {Promise<Page<OwnSession>>} */
+export const sessions = () => json('GET', '/v1/account/sessions');
+/** @param {string} id */
+export const endSession = (id) => nothing('DELETE', `/v1/account/sessions/${part(id)}`);
+export const endOtherSessions = () => nothing('DELETE', '/v1/account/sessions');
+/** @param {string} [password] @returns {Promise<{ secret: string, uri: string }>} */
+export const beginTotp = (password) => json('POST', '/v1/account/totp', { body: { password } });
+/** @param {string} code @returns {Promise<{ recovery_codes: string[] }>} */
+export const confirmTotp = (code) => json('POST', '/v1/account/totp/confirm', { body: { code } });
+/** @param {string} code */
+export const endTotp = (code) => nothing('POST', '/v1/account/totp/end', { body: { code } });
+
+// Passkeys, in the JSON forms of Web Authentication.
+
+/** @returns {Promise<Page<Passkey>>} */
+export const passkeys = () => json('GET', '/v1/account/passkeys');
+/** @param {string} id */
+export const removePasskey = (id) => nothing('DELETE', `/v1/account/passkeys/${part(id)}`);
+/** @param {string} name @param {string} [password] */
+export async function addPasskey(name, password) {
+  const options = await json('POST', '/v1/account/passkeys/options', { body: { password } });
+  const publicKey = PublicKeyCredential.parseCreationOptionsFromJSON(options);
+  const made = /** @type {PublicKeyCredential} */ (await navigator.credentials.create({ publicKey }));
+  await nothing('POST', '/v1/account/passkeys', { body: { name, credential: made.toJSON() } });
+}
+export async function signInByPasskey() {
+  const options = await json('POST', '/v1/session/passkey/options', { open: true });
+  const publicKey = PublicKeyCredential.parseRequestOptionsFromJSON(options);
+  const shown = /** @type {PublicKeyCredential} */ (await navigator.credentials.get({ publicKey }));
+  await nothing('POST', '/v1/session/passkey', { body: { credential: shown.toJSON() }, open: true });
+}
+export const knowsPasskeys = () => 'PublicKeyCredential' in window && 'parseCreationOptionsFromJSON' in PublicKeyCredential;
 
 // Keys.
 

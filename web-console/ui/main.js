@@ -18,11 +18,12 @@ const pages = {
   jobs: () => import('./pages/jobs.js'),
   'dead-letters': () => import('./pages/dead-letters.js'),
   sockets: () => import('./pages/sockets.js'),
+  account: () => import('./pages/account.js'),
 };
 
 /** @param {string} name */
 const titleOf = (name) =>
-  ({ '': t('nav.overview'), map: t('nav.map'), rules: t('nav.rules'), sql: t('nav.sql'), devices: t('nav.devices'), jobs: t('nav.jobs'), 'dead-letters': t('dead.title'), sockets: t('sockets.title') })[name] ?? t('missing.title');
+  ({ '': t('nav.overview'), map: t('nav.map'), rules: t('nav.rules'), sql: t('nav.sql'), devices: t('nav.devices'), jobs: t('nav.jobs'), 'dead-letters': t('dead.title'), sockets: t('sockets.title'), account: t('account.title') })[name] ?? t('missing.title');
 
 function Page() {
   const name = route.value.parts[0] ?? '';
@@ -44,10 +45,13 @@ function Page() {
   return html`<${state.page} key=${name} />`;
 }
 
+/** Where links in mails lead. @param {string} name */
+const isMailed = (name) => ['link', 'reset', 'verify', 'invitation', 'second'].includes(name);
+
 function App() {
   const parts = route.value.parts;
-  if (parts[0] === 'link') return html`<${SignIn} link=${true} />`;
-  if (account.value === null) return html`<${SignIn} link=${false} />`;
+  if (isMailed(parts[0])) return html`<${SignIn} key=${parts[0]} way=${parts[0]} />`;
+  if (account.value === null) return html`<${SignIn} key="in" way="in" />`;
   if (account.value === undefined) {
     return accountError.value ? html`<div class="alone"><${Failed} error=${accountError.value} retry=${refreshAccount} /></div>` : null;
   }
@@ -73,4 +77,4 @@ guard?.createPolicy('default', { createHTML: (/** @type {string} */ text) => (te
 
 onSignedOut(leave);
 render(html`<${App} />`, /** @type {Element} */ (document.getElementById('app')));
-if (route.value.parts[0] !== 'link') refreshAccount();
+if (!['link', 'reset', 'invitation', 'second'].includes(route.value.parts[0])) refreshAccount();

@@ -105,6 +105,8 @@ pub struct Smtp {
     pub connection_idle_max: Duration,
     /// Messages a second.
     pub messages_per_second_max: u32,
+    /// Attempts to send a mail that is stored nowhere, one after another with a growing pause.
+    pub at_once_attempts_max: u32,
     /// Messages sent over one connection; many servers close it after a hundred.
     pub messages_per_connection_max: u32,
 }
@@ -162,6 +164,7 @@ impl Default for Smtp {
             send_time_max: Duration::from_secs(30),
             connection_idle_max: Duration::from_secs(20),
             messages_per_second_max: 100,
+            at_once_attempts_max: 4,
             messages_per_connection_max: 100,
         }
     }
@@ -179,6 +182,7 @@ impl Config {
             ("body_bytes_max", self.body_bytes_max as u64),
             ("smtp.in_flight_max", self.smtp.in_flight_max as u64),
             ("smtp.messages_per_connection_max", u64::from(self.smtp.messages_per_connection_max)),
+            ("smtp.at_once_attempts_max", u64::from(self.smtp.at_once_attempts_max)),
             ("smtp.messages_per_second_max", u64::from(self.smtp.messages_per_second_max)),
             ("endpoints.in_flight_max", self.endpoints.in_flight_max as u64),
             ("endpoints.in_flight_each_max", self.endpoints.in_flight_each_max as u64),

@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 
 use crate::Error;
 
-pub use client::{Answer, Client, Request};
+pub use client::{Answer, Client, Request, Verb};
 #[cfg(test)]
 pub(crate) use names::Lookup;
 pub(crate) use names::{Names, SystemNames};

@@ -37,6 +37,8 @@ pub enum Error {
     Sealed { row: EndpointId, key: String },
     #[error("no SMTP server is configured: set delivery.smtp.url")]
     NoServer,
+    #[error("the mail was not taken: {reason}")]
+    NotTaken { reason: String },
     #[error("the cursor is not one of this list")]
     Cursor,
     #[error(
@@ -77,6 +79,7 @@ impl Error {
             | Self::Unreachable { .. }
             | Self::Tls { .. }
             | Self::TimedOut { .. }
+            | Self::NotTaken { .. }
             | Self::Broken { .. } => ErrorKind::Unavailable,
             Self::Rows(error) => error.kind(),
         }

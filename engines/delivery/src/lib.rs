@@ -9,6 +9,7 @@
 //! [`Delivery::release`]. Egress refuses addresses that are not public unless `[egress] allow` lists them.
 
 mod address;
+mod at_once;
 mod config;
 pub mod egress;
 mod endpoint;
@@ -160,6 +161,11 @@ impl Delivery {
         };
         worker::count(&inner).await?;
         Ok(Self(Arc::new(inner)))
+    }
+
+    /// The one HTTP client for whatever leaves the house.
+    pub fn client(&self) -> &egress::Client {
+        &self.0.client
     }
 
     /// Writes a message in the caller's transaction: it is sent when that is committed, and never when it is not.

@@ -238,6 +238,35 @@ async fn a_mail_that_is_refused_for_now_is_sent_again_with_the_same_bytes() {
 }
 
 #[tokio::test]
+async fn a_mail_with_a_secret_goes_out_now_and_lies_nowhere() {
+    let house = House::new().await;
+    let sink = Sink::open(&house.base).await;
+    sink.script([Script::Answer("RCPT", "450 4.2.1 greylisted"), Script::DropAfterText]);
+    let delivery = house.open(config(sink.port())).await;
+    assert!(delivery.has_mail_server());
+    delivery.send_at_once(mail("secret")).await.unwrap();
+    let all = sink.received();
+    assert_eq!(all.len(), 2);
+    assert_eq!(
+        all[0].header("Message-ID"),
+        all[1].header("Message-ID"),
+        "a repeat is known for one"
+    );
+    let listed = delivery.messages(OURS, PageRequest::default()).await.unwrap();
+    assert!(listed.items.is_empty(), "{listed:?}");
+
+    sink.script([Script::Answer("RCPT", "550 5.1.1 nobody here")]);
+    let error = delivery.send_at_once(mail("secret")).await.unwrap_err();
+    assert!(error.to_string().contains("nobody here"), "{error}");
+    sink.script([Script::Answer("MAIL", "451 4.3.0 not now"); 4]);
+    assert!(delivery.send_at_once(mail("secret")).await.is_err(), "it is tried four times");
+    assert!(delivery.send_at_once(mail("secret")).await.is_ok(), "and the fifth is another mail's");
+    let none = house.open_idle(Config::default()).await;
+    assert!(!none.has_mail_server());
+    assert!(matches!(none.send_at_once(mail("a")).await, Err(Error::NoServer)));
+}
+
+#[tokio::test]
 async fn a_mail_that_is_refused_for_good_fails_with_the_reason_until_it_is_retried() {
     let house = House::new().await;
     let sink = Sink::open(&house.base).await;

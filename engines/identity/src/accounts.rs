@@ -1,12 +1,14 @@
 use std::net::IpAddr;
 
-use base::access::{Principal, Subject};
-use base::{AccountId, Base, OrganisationId};
+use base::access::{Door, Principal, Subject};
+use base::{AccountId, Base, OrganisationId, Timestamp};
 use relational::{Db, Tx, params};
 
-use crate::audit::{Change, note, subject_text};
+use crate::audit::{By, Change, note};
+use crate::letters::{Changed, Errand};
 use crate::live::LiveAccount;
-use crate::{Config, Error, Grant, Identity, password, token};
+use crate::sessions::{account_of, delete_all};
+use crate::{Config, Error, Grant, Identity, SignUp, factors, password, tickets, token};
 
 /// What an account may do in its organisation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,13 +28,6 @@ pub struct NewAccount {
     pub organisation: Option<String>,
 }
 
-/// An account that somebody made for themselves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SignedUp {
-    pub account: AccountId,
-    pub organisation: OrganisationId,
-}
-
 /// What somebody is shown about themselves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Profile {
@@ -43,6 +38,10 @@ pub struct Profile {
     pub email: Option<String>,
     /// False while the account can be entered by a link only.
     pub has_password: bool,
+    /// False while the account must still show that its address is its own.
+    pub is_verified: bool,
+    /// A code is asked for beside a password or a link.
+    pub has_second_factor: bool,
     pub grants: Vec<Grant>,
 }
 
@@ -119,38 +118,54 @@ pub(crate) async fn first_start(db: &Db, config: &Config, base: &Base) -> Result
         let sql = "INSERT INTO organisation (id, name, created) VALUES (?, ?, ?)";
         tx.execute(sql, params![organisation, "Madang", now]).await?;
         let account = AccountId::new(now, &base.entropy);
-        let new = Insert { account, organisation, email: &email, role: Role::Admin, hash: None };
-        insert(tx, &base, new).await
+        // Whoever set the address up has vouched for it.
+        let verified = Some(now);
+        let (email, role) = (&*email, Role::Admin);
+        insert(tx, &base, Insert { account, organisation, email, role, hash: None, verified })
+            .await?;
+        Ok(())
     })
     .await
 }
 
-struct Insert<'a> {
-    account: AccountId,
-    organisation: OrganisationId,
-    email: &'a str,
-    role: Role,
-    hash: Option<&'a str>,
+pub(crate) struct Insert<'a> {
+    pub(crate) account: AccountId,
+    pub(crate) organisation: OrganisationId,
+    pub(crate) email: &'a str,
+    pub(crate) role: Role,
+    pub(crate) hash: Option<&'a str>,
+    pub(crate) verified: Option<Timestamp>,
 }
 
-async fn insert(tx: &mut Tx, base: &Base, new: Insert<'_>) -> Result<(), Error> {
-    let Insert { account, organisation, email, role, hash } = new;
+/// What came of making an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NewPerson {
+    Made,
+    /// The address has an account already.
+    Taken,
+}
+
+pub(crate) async fn insert(tx: &mut Tx, base: &Base, new: Insert<'_>) -> Result<NewPerson, Error> {
+    let Insert { account, organisation, email, role, hash, verified } = new;
     let taken = "SELECT 1 AS taken FROM account WHERE email = ?";
     if tx.query_optional(taken, params![email]).await?.is_some() {
-        return Err(Error::AccountExists);
+        return Ok(NewPerson::Taken);
     }
-    let sql = "INSERT INTO account (id, organisation, email, password_hash, role, created)
-        VALUES (?, ?, ?, ?, ?, ?)";
+    let sql =
+        "INSERT INTO account (id, organisation, email, password_hash, role, created, verified)
+        VALUES (?, ?, ?, ?, ?, ?, ?)";
     let now = base.clock.now();
-    tx.execute(sql, params![account, organisation, email, hash, role.text(), now]).await?;
-    Ok(())
+    let values = params![account, organisation, email, hash, role.text(), now, verified];
+    tx.execute(sql, values).await?;
+    Ok(NewPerson::Made)
 }
 
 impl Identity {
-    /// Makes an account with an organisation of its own, while sign-up is open.
-    pub async fn sign_up(&self, from: IpAddr, new: NewAccount) -> Result<SignedUp, Error> {
+    /// Makes an account with an organisation of its own, while sign-up is open. Says the same, after the same work,
+    /// whether the address has one already; the address itself is told by mail.
+    pub async fn sign_up(&self, from: IpAddr, new: NewAccount) -> Result<(), Error> {
         let inner = &self.0;
-        if !inner.config.open_sign_up {
+        if inner.config.sign_up != SignUp::Open {
             return Err(Error::SignUpClosed);
         }
         let email = normal_email(&new.email)?;
@@ -163,112 +178,88 @@ impl Identity {
         let now = inner.base.clock.now();
         let organisation = OrganisationId::new(now, &inner.base.entropy);
         let account = AccountId::new(now, &inner.base.entropy);
-        let base = inner.base.clone();
-        let address = email.clone();
-        inner
-            .db
-            .write(async move |tx| {
+        let (base, address) = (inner.base.clone(), email.clone());
+        let made = inner.db.write(async move |tx| {
+            let (email, role, hash) = (&*address, Role::Admin, Some(&*hash));
+            let sql = "SELECT id, organisation FROM account WHERE email = ?";
+            let taken = tx.query_optional(sql, params![email]).await?;
+            let (of, organisation_of) = match &taken {
+                Some(row) => (row.get("id")?, row.get("organisation")?),
+                None => (account, organisation),
+            };
+            if taken.is_none() {
                 let sql = "INSERT INTO organisation (id, name, created) VALUES (?, ?, ?)";
                 tx.execute(sql, params![organisation, name, now]).await?;
-                let (email, role, hash) = (&*address, Role::Admin, Some(&*hash));
-                insert(tx, &base, Insert { account, organisation, email, role, hash }).await?;
-                let change = Change {
-                    organisation,
-                    subject: format!("account:{account}"),
-                    action: "account.sign-up",
-                    resource: format!("account/{account}"),
-                    detail: String::new(),
-                };
-                note(tx, &base, &change).await
-            })
-            .await?;
-        self.remember(account, organisation, &email, Role::Admin);
-        Ok(SignedUp { account, organisation })
-    }
-
-    /// Adds somebody to the principal's organisation, and gives the text of the one-time link that lets
-    /// them in. Whoever adds an administrator must be one.
-    pub async fn add_account(
-        &self,
-        principal: &Principal,
-        email: &str,
-        role: Role,
-    ) -> Result<String, Error> {
-        let inner = &self.0;
-        let email = normal_email(email)?;
-        self.room_for_an_account()?;
-        let wanted = match role {
-            Role::Admin => vec![Grant::all()],
-            Role::Member => inner.config.member_grants.clone(),
+                let new = Insert { account, organisation, email, role, hash, verified: None };
+                insert(tx, &base, new).await?;
+            }
+            let change = Change {
+                organisation: organisation_of,
+                subject: if taken.is_none() { format!("account:{of}") } else { "nobody".into() },
+                door: Some(Door::Http),
+                action: if taken.is_none() { "account.sign-up" } else { "account.sign-up-again" },
+                resource: format!("account/{of}"),
+                detail: format!("from {from}"),
+            };
+            note(tx, &base, &change).await?;
+            Ok::<_, Error>(if taken.is_none() { NewPerson::Made } else { NewPerson::Taken })
+        });
+        let made = made.await?;
+        let errand = match made {
+            NewPerson::Made => {
+                self.remember((account, organisation), &email, Role::Admin, false);
+                Errand::Verify { account }
+            }
+            NewPerson::Taken => Errand::Taken { email },
         };
-        self.check_within(principal, &wanted)?;
-        let now = inner.base.clock.now();
-        let account = AccountId::new(now, &inner.base.entropy);
-        let organisation = principal.organisation;
-        let link = token::secret(&inner.base.entropy);
-        let change = Change {
-            organisation,
-            subject: subject_text(principal.subject),
-            action: "account.add",
-            resource: format!("account/{account}"),
-            detail: role.text().into(),
-        };
-        let (base, address) = (inner.base.clone(), email.clone());
-        let (secret, expires) = (link.clone(), now.plus(inner.config.link_time_max));
-        inner
-            .db
-            .write(async move |tx| {
-                let email = &*address;
-                insert(tx, &base, Insert { account, organisation, email, role, hash: None })
-                    .await?;
-                crate::sessions::insert_link(tx, &secret, (account, organisation), (now, expires))
-                    .await?;
-                note(tx, &base, &change).await
-            })
-            .await?;
-        self.remember(account, organisation, &email, role);
-        Ok(link)
+        if inner.post.can_send() {
+            inner.post.take(errand)?;
+        }
+        Ok(())
     }
 
     /// Sets the password of the principal's account. Its other sessions and its links end; `keep` is the
-    /// session that asks.
+    /// session that asks. Where there is a password, it must be given: a session left open is not enough.
     pub async fn set_password(
         &self,
-        principal: &Principal,
+        (by, from): (By<'_>, IpAddr),
         keep: Option<&str>,
+        current: Option<&str>,
         new: &str,
     ) -> Result<(), Error> {
-        let Subject::Account(account) = principal.subject else {
-            return Err(Error::NotAnAccount);
-        };
+        let account = account_of(by.0)?;
         password::check(new)?;
         let inner = &self.0;
+        self.again(account, from, current).await?;
         let hash = inner.hasher.hash(new).await?;
-        let kept = keep.and_then(token::hash).map_or(String::new(), |hash| token::hex(&hash));
-        let organisation = principal.organisation;
-        let change = Change {
-            organisation,
-            subject: subject_text(principal.subject),
-            action: "account.set-password",
-            resource: format!("account/{account}"),
-            detail: String::new(),
-        };
+        let kept = keep.and_then(token::stored);
+        let organisation = by.0.organisation;
+        let change = Change::of(by, "account.set-password", format!("account/{account}"));
         let base = inner.base.clone();
-        inner
-            .db
-            .write(async move |tx| {
-                let sql = "UPDATE account SET password_hash = ? WHERE id = ? AND organisation = ?";
-                if tx.execute(sql, params![hash, account, organisation]).await? == 0 {
-                    return Err(Error::NotAnAccount);
-                }
-                let sql = "DELETE FROM session WHERE account = ? AND token_hash <> ?";
-                tx.execute(sql, params![account, kept]).await?;
-                tx.execute("DELETE FROM link WHERE account = ?", params![account]).await?;
-                note(tx, &base, &change).await
-            })
-            .await?;
-        self.changed();
+        let ended = inner.db.write(async move |tx| {
+            let sql = "UPDATE account SET password_hash = ? WHERE id = ? AND organisation = ?";
+            if tx.execute(sql, params![hash, account, organisation]).await? == 0 {
+                return Err(Error::NotAnAccount);
+            }
+            let ended = delete_all(tx, account, kept.as_deref()).await?;
+            tickets::forget(tx, account).await?;
+            note(tx, &base, &change).await?;
+            Ok(ended)
+        });
+        let ended = ended.await?;
+        self.ended(&ended);
+        self.tell(account, Changed::Password);
         Ok(())
+    }
+
+    pub(crate) async fn has_password(&self, account: AccountId) -> Result<bool, Error> {
+        let found = self.0.db.read(async move |read| {
+            let sql = "SELECT password_hash FROM account WHERE id = ?";
+            let row = read.query_optional(sql, params![account]).await?;
+            let hash = row.map(|row| row.get::<Option<String>>("password_hash")).transpose()?;
+            Ok::<_, Error>(hash.flatten().is_some())
+        });
+        found.await
     }
 
     /// What somebody is and may do.
@@ -288,21 +279,25 @@ impl Identity {
                 let sql = "SELECT email, password_hash FROM account WHERE id = ?";
                 let row = read.query_one(sql, params![account]).await?;
                 let has_password = row.get::<Option<String>>("password_hash")?.is_some();
-                Ok((name, Some((row.get::<String>("email")?, has_password))))
+                let has_second = factors::is_on_for(read, account).await?;
+                Ok((name, Some((row.get::<String>("email")?, (has_password, has_second)))))
             })
             .await?;
-        let (email, has_password) = stored.unzip();
+        let (email, has) = stored.unzip();
+        let (has_password, has_second_factor) = has.unwrap_or_default();
         Ok(Profile {
             organisation,
             organisation_name,
             name: principal.name.to_string(),
             email,
-            has_password: has_password.unwrap_or(false),
+            has_password,
+            is_verified: account.is_none_or(|account| !self.is_unverified(account)),
+            has_second_factor,
             grants: self.with_grants(principal, <[Grant]>::to_vec),
         })
     }
 
-    fn room_for_an_account(&self) -> Result<(), Error> {
+    pub(crate) fn room_for_an_account(&self) -> Result<(), Error> {
         let max = self.0.config.accounts_max;
         if self.0.live.read().accounts.len() >= max {
             return Err(Error::Limit { what: "accounts", max });
@@ -310,8 +305,14 @@ impl Identity {
         Ok(())
     }
 
-    fn remember(&self, account: AccountId, organisation: OrganisationId, email: &str, role: Role) {
-        let live = LiveAccount { organisation, email: email.into(), role };
+    pub(crate) fn remember(
+        &self,
+        (account, organisation): (AccountId, OrganisationId),
+        email: &str,
+        role: Role,
+        is_verified: bool,
+    ) {
+        let live = LiveAccount { organisation, email: email.into(), role, is_verified };
         self.0.live.write().accounts.insert(account, live);
         self.changed();
     }

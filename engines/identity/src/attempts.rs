@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-use base::Timestamp;
+use base::{AccountId, Timestamp};
 use parking_lot::Mutex;
 
 use crate::{Config, Error};
@@ -17,6 +17,9 @@ pub(crate) struct Attempts {
     account_max: u32,
     address_max: u32,
     sign_ups_max: u32,
+    mails_per_email_max: u32,
+    mails_per_address_max: u32,
+    second_max: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -25,6 +28,9 @@ enum Of {
     Account(String),
     Address(IpAddr),
     SignUps(IpAddr),
+    MailsTo(String),
+    MailsFrom(IpAddr),
+    Second(AccountId),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +49,9 @@ impl Attempts {
             account_max: config.attempts_per_account_max,
             address_max: config.attempts_per_address_max,
             sign_ups_max: config.sign_ups_per_address_max,
+            mails_per_email_max: config.mails_per_email_max,
+            mails_per_address_max: config.mails_per_address_max,
+            second_max: config.second_per_account_max,
         }
     }
 
@@ -73,6 +82,26 @@ impl Attempts {
 
     pub(crate) fn sign_up(&self, now: Timestamp, from: IpAddr) -> Result<(), Error> {
         self.count(now, &[(Of::SignUps(network(from)), self.sign_ups_max)])
+    }
+
+    /// Counts a mail that somebody asks for, whether its address is anybody's or not.
+    pub(crate) fn mail(&self, now: Timestamp, email: &str, from: IpAddr) -> Result<(), Error> {
+        self.count(
+            now,
+            &[
+                (Of::MailsTo(email.to_owned()), self.mails_per_email_max),
+                (Of::MailsFrom(network(from)), self.mails_per_address_max),
+            ],
+        )
+    }
+
+    /// Counts a code before it is known whether it is right.
+    pub(crate) fn second(&self, now: Timestamp, account: AccountId) -> Result<(), Error> {
+        self.count(now, &[(Of::Second(account), self.second_max)])
+    }
+
+    pub(crate) fn second_succeeded(&self, account: AccountId) {
+        self.counts.lock().remove(&Of::Second(account));
     }
 
     fn count(&self, now: Timestamp, limits: &[(Of, u32)]) -> Result<(), Error> {

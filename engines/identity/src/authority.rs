@@ -6,7 +6,7 @@ use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 
 use crate::token::{hash, key_id};
-use crate::{Grant, Identity, Role};
+use crate::{Grant, Identity, Role, SessionId};
 
 impl Authority for Identity {
     fn authenticate<'a>(
@@ -15,7 +15,10 @@ impl Authority for Identity {
         key: &'a str,
         secret: &'a str,
     ) -> Pin<Box<dyn Future<Output = Result<Principal, Refused>> + Send + 'a>> {
-        Box::pin(ready(self.key_holder(door, key, secret)))
+        match self.session_named(key) {
+            Some(id) => Box::pin(self.token_holder(door, id, secret)),
+            None => Box::pin(ready(self.key_holder(door, key, secret))),
+        }
     }
 
     fn authorize(
@@ -24,15 +27,17 @@ impl Authority for Identity {
         action: Action,
         resource: Resource<'_>,
     ) -> Result<(), Refused> {
-        let allowed = resource.organisation == principal.organisation
-            && self.with_grants(principal, |grants| {
-                grants.iter().any(|grant| grant.allows(action.0, resource.path))
-            });
-        if allowed {
-            return Ok(());
-        }
-        self.0.denials.denied(principal, action, resource.path);
-        Err(Refused::Forbidden)
+        self.decide(None, principal, action, resource)
+    }
+
+    fn authorize_at(
+        &self,
+        door: Door,
+        principal: &Principal,
+        action: Action,
+        resource: Resource<'_>,
+    ) -> Result<(), Refused> {
+        self.decide(Some(door), principal, action, resource)
     }
 
     fn epoch(&self) -> watch::Receiver<u64> {
@@ -55,6 +60,32 @@ impl Authority for Identity {
 }
 
 impl Identity {
+    /// The one decision.
+    fn decide(
+        &self,
+        door: Option<Door>,
+        principal: &Principal,
+        action: Action,
+        resource: Resource<'_>,
+    ) -> Result<(), Refused> {
+        let allowed = resource.organisation == principal.organisation
+            && self.with_grants(principal, |grants| {
+                grants.iter().any(|grant| grant.allows(action.0, resource.path))
+            });
+        if allowed {
+            return Ok(());
+        }
+        self.0.denials.denied((principal, door), action, resource.path);
+        Err(Refused::Forbidden)
+    }
+
+    /// An id that no key has may be a session's.
+    fn session_named(&self, key: &str) -> Option<SessionId> {
+        let id = key_id(key)?;
+        let is_key = self.0.live.read().keys.contains_key(&id);
+        (!is_key).then(|| SessionId::from_bytes(*id.bytes()))
+    }
+
     fn key_holder(&self, door: Door, key: &str, secret: &str) -> Result<Principal, Refused> {
         // A key that is not there is compared too, with a hash that no secret is known for.
         const NOBODY: [u8; 32] = [0; 32];
@@ -92,7 +123,9 @@ impl Identity {
             },
             Subject::Account(id) => match live.accounts.get(&id) {
                 Some(account) if account.organisation == principal.organisation => {
+                    let must_verify = self.0.checks_email && !account.is_verified;
                     match account.role {
+                        _ if must_verify => ask(&self.0.config.unverified_grants),
                         Role::Admin => ask(&all()),
                         Role::Member => ask(&self.0.config.member_grants),
                     }

@@ -1,16 +1,37 @@
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as text;
 use serde::{Deserialize, Serialize};
 
+use crate::origin::Origin;
+use crate::providers::Providers;
 use crate::{Error, Grant};
 
 /// Limits and choices of identity. Durations are written as `30d`.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Whether strangers may make an account, each with an organisation of its own.
-    pub open_sign_up: bool,
+    /// Who may make an account.
+    pub sign_up: SignUp,
+    /// Where people reach this server, `https://example.org`: for links in mails and for passkeys. Never read from a
+    /// request and no key of this section: the server fills it in from `http.public_url`.
+    #[serde(skip)]
+    pub origin: String,
+    /// Whether whoever makes an account must show that its address is theirs. Needs a mail server; without one nobody
+    /// is asked.
+    pub email_check: bool,
+    /// Whether an account whose address is not shown yet may sign in, with `unverified_grants`.
+    pub unverified_sign_in: bool,
+    /// What accounts may do whose address is not shown yet.
+    pub unverified_grants: Vec<Grant>,
+    /// The key that seals what must be read again, made at the first start. Without it second factors are lost.
+    pub key_file: PathBuf,
+    /// Who vouches for people beside Madang, by name.
+    pub providers: Providers,
+    /// How long somebody may take to come back from a provider.
+    #[serde(with = "text")]
+    pub provider_time_max: Duration,
     /// The address of the first start's administrator.
     pub administrator_email: String,
     /// What accounts may do that are not administrators.
@@ -18,14 +39,34 @@ pub struct Config {
     /// How long a session lasts without being used.
     #[serde(with = "text")]
     pub session_time_max: Duration,
+    /// How long a browser's session lasts at most, however it is used.
+    #[serde(with = "text")]
+    pub session_age_max: Duration,
     /// A session's use is written down at most this often.
     #[serde(with = "text")]
     pub session_touch: Duration,
     /// Sessions of one account; the oldest end first.
     pub sessions_per_account_max: u32,
-    /// How long a one-time link can be used.
+    /// How long the text lasts that an app shows with each request.
+    #[serde(with = "text")]
+    pub access_time_max: Duration,
+    /// Apps' sessions that are held in memory; the others are looked up.
+    pub sessions_in_memory_max: usize,
+    /// How long a link can be used that the server prints, and one that shows whose an address is.
     #[serde(with = "text")]
     pub link_time_max: Duration,
+    /// How long a mailed link can be used that signs in or sets a password (OWASP ASVS 6.5.5: 10 minutes).
+    #[serde(with = "text")]
+    pub mailed_link_time_max: Duration,
+    /// How long an invitation can be accepted.
+    #[serde(with = "text")]
+    pub invitation_time_max: Duration,
+    /// Invitations of one organisation that wait to be accepted.
+    pub invitations_max: u32,
+    /// Mails with links that wait to be written and sent; more are refused.
+    pub mails_waiting_max: usize,
+    /// Mails with links that are written and sent at once.
+    pub mails_at_once: usize,
     /// Accounts of this installation, held in memory.
     pub accounts_max: usize,
     /// Keys of this installation, held in memory.
@@ -53,6 +94,22 @@ pub struct Config {
     pub attempts_per_address_max: u32,
     /// Accounts made from one address.
     pub sign_ups_per_address_max: u32,
+    /// How long a browser may take to make or show a passkey.
+    #[serde(with = "text")]
+    pub passkey_time_max: Duration,
+    /// Passkeys of one account.
+    pub passkeys_per_account_max: u32,
+    /// How long a second factor may take after the first.
+    #[serde(with = "text")]
+    pub second_time_max: Duration,
+    /// Codes that may be tried after one right password.
+    pub second_tries_max: u32,
+    /// Wrong codes of one account.
+    pub second_per_account_max: u32,
+    /// Mails asked for with one address.
+    pub mails_per_email_max: u32,
+    /// Mails asked for from one address of the network.
+    pub mails_per_address_max: u32,
     /// Counts of attempts that are kept; the oldest go first.
     pub attempts_kept_max: usize,
     /// Kinds of refusal that wait to be written to the audit log; more are counted only.
@@ -65,11 +122,34 @@ pub struct Config {
     pub audit_kept: Duration,
 }
 
+/// Who may make an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SignUp {
+    /// Nobody.
+    Closed,
+    /// Whoever was invited into an organisation.
+    Invitation,
+    /// Strangers too, each with an organisation of its own.
+    Open,
+}
+
 impl Default for Config {
     fn default() -> Self {
         const DAY: Duration = Duration::from_hours(24);
         Self {
-            open_sign_up: false,
+            sign_up: SignUp::Invitation,
+            origin: "http://localhost:8080".into(),
+            email_check: true,
+            unverified_sign_in: true,
+            unverified_grants: vec![
+                Grant::new("devices.read", "*"),
+                Grant::new("readings.read", "*"),
+                Grant::new("alerts.read", "*"),
+            ],
+            key_file: "keys/identity".into(),
+            providers: Providers::new(),
+            provider_time_max: Duration::from_mins(10),
             administrator_email: "admin@localhost".into(),
             member_grants: vec![
                 Grant::new("devices.*", "*"),
@@ -78,9 +158,17 @@ impl Default for Config {
                 Grant::new("mqtt.subscribe", "*"),
             ],
             session_time_max: 30 * DAY,
+            session_age_max: 90 * DAY,
             session_touch: Duration::from_hours(1),
             sessions_per_account_max: 100,
+            access_time_max: Duration::from_mins(10),
+            sessions_in_memory_max: 100_000,
             link_time_max: DAY,
+            mailed_link_time_max: Duration::from_mins(10),
+            invitation_time_max: 7 * DAY,
+            invitations_max: 1_000,
+            mails_waiting_max: 256,
+            mails_at_once: 4,
             accounts_max: 100_000,
             keys_max: 100_000,
             grants_per_key_max: 32,
@@ -94,6 +182,13 @@ impl Default for Config {
             attempts_per_account_max: 100,
             attempts_per_address_max: 50,
             sign_ups_per_address_max: 50,
+            passkey_time_max: Duration::from_mins(5),
+            passkeys_per_account_max: 20,
+            second_time_max: Duration::from_mins(5),
+            second_tries_max: 5,
+            second_per_account_max: 10,
+            mails_per_email_max: 5,
+            mails_per_address_max: 20,
             attempts_kept_max: 20_000,
             denials_waiting_max: 1_024,
             denials_interval: Duration::from_secs(1),
@@ -104,8 +199,16 @@ impl Default for Config {
 
 impl Config {
     pub(crate) fn check(&self) -> Result<(), Error> {
-        for grant in &self.member_grants {
-            grant.check().map_err(|error| Error::Config(format!("member_grants: {error}")))?;
+        for (name, grants) in
+            [("member_grants", &self.member_grants), ("unverified_grants", &self.unverified_grants)]
+        {
+            for grant in grants {
+                grant.check().map_err(|error| Error::Config(format!("{name}: {error}")))?;
+            }
+        }
+        Origin::parse(&self.origin)?;
+        for (name, provider) in &self.providers {
+            provider.check(name)?;
         }
         if self.hash_at_once == 0 {
             return Err(Error::Config("hash_at_once must be at least 1".into()));

@@ -14,8 +14,47 @@ pub enum Error {
     Busy,
     #[error("sign-up is closed")]
     SignUpClosed,
+    #[error("invitations are not taken: sign-up is closed")]
+    InvitationsClosed,
     #[error("an account with this address exists")]
     AccountExists,
+    #[error("the token is not valid")]
+    TokenInvalid,
+    #[error("the password that counts now is missing or wrong")]
+    CurrentPassword,
+    #[error("the code is wrong, or was used")]
+    CodeWrong,
+    /// The same, of somebody who is signed in.
+    #[error("the code is wrong, or was used")]
+    CodeRefused,
+    #[error("there is a second factor already")]
+    FactorExists,
+    #[error("what was sealed cannot be opened: key_file is not the one that it was sealed with")]
+    SealBroken,
+    #[error("the passkey was not taken: {0}")]
+    Passkey(&'static str),
+    #[error("the passkey is not known here, or did not sign for this")]
+    PasskeyRefused,
+    #[error("passkeys need http.public_url to be a name rather than an address")]
+    NoPasskeys,
+    #[error("the provider did not say who this is, or not for this log-in")]
+    ProviderRefused,
+    #[error("the provider does not answer, try again later")]
+    ProviderDown,
+    #[error("the provider is not set up right: {0}")]
+    ProviderWrong(&'static str),
+    #[error("no account is linked with this one: sign in, and link it")]
+    ProviderNotLinked,
+    #[error("sign in, or give the password, to show that the account is yours")]
+    NotShown,
+    #[error("no mail server is set up")]
+    NoMail,
+    #[error("too many mails wait to be sent, try again later")]
+    MailsWaiting,
+    #[error("no such {0}")]
+    NotThere(&'static str),
+    #[error("the cursor is not one of this list")]
+    Cursor,
     #[error("the address {0}")]
     Email(&'static str),
     #[error("the password {0}")]
@@ -45,20 +84,39 @@ pub enum Error {
 impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::SignInFailed | Self::LinkInvalid => ErrorKind::Unauthenticated,
-            Self::TooManyAttempts | Self::Busy | Self::Limit { .. } => ErrorKind::TooMany,
-            Self::SignUpClosed | Self::GrantTooWide { .. } | Self::NotAnAccount => {
-                ErrorKind::Forbidden
-            }
-            Self::AccountExists => ErrorKind::AlreadyExists,
+            Self::SignInFailed
+            | Self::LinkInvalid
+            | Self::TokenInvalid
+            | Self::CodeWrong
+            | Self::PasskeyRefused
+            | Self::ProviderRefused
+            | Self::NotShown => ErrorKind::Unauthenticated,
+            Self::TooManyAttempts | Self::Limit { .. } => ErrorKind::TooMany,
+            Self::Busy
+            | Self::NoMail
+            | Self::NoPasskeys
+            | Self::ProviderDown
+            | Self::MailsWaiting => ErrorKind::Unavailable,
+            Self::SignUpClosed
+            | Self::InvitationsClosed
+            | Self::GrantTooWide { .. }
+            | Self::CurrentPassword
+            | Self::ProviderNotLinked
+            | Self::CodeRefused
+            | Self::NotAnAccount => ErrorKind::Forbidden,
+            Self::AccountExists | Self::FactorExists => ErrorKind::AlreadyExists,
             Self::Email(_)
             | Self::Password(_)
             | Self::Name(_)
             | Self::Grant(_)
+            | Self::Cursor
+            | Self::Passkey(_)
             | Self::Config(_) => ErrorKind::Invalid,
-            Self::NoSuchKey => ErrorKind::NotFound,
+            Self::NoSuchKey | Self::NotThere(_) => ErrorKind::NotFound,
             Self::Rows(error) => error.kind(),
-            Self::Stored(_) | Self::Hash(_) => ErrorKind::Internal,
+            Self::ProviderWrong(_) | Self::Stored(_) | Self::Hash(_) | Self::SealBroken => {
+                ErrorKind::Internal
+            }
         }
     }
 }

@@ -1,11 +1,11 @@
 use std::fmt;
 
-use base::access::Principal;
+use base::access::{Door, Principal};
 use base::{ErrorKind, KeyId, OrganisationId, Page, PageRequest, Timestamp};
 use relational::{Tx, params};
 
 use crate::accounts::normal_name;
-use crate::audit::{Change, note, subject_text};
+use crate::audit::{By, Change, note, subject_text};
 use crate::live::LiveKey;
 use crate::token::{self, key_text};
 use crate::{Error, Grant, Identity};
@@ -58,14 +58,11 @@ struct Insert {
 
 impl Identity {
     /// Makes a key of the principal's organisation. It can be given what its maker may do, and no more.
-    pub async fn create_key(
-        &self,
-        principal: &Principal,
-        new: NewKey,
-    ) -> Result<KeyCredentials, Error> {
+    pub async fn create_key(&self, by: By<'_>, new: NewKey) -> Result<KeyCredentials, Error> {
+        let (principal, door) = by;
         self.check_within(principal, &new.grants)?;
-        let subject = subject_text(principal.subject);
-        self.add_key(principal.organisation, subject, new, None).await
+        let maker = (subject_text(principal.subject), Some(door));
+        self.add_key(principal.organisation, maker, new, None).await
     }
 
     /// Makes a key of the server's own, for instance the one that it announces. A secret cannot be read
@@ -77,19 +74,13 @@ impl Identity {
         new: NewKey,
     ) -> Result<KeyCredentials, Error> {
         let kept = self.0.config.server_keys_max.max(1);
-        self.add_key(organisation, "system:server".into(), new, Some(kept)).await
+        self.add_key(organisation, ("system:server".into(), None), new, Some(kept)).await
     }
 
     /// Ends a key, also where it is in use.
-    pub async fn revoke_key(&self, principal: &Principal, id: KeyId) -> Result<(), Error> {
-        let organisation = principal.organisation;
-        let change = Change {
-            organisation,
-            subject: subject_text(principal.subject),
-            action: "key.revoke",
-            resource: format!("key/{}", key_text(id)),
-            detail: String::new(),
-        };
+    pub async fn revoke_key(&self, by: By<'_>, id: KeyId) -> Result<(), Error> {
+        let organisation = by.0.organisation;
+        let change = Change::of(by, "key.revoke", format!("key/{}", key_text(id)));
         let base = self.0.base.clone();
         let revoked = self.0.db.write(async move |tx| {
             let now = base.clock.now();
@@ -170,7 +161,7 @@ impl Identity {
     async fn add_key(
         &self,
         organisation: OrganisationId,
-        created_by: String,
+        (created_by, door): (String, Option<Door>),
         new: NewKey,
         kept: Option<u32>,
     ) -> Result<KeyCredentials, Error> {
@@ -194,6 +185,7 @@ impl Identity {
                 let change = Change {
                     organisation,
                     subject: row.created_by.clone(),
+                    door,
                     action: "key.create",
                     resource: format!("key/{}", key_text(id)),
                     detail: row.label.clone(),

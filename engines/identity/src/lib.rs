@@ -1,24 +1,38 @@
 //! Identity: accounts, browsers' sessions, generated keys, what each may do, and the record of it. It
 //! implements [`base::access::Authority`], which every door asks.
 //!
-//! It speaks no protocol: doors bring credentials and get a [`base::access::Principal`]. It sends no
-//! mail: a one-time link is given to its caller. Start at [`Identity::open`].
+//! It speaks no protocol: doors bring credentials and get a [`base::access::Principal`]. It writes mails with links
+//! and leaves sending them to a [`Mailer`]. Start at [`Identity::open`].
 
 mod accounts;
 mod attempts;
 mod audit;
 mod authority;
+mod cbor;
 mod config;
 mod error;
+mod factors;
 mod grant;
+mod invitations;
+mod jwt;
 mod keys;
+mod letters;
 mod live;
+mod origin;
+mod passkeys;
 mod password;
+mod providers;
+mod recovery;
+mod seal;
 mod sessions;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod tickets;
 mod token;
+mod tokens;
+mod totp;
+mod webauthn;
 
 use std::sync::Arc;
 
@@ -27,13 +41,21 @@ use parking_lot::RwLock;
 use relational::Db;
 use tokio::sync::watch;
 
-pub use accounts::{NewAccount, Profile, Role, SignedUp};
-pub use audit::{Change, Entry};
-pub use config::Config;
+pub use accounts::{NewAccount, Profile, Role};
+pub use audit::{By, Change, Entry, Filter, Outcome};
+pub use config::{Config, SignUp};
 pub use error::Error;
+pub use factors::{NewTotp, RecoveryCodes};
 pub use grant::Grant;
+pub use invitations::{Invitation, InvitationId, Invited};
 pub use keys::{Key, KeyCredentials, NewKey};
-pub use sessions::{NewSession, SignIn};
+pub use letters::{Letter, Mailer};
+pub use passkeys::{NewPasskey, Passkey, PasskeyId, PasskeyRequest, PasskeyUser, ShownPasskey};
+pub use providers::{Link, Provider, Return, Returned, Visit, Web, WebAnswer, WebRequest};
+pub use recovery::Showing;
+pub use sessions::{
+    AccessToken, Challenge, Entered, Holds, NewSession, Session, SessionId, SignIn, Visitor,
+};
 pub use token::{key_id, key_text};
 
 /// What identity itself lets people do, for the operations that offer it.
@@ -44,6 +66,15 @@ pub mod actions {
     pub const KEYS_WRITE: Action = Action("keys.write");
     pub const ACCOUNTS_WRITE: Action = Action("accounts.write");
     pub const AUDIT_READ: Action = Action("audit.read");
+}
+
+/// What identity needs of others.
+#[derive(Clone, Default)]
+pub struct Needs {
+    /// Without one, what needs a mail is refused, and addresses are not checked.
+    pub mailer: Option<Arc<dyn Mailer>>,
+    /// Without one, nobody comes in by a provider.
+    pub web: Option<Arc<dyn Web>>,
 }
 
 /// Everybody who may come in. Cloning shares it.
@@ -57,6 +88,12 @@ struct Inner {
     live: RwLock<live::Live>,
     epoch: watch::Sender<u64>,
     hasher: password::Hasher,
+    seal: seal::Seal,
+    origin: origin::Origin,
+    post: letters::Post,
+    web: Option<Arc<dyn Web>>,
+    /// Whether new accounts must show that their address is their own.
+    checks_email: bool,
     attempts: attempts::Attempts,
     denials: audit::Denials,
 }
@@ -64,12 +101,18 @@ struct Inner {
 impl Identity {
     /// Makes the tables, and at the first start the default organisation with an administrator that has no
     /// password; then loads all keys and accounts, which are answered from memory.
-    pub async fn open(config: Config, base: &Base, db: Db) -> Result<Self, Error> {
+    pub async fn open(config: Config, base: &Base, db: Db, needs: Needs) -> Result<Self, Error> {
         config.check()?;
         db.migrate("identity", tables::MIGRATIONS).await?;
         accounts::first_start(&db, &config, base).await?;
         let live = live::load(&db, &config).await?;
+        let (post, errands) = letters::Post::new(&config, base, needs.mailer);
         let identity = Self(Arc::new(Inner {
+            seal: seal::Seal::open(&config.key_file, &base.entropy).await?,
+            origin: origin::Origin::parse(&config.origin)?,
+            web: needs.web,
+            checks_email: config.email_check && post.can_send(),
+            post,
             hasher: password::Hasher::new(&config, base)?,
             attempts: attempts::Attempts::new(&config),
             denials: audit::Denials::new(&config, base),
@@ -80,6 +123,7 @@ impl Identity {
             db,
         }));
         audit::keep(&identity);
+        letters::deliver(&identity, errands);
         Ok(identity)
     }
 

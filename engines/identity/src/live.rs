@@ -1,9 +1,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use base::{AccountId, KeyId, OrganisationId};
+use base::{AccountId, KeyId, OrganisationId, Timestamp};
 use relational::{Db, Read, Row, params};
 
+use crate::sessions::SessionId;
 use crate::token::from_hex;
 use crate::{Config, Error, Grant, Role};
 
@@ -12,12 +13,24 @@ use crate::{Config, Error, Grant, Role};
 pub(crate) struct Live {
     pub(crate) accounts: HashMap<AccountId, LiveAccount>,
     pub(crate) keys: HashMap<KeyId, LiveKey>,
+    /// Of apps, and only some of them.
+    pub(crate) sessions: HashMap<SessionId, LiveSession>,
+    /// Changes when a session ends.
+    pub(crate) generation: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LiveSession {
+    pub(crate) account: AccountId,
+    pub(crate) access_hash: [u8; 32],
+    pub(crate) access_expires: Timestamp,
 }
 
 pub(crate) struct LiveAccount {
     pub(crate) organisation: OrganisationId,
     pub(crate) email: Arc<str>,
     pub(crate) role: Role,
+    pub(crate) is_verified: bool,
 }
 
 pub(crate) struct LiveKey {
@@ -34,13 +47,14 @@ pub(crate) async fn load(db: &Db, config: &Config) -> Result<Live, Error> {
     let (accounts_max, keys_max) = (config.accounts_max, config.keys_max);
     db.read(async move |read| {
         let mut live = Live::default();
-        let accounts = "SELECT id, organisation, email, role FROM account
+        let accounts = "SELECT id, organisation, email, role, verified FROM account
             WHERE id > ? ORDER BY id LIMIT ?";
         each(read, accounts, async |row| {
             let account = LiveAccount {
                 organisation: row.get("organisation")?,
                 email: row.get::<String>("email")?.into(),
                 role: Role::parse(&row.get::<String>("role")?)?,
+                is_verified: row.get::<Option<Timestamp>>("verified")?.is_some(),
             };
             live.accounts.insert(row.get("id")?, account);
             within("accounts", live.accounts.len(), accounts_max)

@@ -1,6 +1,8 @@
 use relational::Migration;
 
-pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
+pub(crate) const MIGRATIONS: &[Migration] = &[FIRST, ENTERING];
+
+const FIRST: Migration = Migration {
     id: "0001-identity",
     sql: "
 CREATE TABLE organisation (
@@ -71,4 +73,118 @@ CREATE TABLE audit (
 CREATE INDEX audit_organisation ON audit (organisation, id);
 CREATE INDEX audit_time ON audit (time);
 ",
-}];
+};
+
+/// Everybody signs in again: sessions get a name, by which they are listed and ended.
+const ENTERING: Migration = Migration {
+    id: "0002-entering",
+    // `token_hash` of a session is the cookie's, or of the refresh token that counts now; `spent_token` holds those
+    // that counted before. A `ticket` is used once; `proves` says that it went to the account's address.
+    sql: "
+ALTER TABLE account ADD COLUMN verified BIGINT;
+UPDATE account SET verified = created;
+DROP TABLE session;
+DROP TABLE link;
+CREATE TABLE session (
+    id VARCHAR(36) NOT NULL PRIMARY KEY,
+    organisation VARCHAR(36) NOT NULL,
+    account VARCHAR(36) NOT NULL,
+    kind VARCHAR(10) NOT NULL,
+    token_hash VARCHAR(64) NOT NULL UNIQUE,
+    access_hash VARCHAR(64),
+    access_expires BIGINT,
+    agent VARCHAR(200) NOT NULL,
+    address VARCHAR(45) NOT NULL,
+    created BIGINT NOT NULL,
+    seen BIGINT NOT NULL,
+    expires BIGINT NOT NULL,
+    FOREIGN KEY (account) REFERENCES account (id)
+);
+CREATE INDEX session_account ON session (account, created);
+CREATE INDEX session_expires ON session (expires);
+CREATE TABLE spent_token (
+    token_hash VARCHAR(64) NOT NULL PRIMARY KEY,
+    organisation VARCHAR(36) NOT NULL,
+    session VARCHAR(36) NOT NULL,
+    expires BIGINT NOT NULL
+);
+CREATE INDEX spent_token_session ON spent_token (session);
+CREATE INDEX spent_token_expires ON spent_token (expires);
+CREATE TABLE ticket (
+    token_hash VARCHAR(64) NOT NULL PRIMARY KEY,
+    organisation VARCHAR(36) NOT NULL,
+    account VARCHAR(36) NOT NULL,
+    kind VARCHAR(10) NOT NULL,
+    proves BIGINT NOT NULL,
+    tries BIGINT NOT NULL,
+    created BIGINT NOT NULL,
+    expires BIGINT NOT NULL,
+    used BIGINT,
+    FOREIGN KEY (account) REFERENCES account (id)
+);
+CREATE INDEX ticket_account ON ticket (account);
+CREATE INDEX ticket_expires ON ticket (expires);
+CREATE TABLE invitation (
+    id VARCHAR(36) NOT NULL PRIMARY KEY,
+    organisation VARCHAR(36) NOT NULL,
+    email VARCHAR(254) NOT NULL,
+    role VARCHAR(10) NOT NULL,
+    token_hash VARCHAR(64) NOT NULL UNIQUE,
+    proves BIGINT NOT NULL,
+    invited_by VARCHAR(100) NOT NULL,
+    created BIGINT NOT NULL,
+    expires BIGINT NOT NULL,
+    FOREIGN KEY (organisation) REFERENCES organisation (id)
+);
+CREATE INDEX invitation_organisation ON invitation (organisation, id);
+CREATE TABLE totp (
+    account VARCHAR(36) NOT NULL PRIMARY KEY,
+    organisation VARCHAR(36) NOT NULL,
+    sealed BLOB NOT NULL,
+    last_step BIGINT NOT NULL,
+    confirmed BIGINT,
+    created BIGINT NOT NULL,
+    FOREIGN KEY (account) REFERENCES account (id)
+);
+CREATE TABLE recovery_code (
+    account VARCHAR(36) NOT NULL,
+    code_hash VARCHAR(64) NOT NULL,
+    organisation VARCHAR(36) NOT NULL,
+    used BIGINT,
+    PRIMARY KEY (account, code_hash)
+);
+CREATE TABLE passkey (
+    id VARCHAR(36) NOT NULL PRIMARY KEY,
+    organisation VARCHAR(36) NOT NULL,
+    account VARCHAR(36) NOT NULL,
+    name VARCHAR(200) NOT NULL,
+    credential_hash VARCHAR(64) NOT NULL UNIQUE,
+    credential TEXT NOT NULL,
+    public_key BLOB NOT NULL,
+    counter BIGINT NOT NULL,
+    backed_up BIGINT NOT NULL,
+    created BIGINT NOT NULL,
+    used BIGINT,
+    FOREIGN KEY (account) REFERENCES account (id)
+);
+CREATE INDEX passkey_account ON passkey (account, id);
+CREATE TABLE provider_link (
+    provider VARCHAR(50) NOT NULL,
+    subject_hash VARCHAR(64) NOT NULL,
+    subject TEXT NOT NULL,
+    account VARCHAR(36) NOT NULL,
+    organisation VARCHAR(36) NOT NULL,
+    created BIGINT NOT NULL,
+    PRIMARY KEY (provider, subject_hash),
+    FOREIGN KEY (account) REFERENCES account (id)
+);
+CREATE INDEX provider_link_account ON provider_link (account);
+CREATE TABLE spent_challenge (
+    challenge_hash VARCHAR(64) NOT NULL PRIMARY KEY,
+    expires BIGINT NOT NULL
+);
+CREATE INDEX spent_challenge_expires ON spent_challenge (expires);
+CREATE INDEX audit_subject ON audit (organisation, subject, id);
+CREATE INDEX audit_action ON audit (organisation, action, id);
+",
+};

@@ -1,4 +1,4 @@
-use base::{Entropy, KeyId};
+use base::{Entropy, Id, KeyId};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
@@ -14,6 +14,11 @@ const SECRET_BYTES_MAX: usize = 100;
 /// needs no slow hash.
 pub(crate) fn hash(secret: &str) -> Option<[u8; 32]> {
     (secret.len() <= SECRET_BYTES_MAX).then(|| Sha256::digest(secret.as_bytes()).into())
+}
+
+/// The hash of a secret as it is stored.
+pub(crate) fn stored(secret: &str) -> Option<String> {
+    hash(secret).map(|hash| hex(&hash))
 }
 
 /// How a hash is stored: 64 hexadecimal digits.
@@ -44,4 +49,20 @@ pub fn key_text(id: KeyId) -> String {
 /// Reads what [`key_text`] wrote.
 pub fn key_id(text: &str) -> Option<KeyId> {
     from_hex::<16>(text).map(KeyId::from_bytes)
+}
+
+const REFRESH: &str = "madang_refresh_";
+
+/// What an app shows with each request: of the form of a key.
+pub(crate) fn access_text<Kind>(id: Id<Kind>, secret: &str) -> String {
+    format!("madang_{}_{secret}", hex(id.bytes()))
+}
+
+/// What an app exchanges for the next; begins so that scanners of code know it.
+pub(crate) fn refresh_text(secret: &str) -> String {
+    format!("{REFRESH}{secret}")
+}
+
+pub(crate) fn refresh_secret(text: &str) -> Option<&str> {
+    text.strip_prefix(REFRESH)
 }

@@ -13,6 +13,7 @@ use relational::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::accounts::by;
 use super::{Doors, failed_rows};
 
 /// What a list shows of a payload.
@@ -333,7 +334,7 @@ impl Doors {
     async fn note(&self, caller: &Caller, id: &str, detail: String) {
         const DONE: Action = DEAD_LETTERS_WRITE;
         let resource = format!("dead-letter/{id}");
-        if let Err(error) = self.identity.note(&caller.principal, DONE, resource, detail).await {
+        if let Err(error) = self.identity.note(by(caller), DONE, resource, detail).await {
             tracing::error!(%error, id, "a deed is missing in the audit log");
         }
     }

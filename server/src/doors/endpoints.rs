@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Doors;
+use super::accounts::by;
 use super::messages::refused;
 
 const READ: Action = delivery::READ;
@@ -395,7 +396,7 @@ async fn retry(
 impl Doors {
     async fn note_endpoint(&self, caller: &Caller, id: EndpointId, detail: &str) {
         let resource = format!("endpoint/{id}");
-        let noted = self.identity.note(&caller.principal, WRITE, resource, detail.into()).await;
+        let noted = self.identity.note(by(caller), WRITE, resource, detail.into()).await;
         if let Err(error) = noted {
             tracing::error!(%error, %id, "a deed is missing in the audit log");
         }

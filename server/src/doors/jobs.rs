@@ -17,6 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Doors;
+use super::accounts::by;
 
 const READ: Action = jobs::READ;
 const WRITE: Action = jobs::WRITE;
@@ -622,7 +623,7 @@ impl Doors {
 
     /// Keeps who did it. It is done, so that it is not in the audit log is no refusal.
     async fn note_job(&self, caller: &Caller, resource: String, deed: &str) {
-        let noted = self.identity.note(&caller.principal, WRITE, resource, deed.to_owned()).await;
+        let noted = self.identity.note(by(caller), WRITE, resource, deed.to_owned()).await;
         if let Err(error) = noted {
             tracing::error!(%error, deed, "a deed is missing in the audit log");
         }

@@ -1,4 +1,4 @@
-//! Generated keys, and the audit log of who changed and was refused what.
+//! Generated keys.
 
 use base::{ErrorKind, KeyId};
 use edge::{Caller, Created, Json, NoContent, Operation, PageBody, Paging, Path, Routes, State};
@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Doors;
+use super::accounts::by;
 use super::session::refused;
 
 /// What a key may do, and to what.
@@ -45,19 +46,6 @@ struct KeyMade {
     token: String,
     mqtt_user: String,
     mqtt_password: String,
-}
-
-#[derive(Serialize, JsonSchema)]
-struct AuditBody {
-    id: String,
-    time: String,
-    subject: String,
-    door: String,
-    action: String,
-    resource: String,
-    /// `done` or `denied`.
-    outcome: String,
-    detail: String,
 }
 
 impl From<Grant> for GrantBody {
@@ -107,14 +95,6 @@ pub(super) fn routes(doors: &Doors) -> Routes<Doors> {
                 .kinds(&[ErrorKind::NotFound]),
             revoke,
         )
-        .add(
-            Operation::get("/v1/audit")
-                .id("listAudit")
-                .summary("Who changed what and who was refused, newest first.")
-                .tag("keys")
-                .action(actions::AUDIT_READ),
-            audit,
-        )
 }
 
 async fn list(
@@ -133,7 +113,7 @@ async fn create(
 ) -> edge::Result<Created<KeyMade>> {
     let grants = new.grants.into_iter().map(|grant| Grant::new(grant.action, grant.resource));
     let new = NewKey { label: new.label, grants: grants.collect() };
-    let key = doors.identity.create_key(&caller.principal, new).await.map_err(refused)?;
+    let key = doors.identity.create_key(by(&caller), new).await.map_err(refused)?;
     Ok(Created(KeyMade {
         id: key.id.to_string(),
         label: key.label,
@@ -149,25 +129,6 @@ async fn revoke(
     Path(id): Path<String>,
 ) -> edge::Result<NoContent> {
     let id: KeyId = id.parse().map_err(|_| edge::Error::not_found("there is no such key"))?;
-    doors.identity.revoke_key(&caller.principal, id).await.map_err(refused)?;
+    doors.identity.revoke_key(by(&caller), id).await.map_err(refused)?;
     Ok(NoContent)
-}
-
-async fn audit(
-    State(doors): State<Doors>,
-    caller: Caller,
-    Paging(page): Paging,
-) -> edge::Result<PageBody<AuditBody>> {
-    let entries = doors.identity.audit(caller.organisation(), &page).await.map_err(refused)?;
-    let entries = entries.map(|entry| AuditBody {
-        id: entry.id.to_string(),
-        time: entry.time.to_string(),
-        subject: entry.subject,
-        door: entry.door,
-        action: entry.action,
-        resource: entry.resource,
-        outcome: entry.outcome,
-        detail: entry.detail,
-    });
-    Ok(entries.into())
 }

@@ -8,6 +8,7 @@ mod contract;
 mod databases;
 mod dead_letters;
 mod endpoints;
+mod identity;
 mod jobs;
 mod proofs;
 mod sockets;

@@ -151,6 +151,7 @@ function Account({ onClose }) {
     ${changing
       ? h(PasswordForm, { onDone: () => setChanging(false), onCancel: () => setChanging(false) })
       : html`<footer>
+          <a class="button" href="#/account" data-test="account-security" onClick=${onClose}>${t('account.security')}</a>
           <button type="button" data-test="change-password" onClick=${() => setChanging(true)}>${t('account.change-password')}</button>
           <button type="button" class="danger" data-test="sign-out" onClick=${leave}>${t('account.sign-out')}</button>
         </footer>`}
@@ -162,8 +163,10 @@ const PASSWORD_MIN = 10;
 /** @param {{ onDone: () => void, onCancel: () => void, cancel?: string }} props */
 export function PasswordForm({ onDone, onCancel, cancel }) {
   const [password, setText] = useState('');
+  const [current, setCurrent] = useState('');
+  const asks = account.value?.has_password;
   const send = async () => {
-    await setPassword(password);
+    await setPassword(password, asks ? current : undefined);
     toast(t('account.password-set'));
     onDone();
   };
@@ -176,6 +179,11 @@ export function PasswordForm({ onDone, onCancel, cancel }) {
     test: 'set-password-submit',
     errorTest: 'set-password-error',
     children: [
+      asks &&
+        h(Field, {
+          label: t('account.current-password'),
+          input: (id) => html`<input id=${id} type="password" autocomplete="current-password" required data-test="current-password" value=${current} onInput=${(/** @type {Event} */ event) => setCurrent(textOf(event))} />`,
+        }),
       h(Field, {
         label: t('account.new-password'),
         hint: t('account.password-hint', { count: PASSWORD_MIN }),

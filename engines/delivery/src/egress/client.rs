@@ -43,7 +43,15 @@ struct Inner {
     tls: TlsConnector,
 }
 
-/// What is posted.
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// Without a body.
+    Get,
+    Post,
+}
+
+/// What is posted, or asked for without a body.
 #[derive(Debug, Clone)]
 pub struct Request<'a> {
     pub target: &'a Target,
@@ -84,9 +92,20 @@ impl Client {
 
     /// Posts once. Any answer is `Ok`, whatever its status; an error means that none came.
     pub async fn post(&self, request: &Request<'_>) -> Result<Answer, Error> {
+        self.ask(Verb::Post, request, self.0.egress.answer_bytes_max).await
+    }
+
+    /// Asks once, and reads so much of the answer's body. Any answer is `Ok`, whatever its status.
+    pub async fn ask(
+        &self,
+        verb: Verb,
+        request: &Request<'_>,
+        body_bytes_max: usize,
+    ) -> Result<Answer, Error> {
         let limit = self.0.egress.request_time_max;
         let mut answer = None;
-        let ended = tokio::time::timeout(limit, self.exchange(request, &mut answer)).await;
+        let asked = self.exchange((verb, body_bytes_max), request, &mut answer);
+        let ended = tokio::time::timeout(limit, asked).await;
         // With the head the receiver has decided; a body that stalls or breaks off takes nothing back.
         answer.ok_or_else(|| match ended {
             Ok(Err(error)) => error,
@@ -97,6 +116,7 @@ impl Client {
 
     async fn exchange(
         &self,
+        (verb, body_max): (Verb, usize),
         request: &Request<'_>,
         answer: &mut Option<Answer>,
     ) -> Result<(), Error> {
@@ -113,9 +133,8 @@ impl Client {
             // What ended it is told by the request itself.
             std::future::pending::<Infallible>().await
         };
-        let body_max = self.0.egress.answer_bytes_max;
         let asked = async move {
-            let sent = sender.send_request(head(request)?).await;
+            let sent = sender.send_request(head(verb, request)?).await;
             let (parts, mut body) = sent.map_err(|error| broken(target, &error))?.into_parts();
             let retry_after = parts.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
             let found = answer.insert(Answer {
@@ -183,17 +202,26 @@ impl Client {
     }
 }
 
-fn head(request: &Request<'_>) -> Result<hyper::Request<Full<Bytes>>, Error> {
+fn head(verb: Verb, request: &Request<'_>) -> Result<hyper::Request<Full<Bytes>>, Error> {
     let target = request.target;
-    let mut made = hyper::Request::post(target.path_and_query())
+    let path = target.path_and_query();
+    let mut made = match verb {
+        Verb::Get => hyper::Request::get(path),
+        Verb::Post => hyper::Request::post(path)
+            .header(CONTENT_TYPE, HeaderValue::from_static(request.content_type)),
+    };
+    made = made
         .header(HOST, target.authority())
         .header(USER_AGENT, concat!("Madang/", env!("CARGO_PKG_VERSION")))
-        .header(CONTENT_TYPE, HeaderValue::from_static(request.content_type))
         .header(CONNECTION, HeaderValue::from_static("close"));
     for (name, value) in &request.headers {
         made = made.header(HeaderName::from_static(name), value);
     }
-    made.body(Full::new(request.body.clone())).map_err(|error| broken(target, &error))
+    let body = match verb {
+        Verb::Get => Bytes::new(),
+        Verb::Post => request.body.clone(),
+    };
+    made.body(Full::new(body)).map_err(|error| broken(target, &error))
 }
 
 fn broken(target: &Target, reason: &dyn Display) -> Error {

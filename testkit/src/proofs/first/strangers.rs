@@ -76,6 +76,8 @@ impl Fixtures {
         let job = api.post("/v1/jobs", &job)?.ok()?;
         let schedule = json!({"name": "secret-schedule", "kind": "mail.send", "cron": "0 0 1 1 *", "zone": "UTC"});
         api.post("/v1/job-schedules", &schedule)?.ok()?;
+        let invited = json!({"email": "hidden@example.com", "role": "member"});
+        let invited = api.post("/v1/invitations", &invited)?.ok()?;
         let id = |value: &Value| value["id"].as_str().map(str::to_owned).context("id");
         Ok(Self(BTreeMap::from([
             ("sensors", "secret-sensor".to_owned()),
@@ -84,6 +86,7 @@ impl Fixtures {
             ("keys", id(&key)?),
             ("jobs", id(&job)?),
             ("job-schedules", "secret-schedule".to_owned()),
+            ("invitations", id(&invited["invitation"])?),
         ])))
     }
 
@@ -91,7 +94,7 @@ impl Fixtures {
     fn seen(stack: &Stack) -> Result<Value> {
         let api = stack.api();
         let mut all = Map::new();
-        for list in ["sensors", "devices", "rules", "job-schedules"] {
+        for list in ["sensors", "devices", "rules", "job-schedules", "invitations"] {
             all.insert(list.to_owned(), json!(api.all(&format!("/v1/{list}"))?));
         }
         all.insert("jobs".to_owned(), api.get("/v1/jobs?state=scheduled")?.ok()?);

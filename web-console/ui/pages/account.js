@@ -1,0 +1,93 @@
+// How one's own account is entered: second factor, passkeys, sessions.
+import { h, html, useState } from 'preact';
+import { account, refreshAccount } from '../account.js';
+import * as api from '../api.js';
+import { t } from '../i18n.js';
+import { Copyable, Form } from '../parts/form.js';
+import { Time } from '../parts/format.js';
+import { useLoad } from '../parts/load.js';
+import { complain, Failed, Loading, toast } from '../parts/notices.js';
+import { Input } from './sign-in.js';
+
+export default function Account() {
+  const session = account.value;
+  const remind = () => api.mailVerification().then(() => toast(t('mailed.sent', { email: session?.email ?? '' })), complain);
+  return html`<div class="page">
+    <h1>${t('account.security')}</h1>
+    ${session && !session.is_verified && html`<div class="notice warn"><p>${t('account.unverified')}</p><button type="button" data-test="verify-again" onClick=${remind}>${t('mailed.send')}</button></div>`}
+    <section class="card"><h2>${t('second.title')}</h2><${Codes} /></section>
+    ${api.knowsPasskeys() && html`<section class="card"><h2>${t('passkeys.title')}</h2><${Passkeys} /></section>`}
+    <section class="card"><h2>${t('sessions.title')}</h2><${Sessions} /></section>
+  </div>`;
+}
+
+/** The password, where there is one to be asked for again. @param {{ value: string, set: (text: string) => void }} props */
+function Again({ value, set }) {
+  return account.value?.has_password ? h(Input, { label: t('account.current-password'), type: 'password', name: 'current-password', value, set, test: 'again-password' }) : null;
+}
+
+function Codes() {
+  const [password, setPassword] = useState('');
+  const [code, setCode] = useState('');
+  const [made, setMade] = useState(/** @type {{ secret: string, uri: string } | null} */ (null));
+  const [codes, setCodes] = useState(/** @type {string[]} */ ([]));
+  const begin = async () => setMade(await api.beginTotp(account.value?.has_password ? password : undefined));
+  const confirm = async () => {
+    setCodes((await api.confirmTotp(code)).recovery_codes);
+    setMade(null);
+    setCode('');
+    await refreshAccount();
+  };
+  const end = async () => {
+    await api.endTotp(code);
+    setCode('');
+    setCodes([]);
+    await refreshAccount();
+  };
+  const given = h(Input, { label: t('second.code'), type: 'text', name: 'one-time-code', value: code, set: setCode, test: 'totp-code', hint: t('second.hint') });
+  if (codes.length > 0) {
+    return html`<p>${t('second.recovery')}</p><${Copyable} label=${t('second.recovery-codes')} text=${codes.join('\n')} test="recovery-codes" />
+      <footer><button type="button" class="primary" data-test="recovery-kept" onClick=${() => setCodes([])}>${t('keys.kept')}</button></footer>`;
+  }
+  if (account.value?.has_second_factor) {
+    return html`<p>${t('second.on')}</p>${h(Form, { send: end, action: t('second.end'), test: 'totp-end', errorTest: 'totp-error', children: given })}`;
+  }
+  if (made) {
+    return html`<p>${t('second.scan')}</p><${Copyable} label=${t('second.secret')} text=${made.secret} test="totp-secret" /><p class="small"><a href=${made.uri}>${t('second.open')}</a></p>
+      ${h(Form, { send: confirm, action: t('second.confirm'), test: 'totp-confirm', errorTest: 'totp-error', children: given })}`;
+  }
+  return html`<p>${t('second.off')}</p>${h(Form, { send: begin, action: t('second.begin'), test: 'totp-begin', errorTest: 'totp-error', children: h(Again, { value: password, set: setPassword }) })}`;
+}
+
+function Passkeys() {
+  const [name, setName] = useState('');
+  const [password, setPassword] = useState('');
+  const { data, error, again } = useLoad(api.passkeys, []);
+  const send = async () => {
+    await api.addPasskey(name, account.value?.has_password ? password : undefined);
+    setName('');
+    setPassword('');
+    await again();
+  };
+  const remove = (/** @type {string} */ id) => api.removePasskey(id).then(again, complain);
+  if (!data) return error ? html`<${Failed} error=${error} retry=${again} />` : html`<${Loading} />`;
+  return html`<p>${t('passkeys.text')}</p>
+    <ul data-test="passkeys-list">${data.items.map((passkey) => html`<li key=${passkey.id}>${passkey.name} · <${Time} at=${passkey.used ?? passkey.created} /> <button type="button" class="quiet" data-test="passkey-remove" onClick=${() => remove(passkey.id)}>${t('action.delete')}</button></li>`)}</ul>
+    ${h(Form, {
+      send,
+      action: t('passkeys.add'),
+      test: 'passkey-add',
+      errorTest: 'passkey-error',
+      children: [h(Input, { label: t('passkeys.name'), type: 'text', name: 'off', value: name, set: setName, test: 'passkey-name' }), h(Again, { value: password, set: setPassword })],
+    })}`;
+}
+
+function Sessions() {
+  const { data, error, again } = useLoad(api.sessions, []);
+  const end = (/** @type {Promise<void>} */ ended) => ended.then(again, complain);
+  if (!data) return error ? html`<${Failed} error=${error} retry=${again} />` : html`<${Loading} />`;
+  return html`<ul data-test="sessions-list">${data.items.map(
+      (session) => html`<li key=${session.id}>${session.agent || session.kind} · ${session.address} · <${Time} at=${session.seen} /> ${session.is_current ? t('sessions.this') : html`<button type="button" class="quiet" data-test="session-end" onClick=${() => end(api.endSession(session.id))}>${t('sessions.end')}</button>`}</li>`,
+    )}</ul>
+    <footer><button type="button" class="danger" data-test="sessions-end-others" onClick=${() => end(api.endOtherSessions())}>${t('sessions.end-others')}</button></footer>`;
+}
