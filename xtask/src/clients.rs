@@ -24,6 +24,8 @@ enum Program {
     Shell(&'static str),
     Python(&'static str),
     Node(&'static str),
+    /// A package of its own, with its lock.
+    Rust(&'static str),
 }
 
 const CLIENTS: &[Client] = &[
@@ -35,6 +37,7 @@ const CLIENTS: &[Client] = &[
     },
     Client { name: "redis-py", program: Program::Python("redis_py.py"), needs: &[] },
     Client { name: "ioredis", program: Program::Node("ioredis.mjs"), needs: &[] },
+    Client { name: "redis-rs", program: Program::Rust("redis_rs"), needs: &["eval", "xadd"] },
     Client { name: "RQ", program: Program::Python("rq_jobs.py"), needs: &["eval", "xadd"] },
     Client { name: "Celery", program: Program::Python("celery_tasks.py"), needs: &["eval"] },
     Client { name: "BullMQ", program: Program::Node("bullmq.mjs"), needs: &["eval", "xadd"] },
@@ -67,7 +70,9 @@ pub(crate) fn clients(node: &Path) -> Result<Report> {
             ));
             continue;
         }
-        let (said, is_well) = run(client, &node, (&python, &modules, &scripts))?;
+        let places =
+            Places { python: &python, modules: &modules, scripts: &scripts, cache: &cache };
+        let (said, is_well) = run(client, &node, &places)?;
         let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
         let is_well = is_well && last.contains("ok ");
         let shown = if is_well { last.to_owned() } else { said };
@@ -82,29 +87,52 @@ fn has(node: &Node, name: &str) -> Result<bool> {
     Ok(matches!(&reply, Value::Array(all) if all.iter().any(|one| matches!(one, Value::Array(_)))))
 }
 
-fn run(
-    client: &Client,
-    node: &Node,
-    (python, modules, scripts): (&Path, &Path, &Path),
-) -> Result<(String, bool)> {
+/// Where programs and what they need are.
+struct Places<'a> {
+    python: &'a Path,
+    modules: &'a Path,
+    scripts: &'a Path,
+    cache: &'a Path,
+}
+
+fn run(client: &Client, node: &Node, places: &Places<'_>) -> Result<(String, bool)> {
+    let scripts = places.scripts;
     let (program, script) = match client.program {
-        Program::Shell(script) => (Path::new("bash"), scripts.join(script)),
-        Program::Python(script) => (python, scripts.join(script)),
+        Program::Shell(script) => (Path::new("bash").to_owned(), Some(scripts.join(script))),
+        Program::Python(script) => (places.python.to_owned(), Some(scripts.join(script))),
         // A module is looked for beside the script that names it.
-        Program::Node(script) => (Path::new("node"), modules.join(script)),
+        Program::Node(script) => (Path::new("node").to_owned(), Some(places.modules.join(script))),
+        Program::Rust(package) => (built(package, places)?, None),
     };
     let (host, port) = node.address.rsplit_once(':').context("an address")?;
     let output = Command::new("timeout")
         .arg("120")
-        .args([program, &script])
+        .arg(&program)
+        .args(script)
         .env("HOST", host)
         .env("PORT", port)
         .env("PYTHONPATH", scripts)
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .output()
-        .with_context(|| format!("start {}", script.display()))?;
-    let said = [output.stdout, output.stderr].concat();
-    Ok((String::from_utf8_lossy(&said).trim().to_owned(), output.status.success()))
+        .with_context(|| format!("start {}", program.display()))?;
+    // What it logs beside is of interest only when something is wrong.
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() {
+        return Ok((text(&output.stdout), true));
+    }
+    Ok((text(&[output.stdout, output.stderr].concat()), false))
+}
+
+/// A program of Rust, built once.
+fn built(package: &str, places: &Places<'_>) -> Result<PathBuf> {
+    let manifest = places.scripts.join(package).join("Cargo.toml").display().to_string();
+    let target = places.cache.join("rust");
+    let target_text = target.display().to_string();
+    shell::run(
+        "cargo",
+        &["build", "-q", "--locked", "--manifest-path", &manifest, "--target-dir", &target_text],
+    )?;
+    Ok(target.join("debug").join(package))
 }
 
 /// A Python of its own with the packages of requirements.txt.

@@ -17,6 +17,7 @@ const OWNED: &[(&str, &str)] = &[
     ("mysql_async", "relational"),
     ("rmqtt-codec", "mqtt"),
     ("mio", "kv"),
+    ("mlua", "kv"),
     ("lettre", "delivery"),
     ("argon2", "identity"),
     ("rust-embed", "web-console"),

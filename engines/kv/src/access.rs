@@ -62,6 +62,19 @@ impl Rights {
         self.reads
     }
 
+    pub(crate) fn writes_all(self) -> bool {
+        self.writes
+    }
+
+    pub(crate) fn administers_all(self) -> bool {
+        self.administers
+    }
+
+    /// Whether every channel may be used.
+    pub(crate) fn hears_all(self) -> bool {
+        self.publishes && self.subscribes
+    }
+
     /// Whether nothing needs to be asked for a command.
     #[inline]
     pub(crate) fn cover(self, command: &Command) -> bool {
@@ -109,6 +122,15 @@ pub(crate) fn check(
         }
     }
     Ok(())
+}
+
+/// Whether all keys may be read that begin so.
+pub(crate) fn may_read_all(
+    authority: &dyn Authority,
+    principal: &Principal,
+    prefix: &[u8],
+) -> bool {
+    allows(authority, principal, READ, &path("kv/", &[prefix, b"*"].concat()))
 }
 
 fn allows(authority: &dyn Authority, principal: &Principal, action: Action, path: &str) -> bool {

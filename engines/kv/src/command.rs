@@ -1,18 +1,22 @@
 //! The table of commands: the one place that dispatch, COMMAND, access and the guide are made from.
 
+mod acl;
 mod bits;
 pub(crate) mod connection;
 mod dumps;
+mod fields;
 mod geo;
 mod groups;
 mod hashes;
 mod hyperloglog;
+mod key_flags;
 pub(crate) mod keys;
 mod lists;
 pub(crate) mod options;
 mod pubsub;
 mod random;
 mod reading;
+mod scripts;
 mod server;
 mod sets;
 mod sort;
@@ -20,6 +24,7 @@ mod sorted;
 mod streams;
 mod strings;
 mod table;
+mod tracking;
 mod waiting;
 
 use std::collections::HashMap;
@@ -29,6 +34,7 @@ use crate::context::{Ctx, Outcome};
 use crate::wire::reply::Fault;
 use crate::wire::request::Args;
 
+pub(crate) use reading::waits;
 pub(crate) use table::COMMANDS;
 
 /// What a command is, as bits.
@@ -57,6 +63,10 @@ pub(crate) mod flag {
     pub(crate) const ALONE: u32 = 1 << 13;
     /// Has subcommands beside what it does alone.
     pub(crate) const PARENT: u32 = 1 << 14;
+    /// Runs scripts, or is about them.
+    pub(crate) const RUNS: u32 = 1 << 15;
+    /// Taken while a script keeps the store busy.
+    pub(crate) const WHEN_BUSY: u32 = 1 << 16;
 }
 
 pub(crate) type Run = fn(&mut Ctx<'_>, Args<'_>) -> Outcome;
@@ -90,6 +100,7 @@ pub(crate) enum Group {
     Stream,
     HyperLogLog,
     Geo,
+    Scripting,
     Bitmap,
     PubSub,
     Transactions,
@@ -109,6 +120,7 @@ impl Group {
             Self::Stream => "stream",
             Self::HyperLogLog => "hyperloglog",
             Self::Geo => "geo",
+            Self::Scripting => "scripting",
             Self::Bitmap => "bitmap",
             Self::PubSub => "pubsub",
             Self::Transactions => "transactions",
@@ -129,6 +141,7 @@ impl Group {
             Self::Stream => "@stream",
             Self::HyperLogLog => "@hyperloglog",
             Self::Geo => "@geo",
+            Self::Scripting => "@scripting",
             Self::Bitmap => "@bitmap",
             Self::PubSub => "@pubsub",
             Self::Transactions => "@transaction",
@@ -154,6 +167,11 @@ impl Command {
     #[inline]
     pub(crate) fn index(&self) -> usize {
         (std::ptr::from_ref(self) as usize - COMMANDS.as_ptr() as usize) / size_of::<Self>()
+    }
+
+    /// Whether it may have keys.
+    pub(crate) fn has_keys(&self) -> bool {
+        self.first_key > 0 || self.counted_at > 0 || matches!(self.name, "xread" | "xreadgroup")
     }
 
     /// Where its keys are.
@@ -204,13 +222,15 @@ impl Command {
             (flag::FAST, "fast"),
             (flag::UNKNOWN, "no_auth"),
             (flag::UNQUEUED | flag::ALONE, "no_multi"),
+            (flag::RUNS, "noscript"),
+            (flag::WHEN_BUSY, "allow_busy"),
         ];
         let mut words: Vec<&str> =
             words.into_iter().filter(|(bit, _)| self.has(*bit)).map(|(_, word)| word).collect();
         if self.counted_at > 0
             || matches!(
                 self.name,
-                "sort" | "xread" | "xreadgroup" | "georadius" | "georadiusbymember"
+                "sort" | "sort_ro" | "xread" | "xreadgroup" | "georadius" | "georadiusbymember"
             )
         {
             words.push("movablekeys");

@@ -68,6 +68,21 @@ pub struct Config {
     pub rewrite_bytes_min: u64,
     /// Expired keys that are removed in one turn.
     pub expired_per_turn_max: usize,
+    /// Others are told that the store is busy when a script takes longer; 0 is never.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub script_busy_after: Duration,
+    /// A script that takes longer is ended, and what it wrote is undone.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub script_time_max: Duration,
+    /// The code of a library that takes longer to say which functions it has is ended.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub function_load_time_max: Duration,
+    /// Bytes of Lua's memory, for each organisation.
+    pub script_memory_bytes_max: usize,
+    /// Keys that were read by clients who want to be told of their change; more are forgotten, which is told.
+    pub tracked_keys_max: usize,
+    /// Scripts that are known by their names, and libraries of functions, of each organisation.
+    pub scripts_max: usize,
 }
 
 impl Default for Config {
@@ -88,6 +103,12 @@ impl Default for Config {
             rewrite_factor: 2,
             rewrite_bytes_min: 64 << 20,
             expired_per_turn_max: 500,
+            script_busy_after: Duration::from_secs(5),
+            script_time_max: Duration::from_secs(30),
+            function_load_time_max: Duration::from_millis(500),
+            script_memory_bytes_max: 64 << 20,
+            tracked_keys_max: 1_000_000,
+            scripts_max: 10_000,
         }
     }
 }
@@ -102,6 +123,7 @@ impl Config {
             (self.request_bytes_max, "request_bytes_max"),
             (self.output_bytes_max, "output_bytes_max"),
             (self.expired_per_turn_max, "expired_per_turn_max"),
+            (self.scripts_max, "scripts_max"),
         ];
         if let Some((_, name)) = positive.iter().find(|(value, _)| *value == 0) {
             return Some(name);

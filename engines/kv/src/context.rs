@@ -60,6 +60,13 @@ impl Ctx<'_> {
             }
             return None;
         }
+        if !self.engine.due_fields.is_empty()
+            && self.engine.has_due_fields(found, self.now)
+            && self.engine.refusal.is_none()
+            && self.engine.expire_fields((db, found), key, (self.now, usize::MAX))
+        {
+            return None;
+        }
         if !self.session.is_quiet {
             self.engine.mark_used(found);
         }
@@ -163,13 +170,18 @@ impl Ctx<'_> {
     /// Puts a collection in place of whatever the key held.
     pub(crate) fn put<C: Collection>(&mut self, key: &[u8], collection: C) -> Result<(), Fault> {
         let db = self.session.db;
-        if let Some(found) = self.find(key) {
+        let old = self.find(key);
+        if let Some(found) = old {
             self.offer_stream(key, found);
             self.engine.store.remove(db, found);
         }
         let hash = self.hash(key);
         let inserted = self.engine.store.insert_object(db, (hash, key), collection.wrap());
-        inserted.map(|_| ()).ok_or(FULL)
+        inserted.ok_or(FULL)?;
+        if old.is_none() {
+            self.notify(notify::NEW, "new", key);
+        }
+        Ok(())
     }
 
     /// Puts a string in place of whatever the key held.
@@ -185,7 +197,12 @@ impl Ctx<'_> {
         if let Some(found) = found {
             self.offer_stream(key, found);
         }
-        self.engine.store.set_string(db, (hash, key, found), value, expiry).ok_or(FULL)
+        let set =
+            self.engine.store.set_string(db, (hash, key, found), value, expiry).ok_or(FULL)?;
+        if found.is_none() {
+            self.notify(notify::NEW, "new", key);
+        }
+        Ok(set)
     }
 
     /// Takes a key away; says whether it was there.
@@ -229,6 +246,9 @@ impl Ctx<'_> {
         self.engine.stats.dirty += 1;
         if !self.engine.watchers.is_empty() {
             self.engine.spoil(db, key);
+        }
+        if !self.engine.trackers.is_empty() {
+            self.engine.invalidate(db, key, Some(self.session.id));
         }
     }
 

@@ -13,9 +13,11 @@ use base::access::{Authority, Principal, Refused};
 use crate::access::{self, Denied, Rights};
 use crate::command::{self, Command, flag};
 use crate::context::Ctx;
+use crate::fields::Due;
 use crate::log::effect;
 use crate::notify::{self, Class};
 use crate::pubsub::Channels;
+use crate::script::{Busy, Scripts};
 use crate::session::{Blocked, Hello, Multi, Replies, Session, State, Timeout, Token};
 use crate::settings::{Policy, Settings};
 use crate::slow::SlowLog;
@@ -23,6 +25,7 @@ use crate::stats::Stats;
 use crate::store::number::i64_text;
 use crate::store::object::Kind;
 use crate::store::{Found, Store};
+use crate::tracking::Trackers;
 use crate::unsettled::Unsettled;
 use crate::wire::reply::{Fault, Reply};
 use crate::wire::request::{Args, Limits, Owned, Parsed, Progress, Span, parse};
@@ -42,7 +45,11 @@ pub(crate) struct Turn<'a> {
     pub(crate) micros: i64,
     /// Microseconds since any moment.
     pub(crate) watch: &'a dyn Fn() -> u64,
+    /// Hears other clients while a script keeps the store busy.
+    pub(crate) aside: &'a Aside<'a>,
 }
+
+pub(crate) type Aside<'a> = dyn Fn(&mut Engine, &Turn<'_>) + 'a;
 
 /// What the engine needs from outside.
 pub(crate) enum Wish {
@@ -77,10 +84,13 @@ pub(crate) struct Engine {
     pub(crate) effects: Vec<u8>,
     pub(crate) watchers: HashMap<(usize, Box<[u8]>), Vec<Token>>,
     pub(crate) channels: Channels,
+    pub(crate) trackers: Trackers,
     /// Who waits for each key, in the order they came.
     pub(crate) waiting: HashMap<(usize, Box<[u8]>), Queue>,
     /// When the waiting of those ends that do not wait for ever.
     deadlines: BTreeSet<(i64, Token)>,
+    /// When hashes have fields that expire.
+    pub(crate) due_fields: BTreeSet<Due>,
     arrivals: u64,
     pub(crate) offers: Vec<(usize, Box<[u8]>)>,
     /// Sessions with something to send, or to be closed.
@@ -96,8 +106,10 @@ pub(crate) struct Engine {
     pub(crate) unsettled: Option<Unsettled>,
     /// A panic may have left the data half changed: nothing of it is used any more.
     pub(crate) is_broken: bool,
-    /// Whose command that was.
-    pub(crate) culprit: Option<Token>,
+    /// Whose command that was, and what it is told.
+    pub(crate) culprit: Option<(Token, &'static str)>,
+    /// A script keeps everybody waiting.
+    pub(crate) busy: Option<Box<Busy>>,
     /// An entry is being taken out beside a command's own work.
     is_changing: bool,
     pub(crate) monitors: usize,
@@ -112,9 +124,12 @@ pub(crate) struct Engine {
     bound: Vec<Token>,
     pub(crate) expires_actively: bool,
     pub(crate) wants_rewrite: bool,
+    /// Somebody waits until everything is on disk.
+    pub(crate) wants_sync: bool,
     spans: Vec<Span>,
     batch: Vec<Planned>,
     pub(crate) spare_buffers: Vec<Vec<u8>>,
+    pub(crate) scripts: Scripts,
 }
 
 /// A request that was read and not run yet.
@@ -129,7 +144,7 @@ struct Planned {
 }
 
 // The pointer in `ready` is only compared, never followed.
-const NOT_READY: (*const u8, u32) = (std::ptr::null(), 0);
+pub(crate) const NOT_READY: (*const u8, u32) = (std::ptr::null(), 0);
 const NOBODY: Token = Token::MAX;
 
 impl Engine {
@@ -152,8 +167,10 @@ impl Engine {
             effects: crate::log::empty_frame(),
             watchers: HashMap::new(),
             channels: Channels::default(),
+            trackers: Trackers::default(),
             waiting: HashMap::new(),
             deadlines: BTreeSet::new(),
+            due_fields: BTreeSet::new(),
             arrivals: 0,
             offers: Vec::new(),
             touched: Vec::new(),
@@ -165,6 +182,7 @@ impl Engine {
             unsettled: None,
             is_broken: false,
             culprit: None,
+            busy: None,
             is_changing: false,
             monitors: 0,
             current: NOBODY,
@@ -175,9 +193,11 @@ impl Engine {
             bound: Vec::new(),
             expires_actively: true,
             wants_rewrite: false,
+            wants_sync: false,
             spans: Vec::new(),
             batch: Vec::new(),
             spare_buffers: Vec::new(),
+            scripts: Scripts::default(),
         };
         engine.space(OrganisationId::DEFAULT);
         engine
@@ -233,6 +253,9 @@ impl Engine {
     pub(crate) fn disconnect(&mut self, token: Token) {
         let Some(mut session) = self.sessions.get_mut(token).and_then(Option::take) else { return };
         self.forget(&mut session);
+        if !self.trackers.is_empty() {
+            self.trackers.leave(session.id);
+        }
         self.clients -= 1;
         self.spare_tokens.push(token);
     }
@@ -242,6 +265,9 @@ impl Engine {
         self.unwatch(session);
         self.unblock(session);
         self.channels.leave_all(session);
+        if std::mem::take(&mut session.is_tracking) {
+            self.trackers.stop(session.id);
+        }
         if std::mem::take(&mut session.is_monitor) {
             self.monitors -= 1;
         }
@@ -285,6 +311,16 @@ impl Engine {
         self.current = NOBODY;
         self.list(&mut session);
         self.sessions[token] = Some(session);
+    }
+
+    /// As [`Engine::input`], of another client while a command runs: what that one waits to give stays with it.
+    pub(crate) fn input_aside(&mut self, token: Token, bytes: &[u8], turn: &Turn<'_>) {
+        let current = self.current;
+        let (mail, offers) = (std::mem::take(&mut self.mail), std::mem::take(&mut self.offers));
+        let own_spoiled = std::mem::take(&mut self.own_spoiled);
+        self.input(token, bytes, turn);
+        (self.current, self.mail, self.offers) = (current, mail, offers);
+        self.own_spoiled = own_spoiled;
     }
 
     /// Notes that a session has something to send, and whether that counts only when the turn is on disk.
@@ -430,6 +466,7 @@ impl Engine {
     ) {
         let skips = match session.replies {
             Replies::On => None,
+            _ if is_push(session, command) => None,
             Replies::SkipNext => {
                 session.replies = Replies::Skip;
                 Some(session.out.bytes.len())
@@ -449,6 +486,9 @@ impl Engine {
                 self.call(session, command, (args, ready, false), turn);
             }
         }
+        if !self.trackers.is_empty() {
+            self.settle_tracking(session, command);
+        }
         match (session.replies, skips) {
             (Replies::Skip, _) => {
                 if let Some(length) = skips {
@@ -463,6 +503,20 @@ impl Engine {
         }
     }
 
+    /// A command is over: who tracks keys is told what changed, and CLIENT CACHING counts no more.
+    fn settle_tracking(&mut self, session: &Session, command: Option<&'static Command>) {
+        self.broadcast();
+        self.limit_tracking();
+        let is_over = session.multi.is_none()
+            && command.is_none_or(|command| !command.name.starts_with("client|"));
+        if is_over
+            && session.is_tracking
+            && let Some(tracker) = self.trackers.of_mut(session.id)
+        {
+            tracker.caching = false;
+        }
+    }
+
     fn refuse(&mut self, session: &mut Session, command: Option<&Command>, fault: &Fault) {
         if command.is_some_and(|command| command.name == "exec") {
             let reason = fault.0.strip_prefix("ERR ").unwrap_or(&fault.0);
@@ -474,6 +528,9 @@ impl Engine {
             return;
         }
         self.stats.error(&fault.0);
+        if let Some(command) = command {
+            self.stats.rejected_calls[command.index()] += 1;
+        }
         session.out.error(&fault.0);
         if let Some(multi) = &mut session.multi {
             multi.is_broken = true;
@@ -501,6 +558,9 @@ impl Engine {
         } else if !session.rights.cover(command) {
             self.check_rights(session, command, args)?;
         }
+        if let Some(busy) = self.busy.as_ref().filter(|_| !command.has(flag::WHEN_BUSY)) {
+            return Err(busy.refusal());
+        }
         self.check_settled(command, args)?;
         if command.has(flag::WRITE) {
             if let Some(refusal) = self.refusal {
@@ -509,6 +569,9 @@ impl Engine {
             if self.settings.memory_max > 0 && !self.make_room() && command.has(flag::GROWS) {
                 return Err("OOM command not allowed when used memory > 'maxmemory'.".into());
             }
+        }
+        if session.multi.is_some() && command.has(flag::ALONE) {
+            return Err("ERR Command not allowed inside a transaction".into());
         }
         if session.subscriptions.is_some()
             && session.only_listens()
@@ -534,7 +597,7 @@ impl Engine {
         }
     }
 
-    fn check_rights(
+    pub(crate) fn check_rights(
         &self,
         session: &Session,
         command: &'static Command,
@@ -585,8 +648,15 @@ impl Engine {
             }
         };
         session.is_spoiled |= std::mem::take(&mut self.own_spoiled);
-        self.stats.calls[command.index()] += 1;
-        self.stats.commands += 1;
+        // One that waited is the same call.
+        if !session.is_woken {
+            self.stats.calls[command.index()] += 1;
+            self.stats.commands += 1;
+        }
+        if session.is_tracking && command.has(flag::READ) {
+            let keys = command.keys(args);
+            self.remember(session, keys.into_iter().filter_map(|at| args.get(at)));
+        }
         match result {
             Ok(()) if is_verbatim && !self.is_replaying => {
                 session.has_written = true;
@@ -598,6 +668,12 @@ impl Engine {
                 session.out.bytes.truncate(before);
                 session.out.error(&fault.0);
             }
+        }
+        if let Some(call) = session.script.take() {
+            self.run_script(session, &call, turn);
+        }
+        if session.out.bytes.get(before) == Some(&b'-') {
+            self.stats.failed_calls[command.index()] += 1;
         }
         if is_timed {
             let took = (turn.watch)().saturating_sub(began);
@@ -628,7 +704,7 @@ impl Engine {
         session.is_closing = true;
         if is_changed || self.is_changing || command.has(flag::WRITE) {
             self.is_broken = true;
-            self.culprit = Some(session.token);
+            self.culprit = Some((session.token, NOTHING_DONE));
         }
     }
 
@@ -648,7 +724,7 @@ impl Engine {
         }
     }
 
-    fn admit_nested(
+    pub(crate) fn admit_nested(
         &mut self,
         session: &Session,
         command: &'static Command,
@@ -683,6 +759,9 @@ impl Engine {
         self.stats.expired += 1;
         self.log_effect(db, &[b"DEL", key]);
         self.spoil(db, key);
+        if !self.trackers.is_empty() {
+            self.invalidate(db, key, None);
+        }
         if self.settings.notify & notify::EXPIRED != 0 {
             self.notify(db, (notify::EXPIRED, "expired", key));
         }
@@ -718,6 +797,9 @@ impl Engine {
             last = Some(((*db, hash), place));
         }
         self.settle(last);
+        if !self.trackers.is_empty() {
+            self.broadcast();
+        }
         !is_all
     }
 
@@ -782,7 +864,12 @@ impl Engine {
             self.sessions[token] = Some(session);
             return;
         }
+        let before = session.out.bytes.len();
         write(&mut session.out);
+        if session.out.bytes.len() > before && !std::mem::replace(&mut session.is_bound, true) {
+            // What it is told of may be logged after this.
+            self.bound.push(token);
+        }
         if session.out.bytes.len() > self.settings.output_bytes_max {
             tracing::warn!(client = session.id, "a client does not take its output");
             session.is_closing = true;
@@ -873,7 +960,15 @@ impl Engine {
         let before = session.out.bytes.len();
         let (command, errors) = (blocked.command, self.stats.errors);
         session.is_woken = true;
+        // What comes for it meanwhile is sent after its reply.
+        let (current, mail) = (self.current, std::mem::take(&mut self.mail));
+        (self.current, self.mail.is_resp3) = (token, session.out.is_resp3);
         self.call(&mut session, command, (blocked.request.args(), NOT_READY, false), turn);
+        if !self.trackers.is_empty() {
+            self.settle_tracking(&session, Some(command));
+        }
+        let mut own = std::mem::replace(&mut self.mail, mail);
+        self.current = current;
         session.is_woken = false;
         let waits_again = session.is_blocked();
         // A key that became another kind is no reason to end the waiting, but a wrong target is.
@@ -888,6 +983,7 @@ impl Engine {
         } else {
             self.unblock(&mut session);
         }
+        session.out.bytes.append(&mut own.bytes);
         self.list(&mut session);
         self.sessions[token] = Some(session);
         !waits_again && !is_wrong_kind
@@ -969,6 +1065,15 @@ impl Engine {
             if let Some(principal) = &session.principal {
                 if self.gate.authority.is_current(principal) {
                     session.rights = Rights::of(&*self.gate.authority, principal);
+                    let may = |prefix: &[u8]| {
+                        session.rights.reads_all()
+                            || access::may_read_all(&*self.gate.authority, principal, prefix)
+                    };
+                    let tracker = self.trackers.of(session.id);
+                    if tracker.is_some_and(|one| !one.wishes.prefixes.iter().all(|p| may(p))) {
+                        self.trackers.stop(session.id);
+                        session.is_tracking = false;
+                    }
                 } else {
                     session.is_closing = true;
                 }
@@ -993,7 +1098,7 @@ impl Engine {
         let mut session = Session::new(NOBODY, 0, String::new(), 0);
         session.rights = Rights::ALL;
         session.is_quiet = true;
-        let turn = Turn { now: i64::MIN, micros: 0, watch: &|| 0 };
+        let turn = Turn { now: i64::MIN, micros: 0, watch: &|| 0, aside: &|_, _| () };
         let (mut args, mut count) = (Vec::new(), 0);
         while !bytes.is_empty() {
             let db = effect::read(&mut bytes, &mut args).ok_or("an effect is cut")?;
@@ -1039,14 +1144,14 @@ impl Engine {
         self.store.set_stamp(found, stamp);
     }
 
-    fn show(
+    pub(crate) fn show(
         &mut self,
         session: &Session,
         command: Option<&'static Command>,
         args: Args<'_>,
         turn: &Turn<'_>,
     ) {
-        if command.is_some_and(|command| command.has(flag::ADMIN | flag::SECRET)) {
+        if command.is_none_or(|command| command.has(flag::ADMIN | flag::SECRET)) {
             return;
         }
         let mut line = format!(
@@ -1101,6 +1206,13 @@ impl Engine {
     /// Whether something changed in this turn that the log has not got.
     pub(crate) fn has_effects(&self) -> bool {
         self.effects.len() > crate::log::frame::FRAME_HEADER
+    }
+
+    /// What a client is told counts only when the turn is on disk.
+    pub(crate) fn bind(&mut self, session: &mut Session) {
+        if !std::mem::replace(&mut session.is_bound, true) {
+            self.bound.push(session.token);
+        }
     }
 
     /// The turn is on disk: what everybody was told counts.
@@ -1162,13 +1274,17 @@ impl Engine {
         session.out.bytes
     }
 
-    /// The organisations in their order, as a snapshot's first frame.
+    /// The organisations in their order and their functions, as a snapshot's first frame.
     pub(crate) fn organisations_frame(&self) -> Vec<u8> {
         let mut frame = crate::log::empty_frame();
         for (at, organisation) in self.spaces.iter().enumerate() {
             let args: [&[u8]; 2] = [b"ORGANISATION", organisation.bytes()];
             effect::push(&mut frame, at * DATABASES, args.into_iter());
         }
+        self.function_effects(|base, code| {
+            let args: [&[u8]; 4] = [b"FUNCTION", b"LOAD", b"REPLACE", code];
+            effect::push(&mut frame, base, args.into_iter());
+        });
         frame
     }
 
@@ -1178,12 +1294,22 @@ impl Engine {
     }
 }
 
-const PANICKED: &str = "ERR internal error, the connection is closed; the server's log has more";
+const NOTHING_DONE: &str = "ERR internal error, nothing of the last requests was done";
+pub(crate) const PANICKED: &str =
+    "ERR internal error, the connection is closed; the server's log has more";
 
 /// What a panic said.
 pub(crate) fn text_of(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
+}
+
+/// What tells of listening is no reply, and comes although replies are off.
+fn is_push(session: &Session, command: Option<&Command>) -> bool {
+    session.replies != Replies::On
+        && command.is_some_and(|command| {
+            command.has(flag::SUBSCRIBES) || command.name.ends_with("unsubscribe")
+        })
 }
 
 fn enqueue(multi: &mut Multi, command: &'static Command, args: Args<'_>) {

@@ -59,6 +59,9 @@ fn evict_one(engine: &mut Engine) -> bool {
     engine.stats.evicted += 1;
     engine.log_effect(db, &[b"DEL", &key]);
     engine.spoil(db, &key);
+    if !engine.trackers.is_empty() {
+        engine.invalidate(db, &key, None);
+    }
     engine.notify(db, (notify::EVICTED, "evicted", &key));
     true
 }

@@ -1,11 +1,11 @@
 //! A store of keys that Redis clients take for Redis: RESP2 and RESP3, durable before it is acknowledged.
 //!
 //! One thread owns everything: it reads what came from all clients, runs it, puts what changed on disk with one fsync
-//! and sends the replies. It is one node: it replicates nothing, and it runs no scripts. What it does not have it
+//! and sends the replies. It is one node: it replicates nothing. What it does not have it
 //! refuses as Redis refuses an unknown command; docs/guides/kv.md lists what there is.
 //!
 //! Start at [`Kv`]. Inside, `engine` is everything without sockets, files or a clock; `store` the data; `command` the
-//! table of commands; `wire` the protocol; `log` the files; `net` the thread.
+//! table of commands; `script` Lua; `wire` the protocol; `log` the files; `net` the thread.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -23,16 +23,19 @@ mod context;
 mod engine;
 mod error;
 mod evict;
+mod fields;
 mod log;
 mod metrics;
 mod net;
 mod notify;
 mod pubsub;
+mod script;
 mod session;
 mod settings;
 mod slow;
 mod stats;
 mod store;
+mod tracking;
 mod unsettled;
 mod wire;
 
@@ -55,6 +58,9 @@ pub use error::Error;
 
 use engine::{Engine, Gate};
 use net::{Message, Parts, Server, WAKER};
+
+/// Of the thread: Lua and what it calls may be deep within each other.
+const STACK_BYTES: usize = 16 << 20;
 
 /// The store; cloning shares it.
 #[derive(Clone)]
@@ -95,6 +101,7 @@ impl Kv {
         let metrics = metrics::Metrics::register(&base.metrics);
         std::thread::Builder::new()
             .name("kv".into())
+            .stack_size(STACK_BYTES)
             .spawn(move || {
                 let now = base.clock.now().millis();
                 let gate = Gate { authority, anonymous };

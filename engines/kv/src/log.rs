@@ -188,6 +188,12 @@ impl Log {
         Ok(())
     }
 
+    /// Waits until everything so far is on disk, also what another thread syncs meanwhile.
+    pub(crate) fn settle(&mut self) -> Result<(), Refusal> {
+        self.is_unsynced = true;
+        self.sync()
+    }
+
     fn fail(&mut self, error: &io::Error) -> Refusal {
         // What the disk holds is not known after this, so it is not tried again.
         tracing::error!(%error, "the log could not be put on disk");

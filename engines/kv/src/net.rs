@@ -1,46 +1,41 @@
 //! The thread that serves: it reads what came from every client, runs it, puts what changed on disk once, and only
 //! then sends the replies.
 
-use std::io::{ErrorKind, Read, Write};
+mod desk;
+
+use std::cell::RefCell;
+use std::io::{ErrorKind, Write};
 use std::net::TcpListener as StdListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use base::Base;
-use base::access::{Door, Principal, Refused};
-use mio::net::{TcpListener, TcpStream};
-use mio::{Events, Interest, Poll, Token as Place, Waker};
-use socket2::{SockRef, TcpKeepalive};
+use base::access::{Principal, Refused};
+use mio::{Events, Poll, Token as Place, Waker};
 use tokio::sync::{oneshot, watch};
 
-use crate::engine::{Engine, Refusal, Turn, Wish, text_of};
+use crate::engine::{Engine, Refusal, Turn, text_of};
 use crate::error::Error;
 use crate::log::{self, Log, Rewrite};
 use crate::metrics::Metrics;
-use crate::session::{State, Token};
+use crate::session::Token;
+use desk::{Desk, LISTENER};
 
-const LISTENER: Place = Place(usize::MAX - 1);
-pub(crate) const WAKER: Place = Place(usize::MAX - 2);
+pub(crate) use desk::WAKER;
+
 const EVENTS: usize = 1_024;
-const READ_BYTES: usize = 64 << 10;
 /// Reads of one client in one turn.
 const READS_MAX: usize = 16;
-/// A client that cannot go on is not read from beyond this.
-const AHEAD_BYTES_MAX: usize = 1 << 20;
-/// Buffers larger than this are given back when they are empty.
-const KEPT_BYTES_MAX: usize = 64 << 10;
 const EFFECTS_KEPT_MAX: usize = 16 << 20;
-const SPARE_BUFFERS_MAX: usize = 256;
 /// Milliseconds between looks at what is due.
 const TICK: i64 = 100;
 /// Milliseconds between looks at who is idle.
 const IDLE_TICK: i64 = 1_000;
 /// Milliseconds after which a rewrite that failed is tried again.
 const REWRITE_AGAIN: i64 = 10_000;
-/// Questions without an answer after which a silent peer is gone.
-const KEEPALIVE_RETRIES: u32 = 3;
 /// Entries that a snapshot takes in one turn, and segments that expiry looks at.
 const CAPTURED_PER_TURN: usize = 512;
 const SEGMENTS_PER_TURN: usize = 64;
@@ -61,36 +56,17 @@ pub(crate) enum Message {
     Stop,
 }
 
-struct Connection {
-    stream: TcpStream,
-    /// How much of the output is sent.
-    sent: usize,
-    /// The socket takes nothing now.
-    is_stuck: bool,
-    /// More may have come that was not read.
-    has_more: bool,
-    /// The other end sends nothing more, which is told once only.
-    is_ending: bool,
-}
-
 #[allow(clippy::struct_excessive_bools, reason = "each is a state of its own")]
 pub(crate) struct Server {
-    poll: Poll,
-    listener: Option<TcpListener>,
+    /// Shared with a turn, which hears others while a script runs.
+    desk: Rc<RefCell<Desk>>,
     engine: Engine,
     log: Log,
     rewrite: Option<Rewrite>,
     /// Bytes of the data when the log last began anew.
     snapshot_bytes: u64,
-    connections: Vec<Option<Connection>>,
-    /// Clients to be read again in the next turn.
-    eager: Vec<Token>,
     input: Vec<u8>,
-    messages: Receiver<Message>,
-    sender: Sender<Message>,
-    waker: Arc<Waker>,
     base: Base,
-    runtime: tokio::runtime::Handle,
     epoch: watch::Receiver<u64>,
     metrics: Metrics,
     config: crate::Config,
@@ -101,8 +77,6 @@ pub(crate) struct Server {
     idle_looked_at: i64,
     /// After a rewrite that failed, the next one is not begun before this.
     rewrites_from: i64,
-    /// Somebody waits at the door who could not be let in.
-    accepts_again: bool,
     writes_expected: bool,
     is_stopping: bool,
 }
@@ -128,21 +102,16 @@ impl Server {
         let origin = base.clock.instant();
         let epoch = engine.gate.authority.epoch();
         let snapshot_bytes = engine.store.used_bytes() as u64;
+        let base_of_desk = base.clone();
+        let desk = desk::Parts { poll, messages, sender, waker, base: base_of_desk, runtime };
         Self {
-            poll,
-            listener: None,
+            desk: Rc::new(RefCell::new(Desk::new(desk))),
             engine,
             log,
             rewrite: None,
             snapshot_bytes,
-            connections: Vec::new(),
-            eager: Vec::new(),
-            input: vec![0; READ_BYTES],
-            messages,
-            sender,
-            waker,
+            input: desk::buffer(),
             base,
-            runtime,
             epoch,
             metrics,
             config,
@@ -152,7 +121,6 @@ impl Server {
             has_overdue: false,
             idle_looked_at: 0,
             rewrites_from: 0,
-            accepts_again: false,
             writes_expected: true,
             is_stopping: false,
         }
@@ -164,7 +132,8 @@ impl Server {
         while !self.is_stopping {
             let now = self.base.clock.now().millis();
             let timeout = self.timeout(now);
-            if let Err(error) = self.poll.poll(&mut events, timeout)
+            let polled = self.desk.borrow_mut().poll.poll(&mut events, timeout);
+            if let Err(error) = polled
                 && error.kind() != ErrorKind::Interrupted
             {
                 tracing::error!(%error, "the store cannot wait for its clients");
@@ -189,19 +158,17 @@ impl Server {
     /// sent away, and the data is read back from the log.
     fn begin_again(&mut self) -> Result<(), Error> {
         tracing::warn!("the store reads its log back, and its clients have to connect again");
-        if let Some(token) = self.engine.culprit
-            && let Some(connection) = self.connections.get_mut(token).and_then(Option::as_mut)
+        let mut desk = self.desk.borrow_mut();
+        if let Some((token, text)) = self.engine.culprit
+            && let Some(connection) = desk.connection(token)
             && connection.sent == 0
         {
             // It fits into the socket's buffer or the client is gone; nothing more can be done for it.
-            drop(
-                connection
-                    .stream
-                    .write(b"-ERR internal error, nothing of the last requests was done\r\n"),
-            );
+            drop(connection.stream.write(format!("-{text}\r\n").as_bytes()));
         }
-        self.connections.clear();
-        self.eager.clear();
+        desk.connections.clear();
+        desk.eager.clear();
+        drop(desk);
         if let Some(rewrite) = self.rewrite.take() {
             rewrite.abandon();
         }
@@ -220,7 +187,9 @@ impl Server {
 
     /// How long nothing may come before something is to be done.
     fn timeout(&self, now: i64) -> Option<Duration> {
-        if self.has_overdue || !self.eager.is_empty() || !self.engine.runnable.is_empty() {
+        let desk = self.desk.borrow();
+        let is_eager = !desk.eager.is_empty() || desk.has_postponed();
+        if self.has_overdue || is_eager || !self.engine.runnable.is_empty() {
             return Some(Duration::ZERO);
         }
         if self.rewrite.is_some() || self.engine.wants_rewrite {
@@ -237,22 +206,28 @@ impl Server {
         let (now, micros) = (moment.millis(), moment.micros());
         let (clock, origin) = (self.base.clock.clone(), self.origin);
         let watch = move || clock.instant().duration_since(origin).as_micros() as u64;
-        let turn = Turn { now, micros, watch: &watch };
+        let desk = self.desk.clone();
+        let aside = |engine: &mut Engine, turn: &Turn<'_>| desk.borrow_mut().aside(engine, turn);
+        let turn = Turn { now, micros, watch: &watch, aside: &aside };
         self.engine.store.stamp = (now / 1_000) as u32 & 0x00ff_ffff;
         self.engine.stats.micros = micros;
         if self.writes_expected {
             self.look_at_the_log(now);
         }
-        for token in std::mem::take(&mut self.eager) {
+        if desk.borrow().has_postponed() {
+            self.take_messages(&turn);
+        }
+        let eager = std::mem::take(&mut desk.borrow_mut().eager);
+        for token in eager {
             self.read(token, &turn);
         }
         for event in events {
             match event.token() {
-                LISTENER => self.accept(now),
+                LISTENER => desk.borrow_mut().accept(&mut self.engine, now),
                 WAKER => self.take_messages(&turn),
                 Place(token) => {
                     if event.is_read_closed()
-                        && let Some(Some(connection)) = self.connections.get_mut(token)
+                        && let Some(connection) = desk.borrow_mut().connection(token)
                     {
                         connection.is_ending = true;
                     }
@@ -260,7 +235,7 @@ impl Server {
                         self.read(token, &turn);
                     }
                     if event.is_writable() {
-                        self.unstick(token);
+                        desk.borrow_mut().unstick(&mut self.engine, token);
                     }
                 }
             }
@@ -275,7 +250,7 @@ impl Server {
         if now - self.ticked_at >= TICK {
             self.tick(now);
         }
-        self.wish();
+        desk.borrow().wish(&mut self.engine);
         // A failure is told to those it concerns.
         self.commit(now).ok();
         self.flush();
@@ -303,58 +278,11 @@ impl Server {
             }
             for token in std::mem::take(&mut self.engine.runnable) {
                 self.engine.input(token, b"", turn);
-                if self.connections.get(token).and_then(Option::as_ref).is_some_and(|c| c.has_more)
-                {
-                    self.eager.push(token);
+                let mut desk = self.desk.borrow_mut();
+                if desk.connection(token).is_some_and(|connection| connection.has_more) {
+                    desk.eager.push(token);
                 }
             }
-        }
-    }
-
-    fn accept(&mut self, now: i64) {
-        while let Some(listener) = &self.listener {
-            let (mut stream, address) = match listener.accept() {
-                Ok(accepted) => accepted,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        ErrorKind::ConnectionAborted | ErrorKind::Interrupted
-                    ) =>
-                {
-                    continue;
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a connection was not accepted");
-                    self.accepts_again = true;
-                    return;
-                }
-            };
-            if let Err(error) = prepare(&stream, self.engine.settings.keepalive_seconds) {
-                tracing::debug!(%error, "a socket was gone at once");
-                continue;
-            }
-            let Some(token) = self.engine.connect(address.to_string(), now) else {
-                // It fits into the socket's buffer or the client is gone; nothing more can be done for it.
-                drop(stream.write(b"-ERR max number of clients reached\r\n"));
-                continue;
-            };
-            let interest = Interest::READABLE | Interest::WRITABLE;
-            if let Err(error) = self.poll.registry().register(&mut stream, Place(token), interest) {
-                tracing::warn!(%error, "a connection cannot be watched");
-                self.engine.disconnect(token);
-                continue;
-            }
-            if self.connections.len() <= token {
-                self.connections.resize_with(token + 1, || None);
-            }
-            self.connections[token] = Some(Connection {
-                stream,
-                sent: 0,
-                is_stuck: false,
-                has_more: false,
-                is_ending: false,
-            });
         }
     }
 
@@ -363,81 +291,24 @@ impl Server {
             if self.engine.is_broken {
                 return;
             }
-            let Some(connection) = self.connections.get_mut(token).and_then(Option::as_mut) else {
-                return;
-            };
-            let Some(session) = self.engine.sessions[token].as_ref() else { return };
-            if session.is_closing {
-                return;
-            }
-            let is_waiting = !matches!(session.state, State::Ready);
-            if is_waiting && session.input.len() > AHEAD_BYTES_MAX {
-                connection.has_more = true;
+            let came = self.desk.borrow_mut().read(&mut self.engine, token, &mut self.input);
+            let Some(came) = came else { return };
+            self.engine.input(token, &self.input[..came.length], turn);
+            if came.is_all {
                 return;
             }
-            connection.has_more = false;
-            match connection.stream.read(&mut self.input) {
-                Ok(0) => {
-                    self.end(token);
-                    return;
-                }
-                Ok(length) => {
-                    let is_ending = connection.is_ending;
-                    self.engine.stats.bytes_in += length as u64;
-                    self.engine.input(token, &self.input[..length], turn);
-                    if length < self.input.len() && !is_ending {
-                        return;
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => {
-                    self.close(token);
-                    return;
-                }
-            }
         }
-        self.eager.push(token);
+        self.desk.borrow_mut().eager.push(token);
     }
 
-    /// The client sends nothing more: it still gets what it asked for, when that is on disk.
-    fn end(&mut self, token: Token) {
-        let Some(Some(connection)) = self.connections.get_mut(token) else { return };
-        let Some(session) = self.engine.sessions[token].as_mut() else { return };
-        if matches!(session.state, State::Authenticating(_)) {
-            connection.has_more = true;
-        } else if session.out.bytes.is_empty() {
-            self.close(token);
-        } else {
-            session.is_closing = true;
-            if !std::mem::replace(&mut session.is_listed, true) {
-                self.engine.touched.push(token);
-            }
-        }
-    }
-
-    fn unstick(&mut self, token: Token) {
-        let Some(connection) = self.connections.get_mut(token).and_then(Option::as_mut) else {
-            return;
-        };
-        if std::mem::take(&mut connection.is_stuck) {
-            self.engine.touched.push(token);
-        }
-    }
-
-    fn close(&mut self, token: Token) {
-        if let Some(mut connection) = self.connections.get_mut(token).and_then(Option::take) {
-            if let Err(error) = self.poll.registry().deregister(&mut connection.stream) {
-                tracing::debug!(%error, "a closing connection was not watched");
-            }
-            self.engine.disconnect(token);
-        }
+    fn message(&self) -> Option<Message> {
+        self.desk.borrow_mut().message()
     }
 
     fn take_messages(&mut self, turn: &Turn<'_>) {
-        while let Ok(message) = self.messages.try_recv() {
+        while let Some(message) = self.message() {
             match message {
-                Message::Listen(listener) => self.listen(listener),
+                Message::Listen(listener) => self.desk.borrow_mut().listen(listener),
                 Message::Authenticated { client, answer } => {
                     self.engine.authenticated(client, answer);
                 }
@@ -460,46 +331,18 @@ impl Server {
         }
     }
 
-    fn listen(&mut self, listener: StdListener) {
-        let watched = listener.set_nonblocking(true).and_then(|()| {
-            let mut listener = TcpListener::from_std(listener);
-            self.poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
-            Ok(listener)
-        });
-        match watched {
-            Ok(listener) => self.listener = Some(listener),
-            Err(error) => tracing::error!(%error, "the store cannot listen"),
-        }
-    }
-
-    fn wish(&mut self) {
-        for wish in std::mem::take(&mut self.engine.wishes) {
-            let Wish::Authenticate { token, session, key, secret } = wish;
-            let authority = self.engine.gate.authority.clone();
-            let (sender, waker) = (self.sender.clone(), self.waker.clone());
-            let _runtime = self.runtime.enter();
-            self.base.tasks.spawn("kv-authenticate", async move {
-                let answer = authority.authenticate(Door::Resp, &key, &secret).await;
-                let told = sender.send(Message::Authenticated { client: (token, session), answer });
-                if told.is_ok()
-                    && let Err(error) = waker.wake()
-                {
-                    tracing::error!(%error, "the store's thread cannot be woken");
-                }
-            });
-        }
-    }
-
     fn expire(&mut self, now: i64) {
         if now == self.expired_at && !self.has_overdue {
             return;
         }
         self.expired_at = now;
         let limits = (SEGMENTS_PER_TURN, self.config.expired_per_turn_max);
-        let found = self.engine.stats.expired;
-        let has_more = self.engine.expire_some(now, limits);
+        let found = self.engine.stats.expired + self.engine.stats.expired_fields;
+        let has_more = self.engine.expire_some(now, limits)
+            || self.engine.expire_some_fields(now, self.config.expired_per_turn_max);
         // A search that found nothing goes on with the next turn that comes anyway.
-        self.has_overdue = has_more && self.engine.stats.expired > found;
+        let removed = self.engine.stats.expired + self.engine.stats.expired_fields;
+        self.has_overdue = has_more && removed > found;
     }
 
     fn tick(&mut self, now: i64) {
@@ -509,9 +352,11 @@ impl Server {
             self.epoch.mark_unchanged();
             self.engine.look_again();
         }
-        if std::mem::take(&mut self.accepts_again) {
-            self.accept(now);
+        let mut desk = self.desk.borrow_mut();
+        if std::mem::take(&mut desk.accepts_again) {
+            desk.accept(&mut self.engine, now);
         }
+        drop(desk);
         if now - self.idle_looked_at >= IDLE_TICK {
             self.idle_looked_at = now;
             self.close_idle(now);
@@ -541,7 +386,7 @@ impl Server {
         });
         let late: Vec<Token> = late.map(|session| session.token).collect();
         for token in late {
-            self.close(token);
+            self.desk.borrow_mut().close(&mut self.engine, token);
         }
     }
 
@@ -552,6 +397,14 @@ impl Server {
         if self.engine.has_effects() && self.engine.unsettled.is_none() {
             self.writes_expected = true;
             committed = self.put_on_disk(now);
+            if let Err(refusal) = committed {
+                self.engine.refusal = Some(refusal);
+                self.metrics.refused.inc();
+                self.engine.disown();
+            }
+        }
+        if std::mem::take(&mut self.engine.wants_sync) && committed.is_ok() {
+            committed = self.log.settle();
             if let Err(refusal) = committed {
                 self.engine.refusal = Some(refusal);
                 self.metrics.refused.inc();
@@ -574,56 +427,12 @@ impl Server {
 
     fn flush(&mut self) {
         let mut touched = std::mem::take(&mut self.engine.touched);
+        let mut desk = self.desk.borrow_mut();
         for token in touched.drain(..) {
-            self.send(token);
+            desk.send(&mut self.engine, token);
         }
         if self.engine.touched.is_empty() {
             self.engine.touched = touched;
-        }
-    }
-
-    fn send(&mut self, token: Token) {
-        let Some(connection) = self.connections.get_mut(token).and_then(Option::as_mut) else {
-            return;
-        };
-        let Some(session) = self.engine.sessions[token].as_mut() else { return };
-        session.is_listed = false;
-        let output = &session.out.bytes;
-        if output.len() < connection.sent {
-            // What was left of it was thrown away.
-            self.close(token);
-            return;
-        }
-        while connection.sent < output.len() && !connection.is_stuck {
-            match connection.stream.write(&output[connection.sent..]) {
-                Ok(length) => {
-                    connection.sent += length;
-                    self.engine.stats.bytes_out += length as u64;
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => connection.is_stuck = true,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => {
-                    self.close(token);
-                    return;
-                }
-            }
-        }
-        if connection.sent == output.len() {
-            connection.sent = 0;
-            let mut buffer = std::mem::take(&mut session.out.bytes);
-            let is_closing = session.is_closing;
-            buffer.clear();
-            if buffer.capacity() <= KEPT_BYTES_MAX
-                && self.engine.spare_buffers.len() < SPARE_BUFFERS_MAX
-            {
-                self.engine.spare_buffers.push(buffer);
-            }
-            if is_closing {
-                self.close(token);
-            }
-        } else if session.is_closing && session.out.bytes.len() - connection.sent > AHEAD_BYTES_MAX
-        {
-            self.close(token);
         }
     }
 
@@ -689,37 +498,6 @@ impl Server {
                 tracing::error!(%error, "the log cannot be rewritten");
                 self.rewrites_from = self.base.clock.now().millis() + REWRITE_AGAIN;
             }
-        }
-    }
-}
-
-/// Answers go out at once, and a peer that is gone without a word is noticed.
-fn prepare(stream: &TcpStream, keepalive_seconds: u64) -> std::io::Result<()> {
-    stream.set_nodelay(true)?;
-    if keepalive_seconds > 0 {
-        let about = TcpKeepalive::new()
-            .with_time(Duration::from_secs(keepalive_seconds))
-            .with_interval(Duration::from_secs((keepalive_seconds / 3).max(1)))
-            .with_retries(KEEPALIVE_RETRIES);
-        SockRef::from(stream).set_tcp_keepalive(&about)?;
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_silent_peer_is_asked_whether_it_is_there() {
-        let listener = StdListener::bind("127.0.0.1:0").unwrap();
-        for (seconds, is_asked) in [(300, true), (0, false)] {
-            let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            stream.set_nonblocking(true).unwrap();
-            let stream = TcpStream::from_std(stream);
-            prepare(&stream, seconds).unwrap();
-            assert!(stream.nodelay().unwrap());
-            assert_eq!(SockRef::from(&stream).keepalive().unwrap(), is_asked);
         }
     }
 }

@@ -16,6 +16,8 @@ pub(crate) struct Session {
     pub(crate) id: u64,
     pub(crate) token: Token,
     pub(crate) address: String,
+    /// Where it came in.
+    pub(crate) local_address: String,
     pub(crate) name: Vec<u8>,
     /// Databases of its organisation begin at this number.
     pub(crate) base: usize,
@@ -52,6 +54,12 @@ pub(crate) struct Session {
     pub(crate) is_listed: bool,
     /// Its command runs again because a key that it waits for changed.
     pub(crate) is_woken: bool,
+    /// It is a script's own.
+    pub(crate) is_script: bool,
+    /// It is told which of the keys it read change.
+    pub(crate) is_tracking: bool,
+    /// What its command wants to be run.
+    pub(crate) script: Option<Box<crate::script::Call>>,
 }
 
 pub(crate) enum State {
@@ -124,6 +132,7 @@ impl Session {
             id,
             token,
             address,
+            local_address: String::new(),
             name: Vec::new(),
             base: 0,
             db: 0,
@@ -150,6 +159,9 @@ impl Session {
             waits_since: 0,
             is_listed: false,
             is_woken: false,
+            is_script: false,
+            is_tracking: false,
+            script: None,
         }
     }
 

@@ -81,6 +81,9 @@ pub(crate) struct Settings {
     pub(crate) stream_node: (usize, usize),
     /// Bytes of a HyperLogLog in its sparse form.
     pub(crate) sparse_bytes_max: usize,
+    pub(crate) scripts: crate::script::Limits,
+    /// Keys that clients are told about when they change.
+    pub(crate) tracked_keys_max: usize,
     /// What is kept and shown only.
     kept: BTreeMap<&'static str, String>,
 }
@@ -93,7 +96,6 @@ const KEPT: &[(&str, &str)] = &[
     ("appendonly", "yes"),
     ("auto-aof-rewrite-percentage", "100"),
     ("auto-aof-rewrite-min-size", "67108864"),
-    ("busy-reply-threshold", "5000"),
     ("close-on-replica-write", "yes"),
     ("latency-monitor-threshold", "0"),
     ("latency-tracking", "yes"),
@@ -105,7 +107,6 @@ const KEPT: &[(&str, &str)] = &[
     ("list-compress-depth", "0"),
     ("list-max-listpack-size", "-2"),
     ("list-max-ziplist-size", "-2"),
-    ("lua-time-limit", "5000"),
     ("min-replicas-to-write", "0"),
     ("rdb-key-save-delay", "0"),
     ("repl-min-slaves-to-write", "0"),
@@ -137,6 +138,14 @@ impl Settings {
             numbers_max: 512,
             stream_node: (4_096, 100),
             sparse_bytes_max: 3_000,
+            scripts: crate::script::Limits {
+                busy_micros: micros(config.script_busy_after),
+                micros: micros(config.script_time_max),
+                load_micros: micros(config.function_load_time_max),
+                memory_bytes: config.script_memory_bytes_max,
+                count: config.scripts_max,
+            },
+            tracked_keys_max: config.tracked_keys_max,
             kept: KEPT.iter().map(|(name, value)| (*name, (*value).to_owned())).collect(),
         }
     }
@@ -205,6 +214,10 @@ impl Settings {
             "stream-node-max-bytes" => self.stream_node.0.to_string(),
             "stream-node-max-entries" => self.stream_node.1.to_string(),
             "hll-sparse-max-bytes" => self.sparse_bytes_max.to_string(),
+            "tracking-table-max-keys" => self.tracked_keys_max.to_string(),
+            "busy-reply-threshold" | "lua-time-limit" => {
+                (self.scripts.busy_micros / 1_000).to_string()
+            }
             "databases" => crate::engine::DATABASES.to_string(),
             _ => String::new(),
         }
@@ -268,7 +281,13 @@ impl Settings {
             "stream-node-max-bytes" => self.stream_node.0 = memory(value)?,
             "stream-node-max-entries" => self.stream_node.1 = number(value, 0)?,
             "hll-sparse-max-bytes" => self.sparse_bytes_max = memory(value)?,
-            "databases" => return Err("can't set immutable config".into()),
+            "tracking-table-max-keys" => self.tracked_keys_max = number(value, 0)?,
+            "busy-reply-threshold" | "lua-time-limit" => {
+                self.scripts.busy_micros = number(value, 0)? as u64 * 1_000;
+            }
+            "databases" | "replicaof" | "slaveof" => {
+                return Err("can't set immutable config".into());
+            }
             _ => return Err("Unknown option or number of arguments".into()),
         }
         Ok(())
@@ -282,6 +301,7 @@ impl Settings {
 
 const ACTING: &[&str] = &[
     "appendfsync",
+    "busy-reply-threshold",
     "client-query-buffer-limit",
     "databases",
     "hash-max-listpack-entries",
@@ -291,24 +311,32 @@ const ACTING: &[&str] = &[
     "hll-sparse-max-bytes",
     "lfu-decay-time",
     "lfu-log-factor",
+    "lua-time-limit",
     "maxclients",
     "maxmemory",
     "maxmemory-policy",
     "maxmemory-samples",
     "notify-keyspace-events",
     "proto-max-bulk-len",
+    "replicaof",
     "set-max-intset-entries",
+    "slaveof",
     "slowlog-log-slower-than",
     "slowlog-max-len",
     "stream-node-max-bytes",
     "stream-node-max-entries",
     "tcp-keepalive",
     "timeout",
+    "tracking-table-max-keys",
     "zset-max-listpack-entries",
     "zset-max-listpack-value",
     "zset-max-ziplist-entries",
     "zset-max-ziplist-value",
 ];
+
+fn micros(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
 
 fn number(value: &str, least: usize) -> Result<usize, String> {
     let number: usize =

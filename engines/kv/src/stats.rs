@@ -14,6 +14,8 @@ pub(crate) struct Stats {
     pub(crate) hits: u64,
     pub(crate) misses: u64,
     pub(crate) expired: u64,
+    /// Fields of hashes.
+    pub(crate) expired_fields: u64,
     pub(crate) evicted: u64,
     pub(crate) errors: u64,
     /// Commands and turns that ended in a panic.
@@ -28,6 +30,9 @@ pub(crate) struct Stats {
     /// Calls of each command, and microseconds of those that were timed.
     pub(crate) calls: Vec<u64>,
     pub(crate) took: Vec<u64>,
+    /// Calls of each command that were answered with an error, and those that were refused before they ran.
+    pub(crate) failed_calls: Vec<u64>,
+    pub(crate) rejected_calls: Vec<u64>,
     pub(crate) error_kinds: BTreeMap<String, u64>,
 }
 
@@ -45,6 +50,7 @@ impl Stats {
             hits: 0,
             misses: 0,
             expired: 0,
+            expired_fields: 0,
             evicted: 0,
             errors: 0,
             panics: 0,
@@ -55,6 +61,8 @@ impl Stats {
             bytes_out: 0,
             calls: vec![0; command::COMMANDS.len()],
             took: vec![0; command::COMMANDS.len()],
+            failed_calls: vec![0; command::COMMANDS.len()],
+            rejected_calls: vec![0; command::COMMANDS.len()],
             error_kinds: BTreeMap::new(),
         }
     }

@@ -3,13 +3,16 @@ mod anybody;
 mod durable;
 mod failing;
 mod families;
+mod fields;
 mod hostile;
 mod in_step;
 mod listening;
 mod proofs;
 mod rights;
+mod scripts;
 #[path = "../examples/in_step/stream.rs"]
 mod stream;
+mod tracking;
 mod waiting;
 
 use std::net::{SocketAddr, TcpListener};
@@ -66,7 +69,8 @@ impl Desk {
     }
 
     fn give(&mut self, client: Token, bytes: &[u8]) {
-        let turn = Turn { now: self.now, micros: self.now * 1_000, watch: &|| 0 };
+        let turn =
+            Turn { now: self.now, micros: self.now * 1_000, watch: &|| 0, aside: &|_, _| () };
         self.engine.input(client, bytes, &turn);
         while let Some(token) = self.engine.runnable.pop() {
             self.engine.input(token, b"", &turn);

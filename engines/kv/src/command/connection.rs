@@ -179,13 +179,20 @@ pub(crate) fn client_setname(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     Ok(())
 }
 
-pub(crate) fn client_info(ctx: &mut Ctx<'_>, _: Args<'_>) -> Outcome {
-    let line = describe(ctx.session, ctx.now);
+pub(crate) fn client_info(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
+    let line = describe(ctx.session, ctx.now, request_bytes(args));
     ctx.out().verbatim(&format!("{line}\n"));
     Ok(())
 }
 
-fn describe(session: &Session, now: i64) -> String {
+/// Bytes of the request that runs, as it is sent.
+fn request_bytes(args: Args<'_>) -> usize {
+    let digits = |number: usize| number.to_string().len();
+    let each = args.iter().map(|arg| arg.len() + digits(arg.len()) + 5);
+    each.sum::<usize>() + digits(args.len()) + 3
+}
+
+fn describe(session: &Session, now: i64, running_bytes: usize) -> String {
     let subscriptions = session.subscriptions.as_ref();
     let flags: String = [
         (session.is_monitor, 'O'),
@@ -195,6 +202,7 @@ fn describe(session: &Session, now: i64) -> String {
         (session.is_closing, 'c'),
         (session.is_kept, 'e'),
         (session.is_quiet, 'T'),
+        (session.is_tracking, 't'),
     ]
     .iter()
     .filter(|(is_set, _)| *is_set)
@@ -203,9 +211,10 @@ fn describe(session: &Session, now: i64) -> String {
     let multi = session.multi.as_ref().map_or(-1, |multi| multi.queue.len() as i64);
     let user = session.principal.as_ref().map_or("(none)", |principal| &*principal.name);
     format!(
-        "id={} addr={} laddr= fd={} name={} age={} idle={} flags={} db={} sub={} psub={} ssub={} multi={multi} qbuf={} qbuf-free=0 argv-mem=0 multi-mem={} rbs=0 rbp=0 obl=0 oll=0 omem={} tot-mem={} events=r cmd={} user={} redir=-1 resp={}",
+        "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={} db={} sub={} psub={} ssub={} multi={multi} qbuf={} qbuf-free=0 argv-mem=0 multi-mem={} rbs=0 rbp=0 obl=0 oll=0 omem={} tot-mem={} events=r cmd={} user={} redir=-1 resp={}",
         session.id,
         session.address,
+        session.local_address,
         session.token,
         String::from_utf8_lossy(&session.name),
         (now - session.since) / 1_000,
@@ -215,7 +224,7 @@ fn describe(session: &Session, now: i64) -> String {
         subscriptions.map_or(0, |all| all.channels.len()),
         subscriptions.map_or(0, |all| all.patterns.len()),
         subscriptions.map_or(0, |all| all.shards.len()),
-        session.input.len(),
+        session.input.len() + running_bytes,
         session.multi.as_ref().map_or(0, |multi| multi.queue_bytes),
         session.out.bytes.len(),
         size_of::<Session>() + session.input.capacity() + session.out.bytes.capacity(),
@@ -261,7 +270,8 @@ pub(crate) fn client_list(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     all.sort_by_key(|session| session.id);
     let mut text = String::new();
     for session in all.into_iter().filter(|session| is_wanted(session)) {
-        text.push_str(&describe(session, ctx.now));
+        let own = if session.id == ctx.session.id { request_bytes(args) } else { 0 };
+        text.push_str(&describe(session, ctx.now, own));
         text.push('\n');
     }
     ctx.out().verbatim(&text);
@@ -297,6 +307,15 @@ pub(crate) fn client_kill(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
         return Err(SYNTAX);
     }
     let base = ctx.session.base;
+    if let Some(user) = &kill.user {
+        let is_it = |session: &Session| {
+            session.principal.as_ref().is_some_and(|principal| principal.name.as_bytes() == user)
+        };
+        let mut others = ctx.engine.sessions.iter().flatten();
+        if !is_it(ctx.session) && !others.any(|other| other.base == base && is_it(other)) {
+            return Err(format!("ERR No such user '{}'", String::from_utf8_lossy(user)).into());
+        }
+    }
     let matching: Vec<usize> = ctx
         .engine
         .sessions
@@ -335,7 +354,15 @@ impl Kill {
             }
             () if args.is(at, "ADDR") => self.address = Some(value.to_vec()),
             () if args.is(at, "LADDR") => self.address = Some(value.to_vec()),
-            () if args.is(at, "TYPE") => self.kind = Some(value.to_ascii_lowercase()),
+            () if args.is(at, "TYPE") => {
+                let kind = value.to_ascii_lowercase();
+                let known: [&[u8]; 5] = [b"normal", b"master", b"replica", b"slave", b"pubsub"];
+                if !known.contains(&&*kind) {
+                    let given = String::from_utf8_lossy(value);
+                    return Err(format!("ERR Unknown client type '{given}'").into());
+                }
+                self.kind = Some(kind);
+            }
             () if args.is(at, "USER") => self.user = Some(value.to_vec()),
             () if args.is(at, "SKIPME") && args.is(at + 1, "yes") => self.spares_self = true,
             () if args.is(at, "SKIPME") && args.is(at + 1, "no") => self.spares_self = false,

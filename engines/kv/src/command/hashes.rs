@@ -133,7 +133,7 @@ pub(crate) fn hincrby(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
         None => 0,
     };
     let new = old.checked_add(by).ok_or("ERR increment or decrement would overflow")?;
-    ctx.edit_or_new(key, |hash: &mut Hash| hash.set(field, &i64_text(new)))?;
+    ctx.edit_or_new(key, |hash: &mut Hash| hash.change(field, &i64_text(new)))?;
     ctx.changed_with(HASH, "hincrby", key);
     ctx.verbatim();
     ctx.out().int(new);
@@ -151,9 +151,15 @@ pub(crate) fn hincrbyfloat(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     }
     let sum =
         add_decimals(&old, args.at(3)).ok_or("ERR increment would produce NaN or Infinity")?;
-    ctx.edit_or_new(key, |hash: &mut Hash| hash.set(field, sum.as_bytes()))?;
+    let deadline = ctx.edit_or_new(key, |hash: &mut Hash| {
+        hash.change(field, sum.as_bytes());
+        hash.deadline(field)
+    })?;
     ctx.changed_with(HASH, "hincrbyfloat", key);
     ctx.effect(&[b"HSET", key, field, sum.as_bytes()]);
+    if let Some(at) = deadline {
+        ctx.effect(&[b"HPEXPIREAT", key, &i64_text(at), b"FIELDS", b"1", field]);
+    }
     ctx.out().text(&sum);
     Ok(())
 }

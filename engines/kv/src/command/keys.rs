@@ -3,7 +3,7 @@
 use super::options::{Scan, Unit, integer};
 use crate::context::{Ctx, Outcome};
 use crate::engine::{DATABASES, Engine};
-use crate::notify::GENERIC;
+use crate::notify::{GENERIC, NEW};
 use crate::store::number::parse_i64;
 use crate::store::object::{Kind, Object};
 use crate::store::{Found, glob};
@@ -199,6 +199,8 @@ fn rename_key(ctx: &mut Ctx<'_>, args: Args<'_>, replaces: bool) -> Result<bool,
     let db = ctx.session.db;
     let found = ctx.find(from).ok_or(NO_KEY)?;
     ctx.engine.store.rename((db, found), (db, to)).ok_or(FULL)?;
+    ctx.engine.schedule_value(db, to);
+    ctx.notify(NEW, "new", to);
     ctx.changed_with(GENERIC, "rename_from", from);
     ctx.changed_with(GENERIC, "rename_to", to);
     ctx.effect(&[b"RENAME", from, to]);
@@ -246,10 +248,12 @@ pub(crate) fn copy(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     let found = ctx.find(from).ok_or(NO_KEY)?;
     let kind = ctx.engine.store.kind(found);
     ctx.engine.store.copy(found, (db, to)).ok_or(FULL)?;
+    ctx.engine.schedule_value(db, to);
     if !ctx.engine.waiting.is_empty() && kind != Kind::String {
         ctx.engine.offers.push((db, to.into()));
     }
     ctx.changed_in(db, to);
+    ctx.notify_in(db, NEW, "new", to);
     ctx.notify_in(db, GENERIC, "copy_to", to);
     let number = (db - ctx.session.base).to_string();
     ctx.effect(&[b"COPY", from, to, b"DB", number.as_bytes(), b"REPLACE"]);
@@ -277,6 +281,7 @@ pub(crate) fn relocate(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
         return Ok(());
     };
     ctx.engine.store.rename((from_db, found), (db, key)).ok_or(FULL)?;
+    ctx.engine.schedule_value(db, key);
     ctx.changed(key);
     ctx.changed_in(db, key);
     ctx.notify(GENERIC, "move_from", key);
@@ -299,6 +304,7 @@ pub(crate) fn swapdb(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     let base = ctx.session.base;
     if a != b {
         ctx.engine.store.swap(base + a, base + b);
+        ctx.engine.swap_due_fields(base + a, base + b);
         ctx.engine.spoil_databases(&[base + a, base + b]);
         ctx.verbatim();
         let places = ctx.engine.waiting.keys();
@@ -326,6 +332,9 @@ fn flush(ctx: &mut Ctx<'_>, args: Args<'_>, dbs: &[usize]) -> Outcome {
         return Err(SYNTAX);
     }
     ctx.engine.spoil_databases(dbs);
+    if !ctx.engine.trackers.is_empty() {
+        ctx.engine.invalidate_all(ctx.session.base);
+    }
     let places = ctx.engine.waiting.keys();
     let offers: Vec<_> = places.filter(|(db, _)| dbs.contains(db)).cloned().collect();
     ctx.engine.offers.extend(offers);

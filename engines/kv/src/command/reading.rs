@@ -103,6 +103,11 @@ pub(super) fn streams_at(args: Args<'_>) -> Option<usize> {
     Reading::of(args).ok().map(|reading| reading.streams)
 }
 
+/// Whether it is asked to wait.
+pub(crate) fn waits(args: Args<'_>) -> bool {
+    Reading::of(args).is_ok_and(|reading| reading.block.is_some())
+}
+
 /// The head of the reply: keys with their entries.
 fn write_head(ctx: &mut Ctx<'_>, count: usize) {
     let out = ctx.out();

@@ -5,6 +5,7 @@ use super::options::integer;
 use super::{COMMANDS, Command, by_name, containers, flag, subcommands};
 use crate::context::{Ctx, Outcome};
 use crate::engine::DATABASES;
+use crate::script::Home;
 use crate::store::Found;
 use crate::store::object::Kind;
 use crate::wire::reply::{Fault, Reply, SYNTAX};
@@ -97,8 +98,16 @@ fn memory_section(ctx: &Ctx<'_>) -> String {
         ("used_memory", engine.memory_used().to_string()),
         ("used_memory_dataset", engine.store.used_bytes().to_string()),
         ("used_memory_held", engine.store.held_bytes().to_string()),
+        ("used_memory_lua", engine.lua_bytes(ctx.session.base).to_string()),
+        (
+            "number_of_cached_scripts",
+            engine.home(ctx.session.base).map_or(0, Home::count).to_string(),
+        ),
+        ("used_memory_scripts", engine.script_bytes().to_string()),
         ("maxmemory", engine.settings.memory_max.to_string()),
         ("maxmemory_policy", engine.settings.policy.name().into()),
+        // What goes is freed at once.
+        ("lazyfree_pending_objects", "0".into()),
         ("mem_allocator", "arena".into()),
     ])
 }
@@ -126,6 +135,7 @@ fn persistence_section(ctx: &Ctx<'_>) -> String {
 fn stats_section(ctx: &Ctx<'_>) -> String {
     let engine = &ctx.engine;
     let stats = &engine.stats;
+    let [clients, keys, items, prefixes] = engine.trackers.counts(ctx.session.base);
     fields(&[
         ("total_connections_received", stats.connections.to_string()),
         ("total_commands_processed", stats.commands.to_string()),
@@ -133,11 +143,17 @@ fn stats_section(ctx: &Ctx<'_>) -> String {
         ("total_net_output_bytes", stats.bytes_out.to_string()),
         ("rejected_connections", stats.rejected.to_string()),
         ("expired_keys", stats.expired.to_string()),
+        ("expired_subkeys", stats.expired_fields.to_string()),
         ("evicted_keys", stats.evicted.to_string()),
         ("keyspace_hits", stats.hits.to_string()),
         ("keyspace_misses", stats.misses.to_string()),
         ("pubsub_channels", engine.channels.plain.len().to_string()),
         ("pubsub_patterns", engine.channels.patterns.len().to_string()),
+        ("tracking_clients", clients.to_string()),
+        ("tracking_total_keys", keys.to_string()),
+        ("tracking_total_items", items.to_string()),
+        ("tracking_total_prefixes", prefixes.to_string()),
+        ("migrate_cached_sockets", "0".into()),
         ("total_error_replies", stats.errors.to_string()),
         ("client_output_buffer_limit_disconnections", stats.output_closed.to_string()),
     ])
@@ -178,11 +194,16 @@ fn cpu_seconds() -> (f64, f64) {
 fn commandstats_section(ctx: &Ctx<'_>) -> String {
     let stats = &ctx.engine.stats;
     let mut text = String::new();
-    for command in COMMANDS.iter().filter(|command| stats.calls[command.index()] > 0) {
-        let (calls, took) = (stats.calls[command.index()], stats.took[command.index()]);
-        let each = took as f64 / calls as f64;
+    for command in COMMANDS {
+        let at = command.index();
+        let (calls, took) = (stats.calls[at], stats.took[at]);
+        let (rejected, failed) = (stats.rejected_calls[at], stats.failed_calls[at]);
+        if calls + rejected == 0 {
+            continue;
+        }
+        let each = took as f64 / calls.max(1) as f64;
         text.push_str(&format!(
-            "cmdstat_{}:calls={calls},usec={took},usec_per_call={each:.2},rejected_calls=0,failed_calls=0\r\n",
+            "cmdstat_{}:calls={calls},usec={took},usec_per_call={each:.2},rejected_calls={rejected},failed_calls={failed}\r\n",
             command.name
         ));
     }
@@ -316,7 +337,8 @@ pub(crate) fn command_list(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
         })
     };
     let mut names = Vec::new();
-    for name in top_names() {
+    let subs = COMMANDS.iter().map(|command| command.name).filter(|name| name.contains('|'));
+    for name in top_names().chain(subs) {
         if keeps(name)? {
             names.push(name);
         }
@@ -462,13 +484,25 @@ pub(crate) fn command_getkeys(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
         return Err("ERR Invalid number of arguments specified for command".into());
     }
     let keys = command.keys(request);
-    if keys.is_empty() {
+    if keys.is_empty() && !command.has_keys() {
         return Err("ERR The command has no key arguments".into());
     }
+    let with_flags = args.is(1, "GETKEYSANDFLAGS");
+    let flags = super::key_flags::flags(command.name, request);
     let out = ctx.out();
     out.array(keys.len());
-    for at in keys {
+    for (number, at) in keys.into_iter().enumerate() {
+        if with_flags {
+            out.array(2);
+        }
         out.bulk(request.get(at).unwrap_or_default());
+        if with_flags {
+            let words = flags(number);
+            out.set(words.len());
+            for word in words {
+                out.simple(word);
+            }
+        }
     }
     Ok(())
 }
@@ -590,8 +624,13 @@ pub(crate) fn role(ctx: &mut Ctx<'_>, _: Args<'_>) -> Outcome {
     Ok(())
 }
 
-/// There are no functions, so none are left after it; Redis's own tests begin with it.
-pub(crate) fn function_flush(ctx: &mut Ctx<'_>, _: Args<'_>) -> Outcome {
+/// With `always` it is so anyway.
+pub(crate) fn save(ctx: &mut Ctx<'_>, _: Args<'_>) -> Outcome {
+    if let Some(refusal) = ctx.engine.refusal {
+        return Err(refusal.into());
+    }
+    ctx.engine.wants_sync = true;
+    ctx.engine.bind(ctx.session);
     ctx.out().ok();
     Ok(())
 }

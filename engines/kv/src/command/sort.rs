@@ -80,8 +80,9 @@ fn run(ctx: &mut Ctx<'_>, args: Args<'_>, can_store: bool) -> Outcome {
         let weight = if is_sorted { weight(ctx, &element, &options)? } else { Weight::Number(0.0) };
         weighted.push((element, weight));
     }
-    // Sets have no order of their own, and what is stored must be the same again.
-    let orders = is_sorted || (kind == Some(Kind::Set) && options.store.is_some());
+    // Sets have no order of their own, and what is stored, or given to a script, must be the same again.
+    let is_kept = options.store.is_some() || ctx.session.is_script;
+    let orders = is_sorted || (kind == Some(Kind::Set) && is_kept);
     if orders {
         let by_name = options.by_name || !is_sorted;
         weighted.sort_by(|(a, a_weight), (b, b_weight)| {

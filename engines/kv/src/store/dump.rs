@@ -29,6 +29,8 @@ const SORTED_PACKED: u8 = 17;
 const LIST_PACKED: u8 = 18;
 const STREAM_OLD: u8 = 15;
 const STREAM: u8 = 19;
+/// Stands before a library of functions.
+const FUNCTION: u8 = 0xf5;
 
 /// Compressed text may claim to be so many times as long as its bytes, not more.
 const INFLATION_MAX: usize = 300;
@@ -83,6 +85,26 @@ pub(crate) fn write_object(object: &Object) -> Vec<u8> {
         Object::Stream(stream) => push_stream(&mut out, stream),
     }
     sealed(out)
+}
+
+/// Libraries of functions, as FUNCTION DUMP gives them.
+pub(crate) fn write_functions(codes: &[&[u8]]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for code in codes {
+        out.push(FUNCTION);
+        push_text(&mut out, code);
+    }
+    sealed(out)
+}
+
+pub(crate) fn read_functions(payload: &[u8]) -> Result<Vec<Vec<u8>>, Fault> {
+    let mut reader = Reader(unsealed(payload)?);
+    let mut codes = Vec::new();
+    while let Some(mark) = reader.byte() {
+        let code = (mark == FUNCTION).then(|| reader.text()).flatten();
+        codes.push(code.ok_or(Fault::Content)?);
+    }
+    Ok(codes)
 }
 
 fn sealed(mut out: Vec<u8>) -> Vec<u8> {

@@ -154,4 +154,9 @@ pub(crate) fn put_object(out: &mut Vec<u8>, db: usize, key: &[u8], object: &Obje
         let args: Vec<&[u8]> = [command, key].into_iter().chain(part.iter().copied()).collect();
         put(out, db, &args);
     }
+    if let Object::Hash(hash) = object {
+        for (at, field) in hash.deadlines() {
+            put(out, db, &[b"HPEXPIREAT", key, &i64_text(at), b"FIELDS", b"1", field]);
+        }
+    }
 }

@@ -115,6 +115,29 @@ fn each_may_do_what_their_grants_say_and_organisations_do_not_meet() {
     }
     assert_eq!(error(&mut session, &["SORT", "session:l", "BY", "a_*"]), "ERR");
     assert_eq!(session.ask(&["ACL", "WHOAMI"]).unwrap(), bulk("session"));
+    assert_eq!(session.ask(&["ACL", "GETUSER", "admin"]).unwrap(), Value::Null);
+    let dry = session.ask(&["ACL", "DRYRUN", "session", "GET", "a"]).unwrap();
+    assert!(matches!(dry, Value::Bulk(text) if text.ends_with(b"keys used as arguments")));
+    assert_eq!(session.ask(&["ACL", "DRYRUN", "session", "GET", "session:1"]).unwrap(), ok());
+
+    // A script may what its client may, and names of keys are for who may read them.
+    let script = "return redis.call('get', ARGV[1])";
+    assert_eq!(session.ask(&["EVAL", script, "0", "session:1"]).unwrap(), bulk("x"));
+    for words in [
+        &["EVAL", script, "0", "a"][..],
+        &["EVAL", "return redis.call('publish', 'theirs', 'm')", "0"],
+        &["FUNCTION", "LOAD", "#!lua name=l\nredis.register_function('f', function() end)"],
+        &["CLIENT", "TRACKING", "ON", "BCAST"],
+        &["CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", "sess"],
+    ] {
+        assert_eq!(error(&mut session, words), "NOPERM", "{words:?}");
+    }
+    let tracks = &["CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", "session:"];
+    assert_eq!(session.ask(tracks).unwrap(), ok());
+    assert_eq!(session.ask(&["CLIENT", "TRACKING", "OFF"]).unwrap(), ok());
+    let Value::Bulk(name) = session.ask(&["SCRIPT", "LOAD", "return 1"]).unwrap() else { panic!() };
+    let name = String::from_utf8(name).unwrap();
+    assert_eq!(error(&mut other, &["EVALSHA", &name, "0"]), "NOSCRIPT");
 
     assert_eq!(other.ask(&["GET", "a"]).unwrap(), Value::Null);
     assert_eq!(other.ask(&["SET", "a", "theirs"]).unwrap(), ok());
