@@ -13,7 +13,7 @@ use edge::{Begun, BoxFuture, Claims, Keyed, Sessions};
 use eventlog::Record;
 use identity::{Grant, Identity, Letter, Mailer, NewKey, Web, WebAnswer, WebRequest};
 use jobs::{Attempt, Failed, Jobs, Kind};
-use mqtt::{Accepted, Intake, Message};
+use mqtt::{Accepted, Intake, Left, Message};
 use relational::{Claimed, Commands, Deed, NewCommand, Tx, Unhandled};
 use serde::{Deserialize, Serialize};
 use sockets::Source;
@@ -30,11 +30,22 @@ impl Intake for Readings {
         Box::pin(async move {
             let Some(device) = Devices::device_of(&message.topic) else { return Accepted::NotMine };
             match self.0.accept(principal, device, &message.payload).await {
-                Outcome::Stored => Accepted::Stored,
+                Outcome::Stored => {
+                    self.0.client_carries(principal, &message.client, device);
+                    Accepted::Stored
+                }
                 Outcome::Refused { reason } => Accepted::Refused { reason },
                 Outcome::Unavailable => Accepted::Unavailable,
             }
         })
+    }
+
+    fn arrived(&self, principal: &Principal, client: &str) {
+        self.0.client_arrived(principal, client);
+    }
+
+    fn left(&self, principal: &Principal, client: &str, how: Left) {
+        self.0.client_left(principal, client, how == Left::Lost);
     }
 }
 
@@ -43,8 +54,6 @@ pub(crate) struct AlertNotices(pub(crate) Delivery);
 
 /// Puts a mail into the queue of those that go out.
 const SEND_MAIL: &str = "mail.send";
-/// What endpoints are told of an alert.
-const ALERT_RAISED: &str = "alert.raised";
 /// Puts an event for one endpoint into its queue.
 const TELL_ENDPOINT: &str = "endpoint.tell";
 
@@ -93,11 +102,12 @@ impl Notifier for AlertNotices {
         notice: &'a Notice,
     ) -> TxFuture<'a, Result<(), NeedError>> {
         Box::pin(async move {
-            let Notice { organisation, to, subject, body, occurred, alert, key } = notice.clone();
-            let data: serde_json::Value = serde_json::from_str(&alert).map_err(|error| {
+            let Notice { organisation, event, to, subject, body, occurred, data, key } =
+                notice.clone();
+            let data: serde_json::Value = serde_json::from_str(&data).map_err(|error| {
                 NeedError { kind: base::ErrorKind::Internal, source: error.into() }
             })?;
-            let event_type = ALERT_RAISED.to_owned();
+            let event_type = event.to_owned();
             let (name, payload) = match to {
                 Recipient::Subscribers => {
                     let event = OutgoingEvent {

@@ -1,5 +1,6 @@
 //! The acceptance lines of Madang. Each proof starts the real binary, prints figures and says whether the line held.
 
+pub mod devices;
 pub mod first;
 pub mod kv;
 mod ledger;
@@ -39,6 +40,8 @@ pub type Proof = fn(&Ground) -> Result<Report>;
 
 /// Every proof by its name, `AREA/NAME`.
 pub const ALL: &[(&str, Proof)] = &[
+    ("devices/pipeline", devices::pipeline),
+    ("devices/rules", devices::rules),
     ("first/first-hour", first::first_hour),
     ("first/idle", first::idle),
     ("first/kill", first::kill),

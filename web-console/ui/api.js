@@ -6,20 +6,29 @@
 /** @typedef {{ id: string, name: string, is_backed_up: boolean, created: string, used: string | null }} Passkey */
 /** @typedef {{ devices: number, sensors: number, rules: number, readings_total: number, readings_per_second: number, alerts_total: number, alerts_today: number, messages_held: number, messages_waiting: number, dead_letters: number, version: string, uptime_seconds: number, mqtt?: string | null }} Overview */
 /** @typedef {{ name: string, unit?: string | null, label?: string | null }} SensorValue */
-/** @typedef {{ name: string, values: SensorValue[], created?: string }} Sensor */
+/** @typedef {{ name: string, values: SensorValue[], silent_after_seconds?: number | null, lateness_seconds?: number | null, created?: string }} Sensor */
 /** @typedef {Record<string, number | null>} Values */
 /** @typedef {{ sensor: string, time: string, values: Values }} Last */
-/** @typedef {{ name: string, label?: string | null, latitude: number | null, longitude: number | null, sensors: string[], created?: string, last?: Last[] }} Device */
+/** @typedef {{ name: string, label?: string | null, latitude: number | null, longitude: number | null, sensors: string[], tags?: string[], group?: string | null, created?: string, health?: Health, last?: Last[] }} Device */
+/** @typedef {'stable' | 'unstable' | 'disconnected' | 'unknown'} HealthState */
+/** @typedef {{ state: HealthState, reason: string, silent: string[], since: string }} Health */
+/** @typedef {{ time: string, state: HealthState, reason: string, silent: string[] }} HealthEntry */
 /** @typedef {{ device: string, sensor: string, time: string, values: Values }} Reading */
 /** @typedef {{ min: number | null, max: number | null }} Range */
-/** @typedef {{ value: string, ranges: Range[] }} Condition */
-/** @typedef {{ from: string, to: string, zone: string }} TimeWindow */
+/** @typedef {{ value: string, ranges: Range[], hold: Range | null, compare: { is: string, value: string, plus: number } | null, change: { by: number, within_seconds: number, direction: string } | null }} Condition */
+/** @typedef {{ outside: boolean, shape: { type: string, latitude?: number, longitude?: number, metres?: number } }} Area */
+/** @typedef {{ from: string, to: string, zone: string, days: string[] }} TimeWindow */
 /** @typedef {{ type: 'email', to: string } | { type: 'endpoint', endpoint: string }} Action */
-/** @typedef {{ name: string, sensor: string, device: string | null, enabled: boolean, conditions: Condition[], window: TimeWindow | null, cooldown_seconds: number, actions: Action[] }} RuleBody */
-/** @typedef {RuleBody & { id: string, created?: string, updated?: string }} Rule */
+/** @typedef {{ name: string, sensor: string, device: string | null, tags: string[], groups: string[], area: Area | null, enabled: boolean, conditions: Condition[], window: TimeWindow | null, for_seconds: number, once: boolean, cooldown_seconds: number, actions: Action[] }} RuleBody */
+/** @typedef {RuleBody & { id: string, version: number, created?: string, updated?: string }} Rule */
+/** @typedef {{ version: number, rule: RuleBody, time: string, author: string }} RuleVersion */
 /** @typedef {{ device: string, time: string, values: Values }} WouldBe */
 /** @typedef {{ readings: number, matches: number, alerts: WouldBe[], truncated: boolean }} DryRun */
-/** @typedef {{ id: string, rule: string, rule_name: string, device: string, sensor: string, time: string, values: Values, raised: string }} Alert */
+/** @typedef {{ id: string, rule: string, rule_name: string, device: string, sensor: string, time: string, values: Values, raised: string, state: AlertState, acknowledged: Done | null, cleared: Done | null, note: string | null }} Alert */
+/** @typedef {'open' | 'acknowledged' | 'cleared'} AlertState */
+/** @typedef {{ time: string, by: string }} Done */
+/** @typedef {{ value: string, observed: number, other: number | null, then: { time: string, observed: number } | null, held: boolean }} Saw */
+/** @typedef {Alert & { why: { version: number, since: string, conditions: Saw[] } | null, rule_text: RuleBody | null, readings: { time: string, values: Values }[] }} AlertDetail */
 /** @typedef {'email' | 'webhook' | 'slack'} Channel */
 /** @typedef {'held' | 'waiting' | 'sending' | 'sent' | 'failed' | 'discarded'} MessageState */
 /** @typedef {{ id: string, channel: Channel, endpoint: string | null, to: string, subject: string, body: string, state: MessageState, attempts: number, next_attempt: string | null, last_error: string | null, message_id: string, created: string, sent: string | null }} Message */
@@ -237,21 +246,23 @@ export const queues = (page) => json('GET', address('/v1/sockets/queues', paged(
 
 /** @param {PageRequest} [page] @returns {Promise<Page<Sensor>>} */
 export const sensors = (page) => json('GET', address('/v1/sensors', paged(page)));
-/** @param {{ name: string, values: SensorValue[] }} body @returns {Promise<Sensor>} */
+/** @param {Omit<Sensor, 'created'>} body @returns {Promise<Sensor>} */
 export const createSensor = (body) => json('POST', '/v1/sensors', { body });
-/** @param {string} name @param {{ values: SensorValue[] }} body @returns {Promise<Sensor>} */
+/** @param {string} name @param {Partial<Sensor>} body @returns {Promise<Sensor>} */
 export const changeSensor = (name, body) => json('PATCH', `/v1/sensors/${part(name)}`, { body });
 /** @param {string} name */
 export const deleteSensor = (name) => nothing('DELETE', `/v1/sensors/${part(name)}`);
 
 // Devices.
 
-/** @param {PageRequest & Partial<Rectangle>} [query] @returns {Promise<Page<Device>>} */
-export const devices = ({ left, right, up, down, ...page } = {}) =>
-  json('GET', address('/v1/devices', { left, right, up, down, ...paged(page) }));
+/** @param {PageRequest & Partial<Rectangle> & { q?: string, health?: string }} [query] @returns {Promise<Page<Device>>} */
+export const devices = ({ left, right, up, down, q, health, ...page } = {}) =>
+  json('GET', address('/v1/devices', { left, right, up, down, q, health, ...paged(page) }));
+/** @param {string} name @param {PageRequest} [page] @returns {Promise<Page<HealthEntry>>} */
+export const deviceHealth = (name, page) => json('GET', address(`/v1/devices/${part(name)}/health`, paged(page)));
 /** @param {string} name @returns {Promise<Device>} */
 export const device = (name) => json('GET', `/v1/devices/${part(name)}`);
-/** @typedef {{ name: string, label: string | null, latitude: number | null, longitude: number | null, sensors: string[] }} DeviceBody */
+/** @typedef {{ name: string, label: string | null, latitude: number | null, longitude: number | null, sensors: string[], tags: string[], group: string | null }} DeviceBody */
 /** @param {DeviceBody} body @returns {Promise<Device>} */
 export const createDevice = (body) => json('POST', '/v1/devices', { body });
 /** @param {string} name @param {Partial<Omit<DeviceBody, 'name'>>} body @returns {Promise<Device>} */
@@ -275,8 +286,20 @@ export const changeRule = (id, body) => json('PATCH', `/v1/rules/${part(id)}`, {
 export const deleteRule = (id) => nothing('DELETE', `/v1/rules/${part(id)}`);
 /** @param {{ rule: RuleBody, from: string, to: string }} body @returns {Promise<DryRun>} */
 export const dryRun = (body) => json('POST', '/v1/rules/dry-run', { body });
-/** @param {PageRequest} [page] @returns {Promise<Page<Alert>>} */
-export const alerts = (page) => json('GET', address('/v1/alerts', paged(page)));
+/** @param {string} id @param {PageRequest} [page] @returns {Promise<Page<RuleVersion>>} */
+export const ruleVersions = (id, page) => json('GET', address(`/v1/rules/${part(id)}/versions`, paged(page)));
+/** @param {string} id @param {number} version @returns {Promise<Rule>} */
+export const restoreRule = (id, version) => json('POST', `/v1/rules/${part(id)}/restore`, { body: { version } });
+/** @returns {Promise<{ rules: RuleBody[] }>} */
+export const exportRules = () => json('GET', '/v1/rules-export');
+/** @param {unknown} body @returns {Promise<{ created: number, changed: number }>} */
+export const importRules = (body) => json('POST', '/v1/rules-import', { body });
+/** @param {PageRequest & { state?: string, device?: string }} [query] @returns {Promise<Page<Alert>>} */
+export const alerts = ({ state, device, ...page } = {}) => json('GET', address('/v1/alerts', { state, device, ...paged(page) }));
+/** @param {string} id @returns {Promise<AlertDetail>} */
+export const alert = (id) => json('GET', `/v1/alerts/${part(id)}`);
+/** @param {string} id @param {'acknowledge' | 'clear'} deed @param {string | null} [note] @returns {Promise<Alert>} */
+export const doAlert = (id, deed, note = null) => json('POST', `/v1/alerts/${part(id)}/${deed}`, { body: { note } });
 /** @param {PageRequest & MessageFilter} [query] @returns {Promise<Page<Message>>} */
 export const messages = ({ state, channel, endpoint, ...page } = {}) => json('GET', address('/v1/messages', { state, channel, endpoint, ...paged(page) }));
 /** @param {string} id @returns {Promise<Message & { attempts_made: Attempt[] }>} */
@@ -368,12 +391,12 @@ const RETRY_MS_MAX = 30000;
  * Follows a topic. The browser itself resumes a broken stream after the last event that it saw; a stream that the
  * server refused is asked for again, later and later.
  * @template T
- * @param {'readings' | 'alerts'} topic
+ * @param {'readings' | 'alerts' | 'health'} topic
  * @param {{ onEvent: (event: T) => void, onState?: (state: StreamState) => void }} handlers
  * @returns {() => void} ends it
  */
 export function events(topic, { onEvent, onState = () => {} }) {
-  const kind = topic === 'readings' ? 'reading' : 'alert';
+  const kind = topic.replace(/s$/, '');
   /** @type {EventSource} */
   let source;
   let timer = 0;

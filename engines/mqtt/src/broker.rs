@@ -17,7 +17,7 @@ use crate::retained::Retained;
 use crate::session::{Session, State};
 use crate::store::{Begun, Kept, Store};
 use crate::trie::Trie;
-use crate::{Config, Error, Intake};
+use crate::{Config, Error, Intake, Left};
 
 pub(crate) const PUBLISH: Action = Action("mqtt.publish");
 pub(crate) const SUBSCRIBE: Action = Action("mqtt.subscribe");
@@ -73,6 +73,8 @@ pub(crate) struct Attached {
     pub(crate) session: Arc<Session>,
     pub(crate) session_present: bool,
     is_released: bool,
+    /// How it ended, or would end now; none before the intake knows of it.
+    end: Option<Left>,
 }
 
 /// How a connection ended.
@@ -283,6 +285,7 @@ impl Broker {
             session: session.clone(),
             session_present,
             is_released: false,
+            end: None,
         }
     }
 
@@ -448,9 +451,13 @@ impl Broker {
             (will, state.principal.clone(), is_over)
         };
         if let Some(will) = will {
-            self.publish_will(&organisation, session, principal, will);
+            self.intake.left(&principal, &session.client, Left::Lost);
+            self.publish_will(&organisation, session, principal.clone(), will);
         }
         if is_over && organisation.ends_now(session, now) {
+            if session.state.lock().will_at.is_some() {
+                self.intake.left(&principal, &session.client, Left::Lost);
+            }
             self.end(&organisation, session).await;
             return;
         }
@@ -556,6 +563,13 @@ impl Organisation {
 }
 
 impl Attached {
+    /// Tells the intake that the client was let in.
+    pub(crate) fn arrived(&mut self) {
+        self.end = Some(Left::Lost);
+        let principal = self.session.state.lock().principal.clone();
+        self.broker.intake.arrived(&principal, &self.session.client);
+    }
+
     /// Lets the session go as its connection ends.
     pub(crate) async fn detach(mut self, ended: Ended) {
         let broker = self.broker.clone();
@@ -567,6 +581,7 @@ impl Attached {
             }
             if !ended.with_will {
                 state.will = None;
+                self.end = self.end.map(|_| Left::Politely);
             }
             state.received = ended.received;
             (state.expiry, state.is_stored)
@@ -592,6 +607,14 @@ impl Attached {
         }
     }
 
+    fn left(&self, principal: &Principal) {
+        if let Some(how) = self.end
+            && !self.broker.base.tasks.stopping().is_cancelled()
+        {
+            self.broker.intake.left(principal, &self.session.client, how);
+        }
+    }
+
     /// The part that cannot wait: says whether the session is over and which will is due now.
     fn let_go(&mut self) -> (bool, Option<(Principal, Will)>) {
         self.is_released = true;
@@ -602,9 +625,9 @@ impl Attached {
         let over = state.expiry == 0 || state.has_ended;
         let delay = state.will.as_ref().map_or(0, |will| will.delay);
         let mut will = None;
-        if over || delay == 0 {
-            let principal = state.principal.clone();
-            will = state.will.take().map(|will| (principal, will));
+        let left = (over || delay == 0).then(|| state.principal.clone());
+        if let Some(principal) = &left {
+            will = state.will.take().map(|will| (principal.clone(), will));
         } else {
             state.will_at = Some(now.plus(Duration::from_secs(delay.into())));
         }
@@ -614,6 +637,10 @@ impl Attached {
             self.broker.meter.sessions.dec();
         }
         drop(state);
+        // Under the lock of the sessions, so that the next connection of the client arrives after this.
+        if let Some(principal) = left {
+            self.left(&principal);
+        }
         drop(sessions);
         self.broker.schedule(&self.session);
         self.session.released.notify_waiters();

@@ -122,7 +122,8 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Wire<R, W> {
             expiry,
             will: connect.will,
         };
-        let attached = broker.attach(arrival).await?;
+        let mut attached = broker.attach(arrival).await?;
+        attached.arrived();
         let max = config.keep_alive_seconds_max;
         let is_limited = max > 0 && (connect.keep_alive == 0 || connect.keep_alive > max);
         let received = std::mem::take(&mut attached.session.state.lock().received);

@@ -13,6 +13,22 @@ pub trait Intake: Send + Sync + 'static {
         principal: &'a Principal,
         message: &'a Message,
     ) -> BoxFuture<'a, Accepted>;
+
+    /// A client was let in. Whoever listens must be quick: the connection waits.
+    fn arrived(&self, _principal: &Principal, _client: &str) {}
+
+    /// A connection of a client is over; not told when the server stops. A lost one whose will is delayed is told when
+    /// the will is due, and not at all when the client is back before.
+    fn left(&self, _principal: &Principal, _client: &str, _how: Left) {}
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// By DISCONNECT, without its will.
+    Politely,
+    /// The keep-alive ran out, the socket broke, it was closed by the broker, or it asked for its will.
+    Lost,
 }
 
 /// What became of a message. All but `NotMine` and `Stored` keep it from subscribers.

@@ -45,7 +45,7 @@ use tokio::net::{TcpListener, TcpStream};
 pub use client::{Client, ClientError};
 pub use config::Config;
 pub use error::Error;
-pub use intake::{Accepted, Intake};
+pub use intake::{Accepted, Intake, Left};
 pub use message::{Message, Properties, Qos};
 
 use broker::Broker;

@@ -3,7 +3,7 @@
 //! Rows first, memory after: a change is a task of its own that ends even when its caller went away, changes
 //! come one after another, and after an answer that leaves the rows open the memory is read again.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,6 +16,7 @@ use relational::{Read, Tx};
 use results::Question;
 use tokio::sync::{Semaphore, watch};
 
+use crate::health::{self, Vitals};
 use crate::reading::Reading;
 use crate::registry::{Device, Registry, Sensor, Wanted};
 use crate::rule::{Deed, Rule, RuleId, RuleSet, RuleText};
@@ -34,6 +35,9 @@ pub(crate) struct Fleet {
     pub alerts: Topic,
     pub table: Table,
     pub rate: Rate,
+    pub health: Topic,
+    /// Locked after the registry, where both are.
+    pub vitals: Mutex<Vitals>,
     registry: RwLock<Registry>,
     rules: watch::Sender<Arc<RuleSet>>,
     /// The version of the rules that each pipeline evaluates; [`IDLE`] while it evaluates none.
@@ -54,6 +58,7 @@ impl Fleet {
         let readings = needs.log.topic(organisation, READINGS_TOPIC).await?;
         let dead_letters = needs.log.topic(organisation, DEAD_LETTERS_TOPIC).await?;
         let alerts = needs.log.topic(organisation, store::ALERTS).await?;
+        let health = needs.log.topic(organisation, health::keeper::HEALTH).await?;
         let table = needs.lake.table(organisation, table()).await?;
         let partitions = readings.partitions();
         let ensure =
@@ -73,6 +78,8 @@ impl Fleet {
             alerts,
             table,
             rate: Rate::default(),
+            health,
+            vitals: Mutex::default(),
             registry: RwLock::new(registry),
             rules: watch::Sender::new(Arc::new(RuleSet::new(1, rules))),
             adopted: (0..partitions).map(|_| watch::Sender::new(IDLE)).collect(),
@@ -81,7 +88,11 @@ impl Fleet {
             wanted: Mutex::default(),
             house,
         });
+        fleet.restore_health().await?;
         // Nothing is awaited from here on, so whoever stops waiting cannot leave half of them running.
+        let owner = fleet.clone();
+        let watch = move || health::keeper::run(owner.clone());
+        fleet.house.base.tasks.supervise("devices-health", watch);
         for partition in 0..partitions {
             let owner = fleet.clone();
             let run = move || pipeline::run(owner.clone(), partition);
@@ -191,11 +202,10 @@ impl Fleet {
         self.change(move |fleet| async move {
             let sensor = update(&*fleet.sensor(&name)?)?;
             for rule in fleet.rules().rules.values().filter(|rule| rule.text.sensor == name) {
-                let lost = rule.text.conditions.iter().find(|c| !sensor.has(&c.value));
-                if let Some(condition) = lost {
+                if let Some(value) = rule.text.values().find(|value| !sensor.has(value)) {
                     return Err(Error::InUse(format!(
-                        "the value {:?} is used by the rule {:?}; change or delete the rule first",
-                        condition.value, rule.text.name
+                        "the value {value:?} is used by the rule {:?}; change or delete the rule first",
+                        rule.text.name
                     )));
                 }
             }
@@ -235,11 +245,15 @@ impl Fleet {
                 Ok::<_, Error>(())
             };
             fleet.house.needs.db.write(delete).await?;
-            let mut registry = fleet.registry.write();
-            registry.sensors.remove(&name);
-            for device in without {
-                registry.devices.insert(device.name.clone(), Arc::new(device));
+            let touched: Vec<String> = without.iter().map(|device| device.name.clone()).collect();
+            {
+                let mut registry = fleet.registry.write();
+                registry.sensors.remove(&name);
+                for device in without {
+                    registry.devices.insert(device.name.clone(), Arc::new(device));
+                }
             }
+            fleet.vitals.lock().touch(touched);
             Ok(())
         })
         .await
@@ -274,6 +288,85 @@ impl Fleet {
         .await
     }
 
+    /// Registers a device of a fleet, or takes the one of this name, and notes that it has got its key: it can be done
+    /// once.
+    pub(crate) async fn provision(self: &Arc<Self>, device: Device) -> Result<Arc<Device>> {
+        self.change(move |fleet| async move {
+            let known = fleet.registry(|registry| registry.devices.get(&device.name).cloned());
+            let device = match known {
+                Some(known) if known.provisioned.is_some() => {
+                    return Err(Error::AlreadyExists("key of the device", device.name));
+                }
+                Some(known) => Device { provisioned: device.provisioned, ..(*known).clone() },
+                None => {
+                    fleet.room_for(1)?;
+                    device
+                }
+            };
+            fleet.put_device(device).await
+        })
+        .await
+    }
+
+    /// Whether there may be so many more devices.
+    fn room_for(&self, more: usize) -> Result<()> {
+        let most = self.house.config.devices_max;
+        let count = self.registry(|registry| registry.devices.len());
+        if count + more > most { Err(Error::Full("devices", most)) } else { Ok(()) }
+    }
+
+    /// Takes devices in, all of them or none: those of a known name are changed, the others are new. Gives how many are new
+    /// and how many were changed.
+    pub(crate) async fn import_devices(
+        self: &Arc<Self>,
+        devices: Vec<Device>,
+    ) -> Result<(usize, usize)> {
+        self.change(move |fleet| async move {
+            let (mut changed, mut made, mut faults) = (Vec::new(), 0, Vec::new());
+            fleet.registry(|registry| {
+                for (index, device) in devices.into_iter().enumerate() {
+                    let unknown = device.sensors.iter();
+                    for sensor in unknown.filter(|it| !registry.sensors.contains_key(*it)) {
+                        let text = format!("there is no sensor {sensor:?}");
+                        faults.push(Fault::new(format!("/devices/{index}/sensors"), text));
+                    }
+                    let known = registry.devices.get(&device.name);
+                    made += usize::from(known.is_none());
+                    let device = match known {
+                        Some(known) => Device {
+                            created: known.created,
+                            provisioned: known.provisioned,
+                            ..device
+                        },
+                        None => device,
+                    };
+                    if known.is_none_or(|known| **known != device) {
+                        changed.push(Arc::new(device));
+                    }
+                }
+            });
+            if !faults.is_empty() {
+                return Err(Error::Invalid(faults));
+            }
+            fleet.room_for(made)?;
+            let (organisation, rows) = (fleet.organisation, changed.clone());
+            let put = async move |tx: &mut Tx| {
+                for device in &rows {
+                    store::put_device(tx, organisation, device).await?;
+                }
+                Ok::<_, Error>(())
+            };
+            fleet.house.needs.db.write(put).await?;
+            let counts = (made, changed.len() - made);
+            let touched: Vec<String> = changed.iter().map(|device| device.name.clone()).collect();
+            let added = changed.into_iter().map(|device| (device.name.clone(), device));
+            fleet.registry.write().devices.extend(added);
+            fleet.vitals.lock().touch(touched);
+            Ok(counts)
+        })
+        .await
+    }
+
     /// Deletes a device that no rule names. Its readings and alerts stay.
     pub(crate) async fn delete_device(self: &Arc<Self>, name: String) -> Result<()> {
         self.change(move |fleet| async move {
@@ -287,44 +380,148 @@ impl Fleet {
                 )));
             }
             let (organisation, row) = (fleet.organisation, name.clone());
-            let delete =
-                async move |tx: &mut Tx| store::delete_device(tx, organisation, &row).await;
+            let delete = async move |tx: &mut Tx| {
+                store::delete_device(tx, organisation, &row).await?;
+                health::keeper::delete(tx, organisation, &row).await
+            };
             fleet.house.needs.db.write(delete).await?;
             fleet.registry.write().devices.remove(&name);
+            fleet.vitals.lock().forget(&name);
             Ok(())
         })
         .await
     }
 
-    pub(crate) async fn create_rule(self: &Arc<Self>, text: RuleText) -> Result<Arc<Rule>> {
+    pub(crate) async fn create_rule(
+        self: &Arc<Self>,
+        text: RuleText,
+        author: String,
+    ) -> Result<Arc<Rule>> {
         let made = self.change(move |fleet| async move {
             let config = &fleet.house.config;
             if fleet.rules().rules.len() >= config.rules_max {
                 return Err(Error::Full("rules", config.rules_max));
             }
-            let now = fleet.house.base.clock.now();
-            let id = RuleId::new(now, &fleet.house.base.entropy);
-            fleet.put_rule(Rule { id, text, created: now, updated: now }).await
+            let rule = fleet.new_rule(text);
+            fleet.put_rule(rule, author).await
         });
         let (rule, version) = made.await?;
         self.adoption(version).await?;
         Ok(rule)
     }
 
+    fn new_rule(&self, text: RuleText) -> Rule {
+        let now = self.house.base.clock.now();
+        let id = RuleId::new(now, &self.house.base.entropy);
+        Rule { id, version: 1, text, created: now, updated: now }
+    }
+
     pub(crate) async fn update_rule(
         self: &Arc<Self>,
         id: RuleId,
+        author: String,
         update: impl FnOnce(&RuleText) -> Result<RuleText> + Send + 'static,
     ) -> Result<Arc<Rule>> {
         let made = self.change(move |fleet| async move {
             let old = fleet.rule(id)?;
-            let updated = fleet.house.base.clock.now();
             let text = update(&old.text)?;
-            fleet.put_rule(Rule { id, text, created: old.created, updated }).await
+            let updated = fleet.house.base.clock.now();
+            let (version, created) = (old.version + 1, old.created);
+            fleet.put_rule(Rule { id, version, text, created, updated }, author).await
         });
         let (rule, version) = made.await?;
         self.adoption(version).await?;
         Ok(rule)
+    }
+
+    /// Makes a former text of a rule its newest one.
+    pub(crate) async fn restore_rule(
+        self: &Arc<Self>,
+        id: RuleId,
+        version: u64,
+        author: String,
+    ) -> Result<Arc<Rule>> {
+        self.rule(id)?;
+        let organisation = self.organisation;
+        let ask =
+            async move |read: &mut Read| store::version(read, organisation, (id, version)).await;
+        let found = self.house.needs.db.read(ask).await?;
+        let found = found.ok_or_else(|| Error::NotFound("version", version.to_string()))?;
+        self.update_rule(id, author, move |_| Ok(found.text)).await
+    }
+
+    /// Takes rules in, all of them at one moment or none: those of a known name get the text as their newest version, the
+    /// others are new. Gives how many are new and how many were changed.
+    pub(crate) async fn import_rules(
+        self: &Arc<Self>,
+        texts: Vec<RuleText>,
+        author: String,
+    ) -> Result<(usize, usize)> {
+        let made = self.change(move |fleet| async move {
+            let before = fleet.rules();
+            let mut rules = before.rules.clone();
+            let (mut changed, mut faults) = (Vec::new(), Vec::new());
+            let mut names = BTreeSet::new();
+            let now = fleet.house.base.clock.now();
+            for (index, text) in texts.into_iter().enumerate() {
+                let of_name = before.rules.values().filter(|rule| rule.text.name == text.name);
+                let known: Vec<_> = of_name.collect();
+                let checked = match known.len() {
+                    _ if !names.insert(text.name.clone()) => {
+                        Err(Error::invalid("/name", "there are two rules of this name"))
+                    }
+                    0 | 1 => fleet.check_rule(&text),
+                    _ => Err(Error::invalid("/name", "there is more than one rule of this name")),
+                };
+                let checked = match checked {
+                    Ok(()) => fleet.check_endpoints(&text).await,
+                    error => error,
+                };
+                match checked {
+                    Ok(()) => {}
+                    Err(Error::Invalid(more)) => {
+                        faults.extend(more.into_iter().map(|fault| Fault {
+                            pointer: format!("/rules/{index}{}", fault.pointer),
+                            ..fault
+                        }));
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                }
+                let rule = match known.first() {
+                    Some(old) if old.text == text => continue,
+                    Some(old) => {
+                        let (id, version, created) = (old.id, old.version + 1, old.created);
+                        Rule { id, version, text, created, updated: now }
+                    }
+                    None => fleet.new_rule(text),
+                };
+                let rule = Arc::new(rule);
+                changed.push(rule.clone());
+                rules.insert(rule.id, rule);
+            }
+            if !faults.is_empty() {
+                return Err(Error::Invalid(faults));
+            }
+            let config = &fleet.house.config;
+            if rules.len() > config.rules_max {
+                return Err(Error::Full("rules", config.rules_max));
+            }
+            let made = rules.len() - before.rules.len();
+            let counts = (made, changed.len() - made);
+            let (organisation, kept) = (fleet.organisation, config.rule_versions_max);
+            let put = async move |tx: &mut Tx| {
+                for rule in &changed {
+                    store::put_rule(tx, organisation, rule, (author.as_str(), kept)).await?;
+                }
+                Ok::<_, Error>(())
+            };
+            fleet.house.needs.db.write(put).await?;
+            Ok((counts, fleet.swap(rules)))
+        });
+        let (counts, version) = made.await?;
+        self.adoption(version).await?;
+        Ok(counts)
     }
 
     /// Deletes a rule. Its alerts stay.
@@ -406,7 +603,14 @@ impl Fleet {
         let (organisation, row) = (self.organisation, sensor.clone());
         let put = async move |tx: &mut Tx| store::put_sensor(tx, organisation, &row).await;
         self.house.needs.db.write(put).await?;
-        self.registry.write().sensors.insert(sensor.name.clone(), sensor.clone());
+        let carriers: Vec<String> = {
+            let mut registry = self.registry.write();
+            registry.sensors.insert(sensor.name.clone(), sensor.clone());
+            let all = registry.devices.values();
+            all.filter(|d| d.sensors.contains(&sensor.name)).map(|d| d.name.clone()).collect()
+        };
+        // How long it may be silent may have changed.
+        self.vitals.lock().touch(carriers);
         Ok(sensor)
     }
 
@@ -422,15 +626,19 @@ impl Fleet {
         let put = async move |tx: &mut Tx| store::put_device(tx, organisation, &row).await;
         self.house.needs.db.write(put).await?;
         self.registry.write().devices.insert(device.name.clone(), device.clone());
+        self.vitals.lock().touch([device.name.clone()]);
         Ok(device)
     }
 
-    async fn put_rule(&self, rule: Rule) -> Result<(Arc<Rule>, u64)> {
+    async fn put_rule(&self, rule: Rule, author: String) -> Result<(Arc<Rule>, u64)> {
         self.check_rule(&rule.text)?;
         self.check_endpoints(&rule.text).await?;
         let rule = Arc::new(rule);
         let (organisation, row) = (self.organisation, rule.clone());
-        let put = async move |tx: &mut Tx| store::put_rule(tx, organisation, &row).await;
+        let kept = self.house.config.rule_versions_max;
+        let put = async move |tx: &mut Tx| {
+            store::put_rule(tx, organisation, &row, (author.as_str(), kept)).await
+        };
         self.house.needs.db.write(put).await?;
         let mut rules = self.rules().rules.clone();
         rules.insert(rule.id, rule.clone());

@@ -4,38 +4,42 @@ mod wire;
 
 use std::ops::Bound;
 
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use base::{ErrorKind, Page};
+use base::{ErrorKind, EventId, Page};
 use edge::{
     Caller, Created, Events, Json, LastEventId, NoContent, Operation, PageBody, Paging, Path,
     Query, Routes, State, Streams, Undeclared,
 };
-use relational::Read;
+use relational::{Read, Tx};
 
-use crate::registry::{Device, Rectangle, Sensor};
+use crate::health::keeper;
+use crate::reading::check_name;
+use crate::registry::{Device, DeviceFilter, Sensor};
 use crate::rule::{RuleId, RuleText};
+use crate::store::{AlertFilter, AlertState};
 use crate::stream::{Kind, follow};
 use crate::{
-    ALERTS_READ, DEVICES_KEYS, DEVICES_READ, DEVICES_WRITE, Devices, Error, Fault, KeyRequest,
-    READINGS_PUBLISH, READINGS_READ, RULES_READ, RULES_WRITE, store,
+    ALERTS_READ, ALERTS_WRITE, DEVICES_KEYS, DEVICES_PROVISION, DEVICES_READ, DEVICES_WRITE,
+    Devices, Error, Fault, KeyRequest, MQTT_PUBLISH, READINGS_PUBLISH, READINGS_READ, RULES_READ,
+    RULES_WRITE, csv, store,
 };
 use wire::{
-    AlertView, DeviceBody, DeviceView, EventsQuery, EventsTopic, IssuedKeyView, KeyBody, Patch,
-    ReadingsBody, RectangleQuery, RefusedView, RuleBody, RuleView, SensorBody, SensorView,
-    TakenView, TrialBody, TrialView,
+    AlertDetailView, AlertView, AlertsQuery, DeviceBody, DeviceView, DevicesBody,
+    DevicesImportBody, DevicesQuery, EventsQuery, EventsTopic, ExportFormat, ExportQuery,
+    HandleBody, HealthEntryView, HealthState, ImportedView, IssuedKeyView, KeyBody, Patch,
+    ReadingsBody, RefusedView, RestoreBody, RuleBody, RuleView, RulesBody, SensorBody, SensorView,
+    TakenView, TrialBody, TrialView, VersionView,
 };
 
 type Result<T> = edge::Result<T>;
 
 /// A request with readings may be this long; more fits into the next.
 const READINGS_BODY_BYTES_MAX: usize = 2 << 20;
-/// The broker's action for publishing, which a device's key is granted.
-const MQTT_PUBLISH: &str = "mqtt.publish";
 
 pub(crate) fn routes(devices: Devices) -> Routes<Devices> {
     let routes = Routes::new(devices);
-    reading_routes(rule_routes(device_routes(sensor_routes(routes))))
+    reading_routes(alert_routes(rule_routes(device_routes(sensor_routes(routes)))))
 }
 
 fn sensor_routes(routes: Routes<Devices>) -> Routes<Devices> {
@@ -94,7 +98,7 @@ fn device_routes(routes: Routes<Devices>) -> Routes<Devices> {
             of(Operation::get("/v1/devices"))
                 .id("listDevices")
                 .summary(
-                    "The devices by name, with their last readings; all or those in a rectangle.",
+                    "The devices by name, with their last readings; all, or those in a rectangle, with a text, a tag, a group or a health.",
                 )
                 .action(DEVICES_READ),
             list_devices,
@@ -135,6 +139,15 @@ fn device_routes(routes: Routes<Devices>) -> Routes<Devices> {
             delete_device,
         )
         .add(
+            of(Operation::get("/v1/devices/{name}/health"))
+                .id("readDeviceHealth")
+                .summary("How well a device was heard, the newest change first.")
+                .action(DEVICES_READ)
+                .resource("device/{name}")
+                .kinds(&[ErrorKind::NotFound]),
+            device_health,
+        )
+        .add(
             of(Operation::post("/v1/devices/{name}/keys"))
                 .id("createDeviceKey")
                 .summary("Makes a key that may publish this device's readings and nothing else.")
@@ -143,6 +156,36 @@ fn device_routes(routes: Routes<Devices>) -> Routes<Devices> {
                 .kinds(&[ErrorKind::NotFound])
                 .secret(),
             create_device_key,
+        )
+        .add(
+            of(Operation::post("/v1/devices/{name}/provision"))
+                .id("provisionDevice")
+                .summary(
+                    "Registers a device of a fleet and makes it its own key, once. The caller's key is shared by the fleet.",
+                )
+                .action(DEVICES_PROVISION)
+                .resource("device/{name}")
+                .kinds(&[ErrorKind::AlreadyExists, ErrorKind::TooMany])
+                .secret(),
+            provision_device,
+        )
+        .add(
+            of(Operation::get("/v1/devices-export"))
+                .id("exportDevices")
+                .summary("Every device, to be imported elsewhere; as JSON or CSV.")
+                .action(DEVICES_READ)
+                .returns::<DevicesBody>(200)
+                .media("text/csv"),
+            export_devices,
+        )
+        .add(
+            of(Operation::post("/v1/devices-import"))
+                .id("importDevices")
+                .summary("Takes devices in, all or none. A device of a known name is changed, others are new.")
+                .action(DEVICES_WRITE)
+                .body_bytes_max(READINGS_BODY_BYTES_MAX)
+                .kinds(&[ErrorKind::TooMany]),
+            import_devices,
         )
 }
 
@@ -202,11 +245,77 @@ fn rule_routes(routes: Routes<Devices>) -> Routes<Devices> {
             try_rule,
         )
         .add(
+            of(Operation::get("/v1/rules/{id}/versions"))
+                .id("listRuleVersions")
+                .summary("The texts that a rule had, the newest first.")
+                .action(RULES_READ)
+                .resource("rule/{id}")
+                .kinds(&[ErrorKind::NotFound]),
+            rule_versions,
+        )
+        .add(
+            of(Operation::post("/v1/rules/{id}/restore"))
+                .id("restoreRule")
+                .summary("Makes a former text of a rule its newest one; the other is over when this answers.")
+                .action(RULES_WRITE)
+                .resource("rule/{id}")
+                .kinds(&[ErrorKind::NotFound]),
+            restore_rule,
+        )
+        .add(
+            of(Operation::get("/v1/rules-export"))
+                .id("exportRules")
+                .summary("Every rule's text, to be imported elsewhere.")
+                .action(RULES_READ),
+            export_rules,
+        )
+        .add(
+            of(Operation::post("/v1/rules-import"))
+                .id("importRules")
+                .summary("Takes rules in, all at one moment or none. A rule of a known name is changed, others are new.")
+                .action(RULES_WRITE)
+                .body_bytes_max(READINGS_BODY_BYTES_MAX)
+                .kinds(&[ErrorKind::TooMany]),
+            import_rules,
+        )
+}
+
+fn alert_routes(routes: Routes<Devices>) -> Routes<Devices> {
+    let of = |place: Undeclared| place.tag("rules");
+    routes
+        .add(
             of(Operation::get("/v1/alerts"))
                 .id("listAlerts")
-                .summary("The alerts, the newest first.")
+                .summary("The alerts, the newest first; all, or those in a state, of a device or of a rule.")
                 .action(ALERTS_READ),
             list_alerts,
+        )
+        .add(
+            of(Operation::get("/v1/alerts/{id}"))
+                .id("readAlert")
+                .summary("Why an alert was raised: what each condition saw, the rule as it was, and the readings.")
+                .action(ALERTS_READ)
+                .resource("alert/{id}")
+                .kinds(&[ErrorKind::NotFound]),
+            read_alert,
+        )
+        .add(
+            of(Operation::post("/v1/alerts/{id}/acknowledge"))
+                .id("acknowledgeAlert")
+                .summary("Says that somebody takes an alert in hand. Whoever was first stays.")
+                .action(ALERTS_WRITE)
+                .resource("alert/{id}")
+                .kinds(&[ErrorKind::NotFound]),
+            acknowledge_alert,
+        )
+        .add(
+            of(Operation::post("/v1/alerts/{id}/clear"))
+                .id("clearAlert")
+                .summary("Says that an alert is over. Whoever was first stays.")
+                .action(ALERTS_WRITE)
+                .resource("alert/{id}")
+                .kinds(&[ErrorKind::NotFound]),
+            clear_alert,
         )
 }
 
@@ -226,7 +335,7 @@ fn reading_routes(routes: Routes<Devices>) -> Routes<Devices> {
         .add(
             of(Operation::get("/v1/events"))
                 .id("followEvents")
-                .summary("Readings or alerts as they come, as server-sent events.")
+                .summary("Readings, alerts or changes of health as they come, as server-sent events.")
                 .action(READINGS_READ),
             follow_events,
         )
@@ -271,7 +380,9 @@ async fn update_sensor(
     let house = devices.house.clone();
     let update = move |old: &Sensor| {
         let fields = patch.apply(&wire::SensorFields::from(old))?;
-        let body = SensorBody { name: old.name.clone(), values: fields.values };
+        let wire::SensorFields { values, silent_after_seconds, lateness_seconds } = fields;
+        let name = old.name.clone();
+        let body = SensorBody { name, values, silent_after_seconds, lateness_seconds };
         body.sensor(old.created, &house.config)
     };
     Ok(Json(SensorView::from(&*fleet.update_sensor(name, update).await?)))
@@ -291,17 +402,26 @@ async fn list_devices(
     State(devices): State<Devices>,
     caller: Caller,
     Paging(request): Paging,
-    Query(rectangle): Query<RectangleQuery>,
+    Query(query): Query<DevicesQuery>,
 ) -> Result<PageBody<DeviceView>> {
-    let rectangle: Option<Rectangle> = rectangle.try_into()?;
+    let wanted = query.health;
+    let filter = DeviceFilter::try_from(query)?;
     let fleet = devices.fleet(caller.organisation()).await?;
-    let page = fleet.registry(|registry| registry.devices_page(&request, rectangle));
+    let page = fleet.registry(|registry| {
+        let vitals = fleet.vitals.lock();
+        let state = |device: &Device| vitals.told(&device.name).map(|health| health.state);
+        registry.devices_page(&request, &filter, |device| {
+            wanted
+                .is_none_or(|wanted| HealthState::from(state(device).unwrap_or_default()) == wanted)
+        })
+    });
     let names: Vec<String> = page.items.iter().map(|device| device.name.clone()).collect();
     let organisation = caller.organisation();
     let ask = async move |read: &mut Read| store::last_readings(read, organisation, &names).await;
     let mut last = devices.house.needs.db.read(ask).await?;
     let view = |device: std::sync::Arc<Device>| {
-        DeviceView::new(&device, last.remove(&device.name).unwrap_or_default())
+        let last = last.remove(&device.name).unwrap_or_default();
+        DeviceView::new(&device, fleet.health_of(&device), last)
     };
     Ok(page.map(view).into())
 }
@@ -358,7 +478,22 @@ async fn view(devices: &Devices, caller: &Caller, device: &Device) -> Result<Dev
     let (organisation, names) = (caller.organisation(), [device.name.clone()]);
     let ask = async move |read: &mut Read| store::last_readings(read, organisation, &names).await;
     let mut last = devices.house.needs.db.read(ask).await?;
-    Ok(DeviceView::new(device, last.remove(&device.name).unwrap_or_default()))
+    let health = devices.fleet(organisation).await?.health_of(device);
+    Ok(DeviceView::new(device, health, last.remove(&device.name).unwrap_or_default()))
+}
+
+async fn device_health(
+    State(devices): State<Devices>,
+    caller: Caller,
+    Path(name): Path<String>,
+    Paging(request): Paging,
+) -> Result<PageBody<HealthEntryView>> {
+    let organisation = caller.organisation();
+    devices.fleet(organisation).await?.device(&name)?;
+    let ask =
+        async move |read: &mut Read| keeper::history(read, organisation, &name, &request).await;
+    let page = devices.house.needs.db.read(ask).await?;
+    Ok(page.map(HealthEntryView::from).into())
 }
 
 async fn create_device_key(
@@ -369,17 +504,76 @@ async fn create_device_key(
 ) -> Result<Created<IssuedKeyView>> {
     let fleet = devices.fleet(caller.organisation()).await?;
     let device = fleet.device(&name)?;
-    let label = body.label.unwrap_or_else(|| device.name.clone());
+    Ok(Created(issue_key(&devices, &caller, &device.name, body).await?))
+}
+
+/// Makes a key that may publish as the device and nothing else.
+async fn issue_key(
+    devices: &Devices,
+    caller: &Caller,
+    name: &str,
+    body: KeyBody,
+) -> Result<IssuedKeyView> {
+    let label = body.label.unwrap_or_else(|| name.to_owned());
     if let Err(why) = crate::rule::check_title(&label) {
         return Err(Error::invalid("/label", why).into());
     }
     let grants = vec![
-        (MQTT_PUBLISH, format!("mqtt/data/{}", device.name)),
-        (READINGS_PUBLISH.0, crate::device_path(&device.name)),
+        (MQTT_PUBLISH, format!("mqtt/data/{name}")),
+        (READINGS_PUBLISH.0, crate::device_path(name)),
     ];
     let request = KeyRequest { label, grants };
     let issued = devices.house.needs.keys.issue(&caller.principal, request).await;
-    Ok(Created(issued.map_err(Error::from)?.into()))
+    Ok(issued.map_err(Error::from)?.into())
+}
+
+async fn provision_device(
+    State(devices): State<Devices>,
+    caller: Caller,
+    Path(name): Path<String>,
+    Json(body): Json<KeyBody>,
+) -> Result<Created<IssuedKeyView>> {
+    if let Err(why) = check_name(&name) {
+        return Err(Error::invalid("name", format!("the name {why}")).into());
+    }
+    let fleet = devices.fleet(caller.organisation()).await?;
+    let now = devices.house.base.clock.now();
+    let device = Device { provisioned: Some(now), ..Device::new(&name, now) };
+    fleet.provision(device).await?;
+    let issued = issue_key(&devices, &caller, &name, body).await;
+    if issued.is_err() {
+        // It has no key, so it may try again.
+        let undo = |device: &Device| Ok(Device { provisioned: None, ..device.clone() });
+        fleet.update_device(name, undo).await?;
+    }
+    Ok(Created(issued?))
+}
+
+async fn export_devices(
+    State(devices): State<Devices>,
+    caller: Caller,
+    Query(query): Query<ExportQuery>,
+) -> Result<Response> {
+    let fleet = devices.fleet(caller.organisation()).await?;
+    let all: Vec<DeviceBody> = fleet
+        .registry(|registry| registry.devices.values().map(|it| DeviceBody::from(&**it)).collect());
+    if query.format.unwrap_or_default() == ExportFormat::Csv {
+        let text = csv::write(all.into_iter().map(DeviceBody::row));
+        let kind = [(header::CONTENT_TYPE, "text/csv; charset=utf-8")];
+        return Ok((StatusCode::OK, kind, text).into_response());
+    }
+    Ok((StatusCode::OK, Json(DevicesBody { devices: all })).into_response())
+}
+
+async fn import_devices(
+    State(devices): State<Devices>,
+    caller: Caller,
+    Json(body): Json<DevicesImportBody>,
+) -> Result<Json<ImportedView>> {
+    let fleet = devices.fleet(caller.organisation()).await?;
+    let all = body.devices(devices.house.base.clock.now(), &devices.house.config)?;
+    let (created, changed) = fleet.import_devices(all).await?;
+    Ok(Json(ImportedView { created, changed }))
 }
 
 async fn list_rules(
@@ -403,7 +597,7 @@ async fn create_rule(
     Json(body): Json<RuleBody>,
 ) -> Result<Created<RuleView>> {
     let fleet = devices.fleet(caller.organisation()).await?;
-    let rule = fleet.create_rule(RuleText::try_from(body)?).await?;
+    let rule = fleet.create_rule(RuleText::try_from(body)?, author(&caller)).await?;
     Ok(Created(RuleView::from(&*rule)))
 }
 
@@ -424,7 +618,53 @@ async fn update_rule(
 ) -> Result<Json<RuleView>> {
     let fleet = devices.fleet(caller.organisation()).await?;
     let update = move |old: &RuleText| RuleText::try_from(patch.apply(&RuleBody::from(old))?);
-    Ok(Json(RuleView::from(&*fleet.update_rule(rule_id(&id)?, update).await?)))
+    let rule = fleet.update_rule(rule_id(&id)?, author(&caller), update).await?;
+    Ok(Json(RuleView::from(&*rule)))
+}
+
+fn author(caller: &Caller) -> String {
+    caller.principal.name.to_string()
+}
+
+async fn rule_versions(
+    State(devices): State<Devices>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Paging(request): Paging,
+) -> Result<PageBody<VersionView>> {
+    let (organisation, id) = (caller.organisation(), rule_id(&id)?);
+    devices.fleet(organisation).await?.rule(id)?;
+    let ask = async move |read: &mut Read| store::versions(read, organisation, id, &request).await;
+    let page = devices.house.needs.db.read(ask).await?;
+    Ok(page.map(VersionView::from).into())
+}
+
+async fn restore_rule(
+    State(devices): State<Devices>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Json(body): Json<RestoreBody>,
+) -> Result<Json<RuleView>> {
+    let fleet = devices.fleet(caller.organisation()).await?;
+    let rule = fleet.restore_rule(rule_id(&id)?, body.version, author(&caller)).await?;
+    Ok(Json(RuleView::from(&*rule)))
+}
+
+async fn export_rules(State(devices): State<Devices>, caller: Caller) -> Result<Json<RulesBody>> {
+    let set = devices.fleet(caller.organisation()).await?.rules();
+    let rules = set.rules.values().map(|rule| RuleBody::from(&rule.text)).collect();
+    Ok(Json(RulesBody { rules }))
+}
+
+async fn import_rules(
+    State(devices): State<Devices>,
+    caller: Caller,
+    Json(body): Json<RulesBody>,
+) -> Result<Json<ImportedView>> {
+    let texts = Vec::<RuleText>::try_from(body)?;
+    let fleet = devices.fleet(caller.organisation()).await?;
+    let (created, changed) = fleet.import_rules(texts, author(&caller)).await?;
+    Ok(Json(ImportedView { created, changed }))
 }
 
 async fn delete_rule(
@@ -456,12 +696,69 @@ async fn list_alerts(
     State(devices): State<Devices>,
     caller: Caller,
     Paging(request): Paging,
+    Query(query): Query<AlertsQuery>,
 ) -> Result<PageBody<AlertView>> {
+    let filter = AlertFilter::try_from(query)?;
     devices.fleet(caller.organisation()).await?;
     let organisation = caller.organisation();
-    let ask = async move |read: &mut Read| store::alerts(read, organisation, &request).await;
+    let ask =
+        async move |read: &mut Read| store::alerts(read, organisation, &filter, &request).await;
     let page = devices.house.needs.db.read(ask).await?;
     Ok(page.map(AlertView::from).into())
+}
+
+fn alert_id(id: &str) -> crate::Result<EventId> {
+    id.parse().map_err(|_| Error::NotFound("alert", id.to_owned()))
+}
+
+async fn read_alert(
+    State(devices): State<Devices>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Json<AlertDetailView>> {
+    let fleet = devices.fleet(caller.organisation()).await?;
+    Ok(Json(fleet.evidence(alert_id(&id)?).await?.into()))
+}
+
+async fn acknowledge_alert(
+    State(devices): State<Devices>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Json(body): Json<HandleBody>,
+) -> Result<Json<AlertView>> {
+    handle(&devices, &caller, alert_id(&id)?, (AlertState::Acknowledged, body.checked()?)).await
+}
+
+async fn clear_alert(
+    State(devices): State<Devices>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Json(body): Json<HandleBody>,
+) -> Result<Json<AlertView>> {
+    handle(&devices, &caller, alert_id(&id)?, (AlertState::Cleared, body.checked()?)).await
+}
+
+async fn handle(
+    devices: &Devices,
+    caller: &Caller,
+    id: EventId,
+    (state, note): (AlertState, Option<String>),
+) -> Result<Json<AlertView>> {
+    let organisation = caller.organisation();
+    devices.fleet(organisation).await?;
+    let (now, who) = (devices.house.base.clock.now(), author(caller));
+    let put = async move |tx: &mut Tx| {
+        let done = (state, now, who.as_str(), note.as_deref());
+        if !store::handle_alert(tx, organisation, id, done).await? {
+            return Err(Error::NotFound("alert", id.to_string()));
+        }
+        Ok(())
+    };
+    devices.house.needs.db.write(put).await?;
+    let ask = async move |read: &mut Read| store::alert(read, organisation, id).await;
+    let alert = devices.house.needs.db.read(ask).await?;
+    let alert = alert.ok_or_else(|| Error::NotFound("alert", id.to_string()))?;
+    Ok(Json(alert.into()))
 }
 
 async fn send_readings(
@@ -500,6 +797,7 @@ async fn follow_events(
     let (topic, kind) = match query.topic.unwrap_or(EventsTopic::Readings) {
         EventsTopic::Readings => (fleet.readings.clone(), Kind::Reading),
         EventsTopic::Alerts => (fleet.alerts.clone(), Kind::Alert),
+        EventsTopic::Health => (fleet.health.clone(), Kind::Health),
     };
     let bytes_max = devices.house.config.stream_bytes_max;
     streams.open(follow(topic, kind, last.as_deref(), bytes_max)?)

@@ -17,7 +17,10 @@
 //! - A dead letter is written before its message is acknowledged; a crash can write it twice. Replayed, it is
 //!   checked again as if it came now, with the rights of whoever replays it; the reading counts once.
 
+mod csv;
+mod evidence;
 mod fleet;
+mod health;
 mod http;
 mod intake;
 mod letters;
@@ -65,6 +68,8 @@ pub const DEVICES_WRITE: Action = Action("devices.write");
 pub const DEVICES_REGISTER: Action = Action("devices.register");
 /// Making a key for one device.
 pub const DEVICES_KEYS: Action = Action("devices.keys");
+/// Registering one device of a fleet and making it its key, once; on `device/NAME`.
+pub const DEVICES_PROVISION: Action = Action("devices.provision");
 /// Sending readings by HTTP, on `device/NAME`. By MQTT the broker asks for `mqtt.publish` alone.
 pub const READINGS_PUBLISH: Action = Action("readings.publish");
 /// Following readings and alerts as they come, and trying rules on past readings.
@@ -75,6 +80,8 @@ pub const RULES_READ: Action = Action("rules.read");
 pub const RULES_WRITE: Action = Action("rules.write");
 /// Seeing alerts.
 pub const ALERTS_READ: Action = Action("alerts.read");
+/// Acknowledging and clearing alerts.
+pub const ALERTS_WRITE: Action = Action("alerts.write");
 
 /// Every deed of this room that can be granted.
 pub const ACTIONS: &[Action] = &[
@@ -82,11 +89,13 @@ pub const ACTIONS: &[Action] = &[
     DEVICES_WRITE,
     DEVICES_REGISTER,
     DEVICES_KEYS,
+    DEVICES_PROVISION,
     READINGS_PUBLISH,
     READINGS_READ,
     RULES_READ,
     RULES_WRITE,
     ALERTS_READ,
+    ALERTS_WRITE,
 ];
 
 /// The topic of readings that were accepted.
@@ -95,8 +104,12 @@ pub const READINGS_TOPIC: &str = "readings";
 pub const DEAD_LETTERS_TOPIC: &str = "dead-letters";
 /// The topic of alerts, by way of the outbox.
 pub const ALERTS_TOPIC: &str = store::ALERTS;
+/// The topic of changed health of devices, by way of the outbox.
+pub const HEALTH_TOPIC: &str = health::keeper::HEALTH;
 
 const ROOM: &str = "devices";
+/// The broker's action for publishing, which a device's key is granted.
+const MQTT_PUBLISH: &str = "mqtt.publish";
 
 /// The path of a device in grants, as the HTTP door writes it: a percent sign is encoded.
 pub(crate) fn device_path(name: &str) -> String {
@@ -115,6 +128,10 @@ pub struct Config {
     pub sensors_max: usize,
     /// Sensor types that one device carries.
     pub device_sensors_max: usize,
+    /// Devices that one import changes.
+    pub import_devices_max: usize,
+    /// Tags of a device.
+    pub device_tags_max: usize,
     /// Values of a sensor and of a reading; at most 1024.
     pub value_count_max: usize,
     /// The largest payload of one reading.
@@ -138,6 +155,15 @@ pub struct Config {
     pub ranges_max: usize,
     /// Actions of a rule.
     pub actions_max: usize,
+    /// Points of the polygon of a rule.
+    pub area_points_max: usize,
+    /// The longest time that a rule has to hold, or looks back for change.
+    #[serde(with = "duration")]
+    pub lasting_max: Duration,
+    /// Pairs of rule and device that something is remembered of, in each pipeline; those over it are not remembered.
+    pub rule_memory_pairs_max: usize,
+    /// Former texts that are kept of each rule.
+    pub rule_versions_max: usize,
     /// The longest cool-down of a rule.
     #[serde(with = "duration")]
     pub cooldown_max: Duration,
@@ -165,6 +191,16 @@ pub struct Config {
     pub trials_max: usize,
     /// Bytes of records that an event stream takes from the log at once.
     pub stream_bytes_max: usize,
+    /// How long a device that was connected when the server stopped may take to come back.
+    #[serde(with = "duration")]
+    pub health_reconnect_max: Duration,
+    /// How long a device without connection and without a limit on silence counts as heard.
+    #[serde(with = "duration")]
+    pub health_heard_lately: Duration,
+    /// Changes of health that are kept of each device.
+    pub health_entries_max: usize,
+    /// Clients of the broker that are remembered with the devices that they carry.
+    pub health_clients_max: usize,
 }
 
 impl Default for Config {
@@ -174,6 +210,8 @@ impl Default for Config {
             devices_max: 100_000,
             sensors_max: 1_000,
             device_sensors_max: 64,
+            import_devices_max: 2_000,
+            device_tags_max: 32,
             value_count_max: 256,
             payload_bytes_max: 64 << 10,
             request_readings_max: 1_000,
@@ -185,6 +223,10 @@ impl Default for Config {
             conditions_max: 32,
             ranges_max: 32,
             actions_max: 8,
+            area_points_max: 100,
+            lasting_max: Duration::from_hours(24 * 31),
+            rule_memory_pairs_max: 200_000,
+            rule_versions_max: 100,
             cooldown_max: Duration::from_hours(24 * 366),
             rules_swap_time_max: Duration::from_secs(5),
             cooldown_times_max: 64,
@@ -197,6 +239,10 @@ impl Default for Config {
             trial_time_max: Duration::from_secs(20),
             trials_max: 2,
             stream_bytes_max: 256 << 10,
+            health_reconnect_max: Duration::from_mins(2),
+            health_heard_lately: Duration::from_mins(10),
+            health_entries_max: 1_000,
+            health_clients_max: 100_000,
         }
     }
 }
@@ -210,6 +256,7 @@ impl Config {
             ("cooldown_times_max", self.cooldown_times_max),
             ("stream_bytes_max", self.stream_bytes_max),
             ("registrations_max", self.registrations_max),
+            ("health_entries_max", self.health_entries_max),
             ("dead_letters_looked_at_max", self.dead_letters_looked_at_max),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {

@@ -1,3 +1,5 @@
+use std::sync::atomic::AtomicU64;
+
 use base::Metrics;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -13,6 +15,12 @@ pub(crate) struct Meters {
     pub stored: Counter,
     pub alerts: Counter,
     pub mails_refused: Counter,
+    pub health_changes: Counter,
+    pub rules_evaluated: Counter,
+    /// What reading records and evaluating rules took of one thread.
+    pub rules_seconds: Counter<f64, AtomicU64>,
+    pub rules_late: Counter,
+    pub rules_forgotten: Counter,
     pub lag: Gauge,
     pub seconds: Histogram,
     pub batch_seconds: Histogram,
@@ -42,6 +50,27 @@ impl Meters {
             mails_refused: counter(
                 "devices_mails_refused",
                 "Alerts whose mail was not taken; the alert says why.",
+            ),
+            health_changes: counter(
+                "devices_health_changes",
+                "Changes of devices' health that were written down.",
+            ),
+            rules_evaluated: counter(
+                "devices_rules_evaluated",
+                "How often a rule looked at a reading.",
+            ),
+            rules_seconds: metrics.register(
+                "devices_rules_seconds",
+                "Seconds of one thread for reading records and evaluating rules.",
+                Counter::default(),
+            ),
+            rules_late: counter(
+                "devices_rules_late",
+                "Readings that came later than their sensor allows; no rule looked at them.",
+            ),
+            rules_forgotten: counter(
+                "devices_rules_forgotten",
+                "How often a rule had no room to remember something (rule_memory_pairs_max).",
             ),
             lag: metrics.register(
                 "devices_pipeline_lag_records",

@@ -10,7 +10,7 @@ use relational::Tx;
 /// Work inside a transaction; it stays on the transaction's thread.
 pub type TxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
-/// Tells people and programs of alerts.
+/// Tells people and programs of alerts and of devices' health.
 pub trait Notifier: Send + Sync + 'static {
     /// Whether mails can be addressed to this text; asked before a rule is stored.
     fn accepts(&self, address: &str) -> bool;
@@ -31,17 +31,19 @@ pub trait Notifier: Send + Sync + 'static {
     ) -> TxFuture<'a, Result<(), NeedError>>;
 }
 
-/// What is told of an alert, and to whom.
+/// What is told of an alert or of a device's health, and to whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
     pub organisation: OrganisationId,
+    /// What happened, such as `alert.raised`.
+    pub event: &'static str,
     pub to: Recipient,
     pub subject: String,
     pub body: String,
-    /// When the reading was taken.
+    /// When the reading was taken, or the health changed.
     pub occurred: Timestamp,
-    /// The alert as JSON, for programs.
-    pub alert: String,
+    /// The alert or the health as JSON, for programs.
+    pub data: String,
     /// Derived from the rule, the device, the sensor, the reading's time and the place among the rule's
     /// actions: the same after any crash.
     pub key: EventId,
@@ -54,7 +56,7 @@ pub enum Recipient {
     Email(String),
     /// A webhook or a Slack channel, by the id of its endpoint.
     Endpoint(String),
-    /// Every endpoint that wants to hear of all alerts.
+    /// Every endpoint that wants to hear of all such events.
     Subscribers,
 }
 

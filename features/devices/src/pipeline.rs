@@ -13,6 +13,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use base::{EventId, Failure, OrganisationId, Timestamp};
 use eventlog::Stored;
@@ -24,8 +25,8 @@ use crate::fleet::{Fleet, IDLE};
 use crate::intake::RECEIVED;
 use crate::needs::{Notice, Recipient};
 use crate::reading::{Reading, Refusal};
-use crate::rule::{Deed, Quiet, Rule, RuleId, RuleSet, Verdict};
-use crate::store::{self, Alert, Commit, Series};
+use crate::rule::{Deed, Matched, Memory, Order, Quiet, Rule, RuleId, RuleSet, Verdict};
+use crate::store::{self, Alert, Commit, Saw, Series, Then, Why};
 use crate::{Error, READINGS_TOPIC, Result};
 
 /// Identities that the lake is asked for at once.
@@ -54,6 +55,7 @@ pub(crate) async fn run(fleet: Arc<Fleet>, partition: u32) -> Result<(), Failure
         let set = rules.borrow_and_update().clone();
         adopting.adopt(set.version);
         run.lag.reach(end.borrow_and_update().saturating_sub(run.next));
+        let began = fleet.house.base.clock.instant();
         let batch = match run.fetch(run.next).await {
             Err(Error::Log(eventlog::Error::OutOfRange { start, .. })) if run.next < start => {
                 run.skip(start).await?;
@@ -68,7 +70,6 @@ pub(crate) async fn run(fleet: Arc<Fleet>, partition: u32) -> Result<(), Failure
             }
             continue;
         }
-        let began = fleet.house.base.clock.instant();
         run.take(&set, &batch).await?;
         let took = fleet.house.base.clock.instant() - began;
         fleet.house.meters.batch_seconds.observe(took.as_secs_f64());
@@ -145,12 +146,83 @@ struct Run<'f> {
     /// Alerts by device and rule, as far as they were needed.
     quiet: HashMap<String, HashMap<RuleId, Quiet>>,
     quiet_count: usize,
+    /// What rules remember, as of `next`.
+    memory: Memory,
     lag: Lag<'f>,
+}
+
+/// The newest time of each device and sensor while a batch is evaluated.
+struct Newest<'b> {
+    set: &'b RuleSet,
+    lateness: HashMap<String, Duration>,
+    times: HashMap<(&'b str, &'b str), i64>,
+    /// Readings that came too late for any rule.
+    late: u64,
+}
+
+impl<'b> Newest<'b> {
+    fn new(fleet: &Fleet, set: &'b RuleSet) -> Self {
+        let lateness = fleet.registry(|registry| {
+            let sensors = registry.sensors.values();
+            sensors.filter_map(|it| Some((it.name.clone(), it.lateness?))).collect()
+        });
+        Self { set, lateness, times: HashMap::new(), late: 0 }
+    }
+
+    /// How a reading comes after those before it; none when it is later than its sensor allows. Nobody asks where no rule
+    /// would.
+    fn pass(
+        &mut self,
+        reading: &'b Reading<'_>,
+        stored: impl FnOnce() -> Option<i64>,
+    ) -> Option<Order> {
+        let lateness = self.lateness.get(&*reading.sensor).copied();
+        if lateness.is_none() && !self.set.remembers(&reading.sensor) {
+            return Some(Order::Newest);
+        }
+        let time = reading.time.micros();
+        let series = (&*reading.device, &*reading.sensor);
+        let newest = self.times.get(&series).copied().or_else(stored);
+        match newest {
+            Some(newest) if time < newest => {
+                let late = Timestamp::from_micros(newest).since(reading.time);
+                let is_allowed = lateness.is_none_or(|most| late <= most);
+                self.late += u64::from(!is_allowed);
+                is_allowed.then_some(Order::Late)
+            }
+            _ => {
+                self.times.insert(series, time);
+                Some(Order::Newest)
+            }
+        }
+    }
+}
+
+/// Why a rule raised an alert.
+fn why(matched: &Matched<'_>) -> Why {
+    let conditions = matched.rule.text.conditions.iter().zip(&matched.seen);
+    let conditions = conditions.map(|(condition, seen)| Saw {
+        value: condition.value.clone(),
+        observed: seen.observed,
+        other: seen.other,
+        then: seen.then.map(|(time, observed)| Then {
+            time: Timestamp::from_micros(time).to_string(),
+            observed,
+        }),
+        held: seen.is_held,
+    });
+    Why {
+        version: matched.rule.version,
+        since: Timestamp::from_micros(matched.since).to_string(),
+        conditions: conditions.collect(),
+    }
 }
 
 /// What the rules made of the new readings of a batch.
 #[derive(Default)]
 struct Evaluated {
+    /// How often a rule looked at a reading.
+    rules: u64,
     alerts: Vec<(Alert, Vec<Notice>)>,
     /// The new readings up to here were evaluated; the rest comes with the next batch.
     count: usize,
@@ -163,13 +235,20 @@ impl<'f> Run<'f> {
             Ok::<_, Error>((
                 store::next_offset(read, organisation, partition).await?,
                 store::series_times(read, organisation).await?,
+                store::memory(read, organisation).await?,
             ))
         };
-        let (next, series) = fleet.house.needs.db.read(load).await?;
+        let (next, series, kept) = fleet.house.needs.db.read(load).await?;
         let mut last = HashMap::<String, HashMap<String, i64>>::new();
         for (device, sensor, time) in series {
             if fleet.readings.partition_for(device.as_bytes()) == partition {
                 last.entry(device).or_default().insert(sensor, time.micros());
+            }
+        }
+        let mut memory = Memory::new(fleet.house.config.rule_memory_pairs_max);
+        for kept in kept {
+            if fleet.readings.partition_for(kept.device.as_bytes()) == partition {
+                memory.restore(kept).ok_or_else(|| Error::damaged("what a rule remembers"))?;
             }
         }
         Ok(Self {
@@ -181,6 +260,7 @@ impl<'f> Run<'f> {
             last,
             quiet: HashMap::new(),
             quiet_count: 0,
+            memory,
             lag: Lag { fleet, records: 0 },
         })
     }
@@ -227,13 +307,18 @@ impl<'f> Run<'f> {
             alerts: Vec::new(),
             new_series: Vec::new(),
             moved_series: Vec::new(),
+            memory: Vec::new(),
         })
         .await
     }
 
     /// Takes a batch through all steps, or its beginning when it raises very many alerts.
     async fn take(&mut self, set: &RuleSet, batch: &[Stored]) -> Result<()> {
+        let clock = self.fleet.house.base.clock.clone();
+        let began = clock.instant();
         let (items, mut poison) = self.parse(batch);
+        let parsing = clock.instant() - began;
+        self.hear(&items);
         let is_new = self.fresh(&items).await?;
         let (mut new, mut repeated) = (Vec::with_capacity(items.len()), Vec::new());
         for (item, is_new) in items.into_iter().zip(is_new) {
@@ -243,7 +328,12 @@ impl<'f> Run<'f> {
                 repeated.push(item.offset);
             }
         }
+        let began = clock.instant();
         let evaluated = self.evaluate(set, &new).await?;
+        let took = parsing + (clock.instant() - began);
+        let meters = &self.fleet.house.meters;
+        meters.rules_evaluated.inc_by(evaluated.rules);
+        meters.rules_seconds.inc_by(took.as_secs_f64());
         let mut next = batch.last().map_or(self.next, |stored| stored.offset + 1);
         if evaluated.count < new.len() {
             next = new[evaluated.count].offset;
@@ -262,6 +352,7 @@ impl<'f> Run<'f> {
             alerts: evaluated.alerts,
             new_series,
             moved_series,
+            memory: self.memory.take_changes(),
         };
         self.commit(commit).await?;
         self.at(Step::Committed).await?;
@@ -296,6 +387,15 @@ impl<'f> Run<'f> {
             }
         }
         (items, poison)
+    }
+
+    /// Any reading is a sign of life, a repeated one too.
+    fn hear(&self, items: &[Item<'_>]) {
+        let now = self.fleet.house.base.clock.now();
+        let mut vitals = self.fleet.vitals.lock();
+        for Item { reading, received, .. } in items {
+            vitals.heard(&reading.device, &reading.sensor, received.unwrap_or(now).min(now));
+        }
     }
 
     /// Says for each reading whether it is there for the first time.
@@ -352,16 +452,28 @@ impl<'f> Run<'f> {
             self.quiet_count = 0;
         }
         let mut evaluated = Evaluated::default();
-        let mut row = Vec::new();
-        let mut matched: Vec<&Arc<Rule>> = Vec::new();
+        let mut matched: Vec<Matched<'_>> = Vec::new();
+        let mut newest = Newest::new(self.fleet, set);
+        let full = self.memory.full;
         for Item { reading, .. } in new {
             matched.clear();
-            matched.extend(set.matches(reading, &mut row));
+            let order = newest.pass(reading, || self.last_of(reading));
+            let needs_device = set.needs_device(&reading.sensor);
+            let device = needs_device.then(|| self.fleet.device(&reading.device).ok()).flatten();
+            if let Some(order) = order {
+                let about = (device.as_deref(), order);
+                set.evaluate(reading, about, &mut self.memory, &mut matched);
+            }
+            evaluated.rules += set.count(&reading.sensor) as u64;
             if !matched.is_empty() {
                 self.load_quiet(&matched, &reading.device).await?;
-                for rule in &matched {
+                for matched in &matched {
+                    let rule = matched.rule;
                     if self.is_due(rule, reading, &evaluated.alerts).await? {
-                        evaluated.alerts.push(self.raise(rule, reading));
+                        evaluated.alerts.push(self.raise(matched, reading));
+                        if rule.text.is_once {
+                            self.memory.raised(&reading.device, (rule.id, rule.version));
+                        }
                     }
                 }
             }
@@ -370,16 +482,19 @@ impl<'f> Run<'f> {
                 break;
             }
         }
+        let meters = &self.fleet.house.meters;
+        meters.rules_late.inc_by(newest.late);
+        meters.rules_forgotten.inc_by(self.memory.full - full);
         Ok(evaluated)
     }
 
     /// Reads the alerts of those pairs of rule and device that have not been needed so far.
-    async fn load_quiet(&mut self, matched: &[&Arc<Rule>], device: &str) -> Result<()> {
+    async fn load_quiet(&mut self, matched: &[Matched<'_>], device: &str) -> Result<()> {
         let known = self.quiet.get(device);
         let missing: Vec<RuleId> = matched
             .iter()
-            .filter(|rule| !rule.text.cooldown.is_zero())
-            .map(|rule| rule.id)
+            .filter(|matched| !matched.rule.text.cooldown.is_zero())
+            .map(|matched| matched.rule.id)
             .filter(|id| known.is_none_or(|known| !known.contains_key(id)))
             .collect();
         if missing.is_empty() {
@@ -438,7 +553,8 @@ impl<'f> Run<'f> {
         Ok(verdict == Verdict::Alert)
     }
 
-    fn raise(&self, rule: &Rule, reading: &Reading<'_>) -> (Alert, Vec<Notice>) {
+    fn raise(&self, matched: &Matched<'_>, reading: &Reading<'_>) -> (Alert, Vec<Notice>) {
+        let rule = matched.rule;
         let organisation = self.fleet.organisation;
         let alert = Alert {
             id: event_id(organisation, rule.id, reading, 0),
@@ -450,15 +566,18 @@ impl<'f> Run<'f> {
             values: reading.values_json(),
             raised: self.fleet.house.base.clock.now(),
             mail_error: None,
+            why: Some(why(matched)),
+            handling: store::Handling::default(),
         };
-        let body = self.mail_body(rule, reading);
+        let body = self.mail_body(matched, reading);
         let notice = |to: Recipient, part: u64| Notice {
             organisation,
+            event: "alert.raised",
             to,
             subject: format!("{}: {}", rule.text.name, reading.device),
             body: body.clone(),
             occurred: reading.time,
-            alert: alert.to_json(),
+            data: alert.to_json(),
             key: event_id(organisation, rule.id, reading, part),
         };
         let mut notices = vec![notice(Recipient::Subscribers, 0)];
@@ -472,9 +591,10 @@ impl<'f> Run<'f> {
         (alert, notices)
     }
 
-    fn mail_body(&self, rule: &Rule, reading: &Reading<'_>) -> String {
+    fn mail_body(&self, matched: &Matched<'_>, reading: &Reading<'_>) -> String {
         use std::fmt::Write;
 
+        let rule = matched.rule;
         let sensor = self.fleet.sensor(&reading.sensor).ok();
         let mut body = format!(
             "The rule \"{}\" matched a reading.\n\nDevice: {}\nSensor: {}\nTime:   {}\n\n",
@@ -485,6 +605,10 @@ impl<'f> Run<'f> {
             let unit = known.map_or("", |value| &value.unit);
             let space = if unit.is_empty() { "" } else { " " };
             writeln!(body, "{name} = {value}{space}{unit}").expect("writing to a string");
+        }
+        if matched.since < reading.time.micros() {
+            let since = Timestamp::from_micros(matched.since);
+            write!(body, "\nIt has held since {since}.\n").expect("writing to a string");
         }
         if !rule.text.cooldown.is_zero() {
             let quiet = rule.text.cooldown.as_secs();
@@ -506,21 +630,22 @@ impl<'f> Run<'f> {
 
     /// The rows of the last readings that these make: those that are there for the first time, and those that move.
     fn series(&self, new: &[Item<'_>]) -> (Vec<Series>, Vec<Series>) {
-        let mut latest = HashMap::<(&str, &str), &Reading<'_>>::new();
-        for Item { reading, .. } in new {
-            let series = (&*reading.device, &*reading.sensor);
-            let so_far = latest.entry(series).or_insert(reading);
-            if reading.time > so_far.time {
-                *so_far = reading;
+        let mut latest = HashMap::<(&str, &str), &Item<'_>>::new();
+        for item in new {
+            let series = (&*item.reading.device, &*item.reading.sensor);
+            let so_far = latest.entry(series).or_insert(item);
+            if item.reading.time > so_far.reading.time {
+                *so_far = item;
             }
         }
         let (mut fresh, mut moved) = (Vec::new(), Vec::new());
-        for reading in latest.into_values() {
+        for Item { reading, received, .. } in latest.into_values() {
             let row = || Series {
                 device: reading.device.to_string(),
                 sensor: reading.sensor.to_string(),
                 time: reading.time,
                 values: reading.values_json(),
+                received: *received,
             };
             match self.last_of(reading) {
                 None => fresh.push(row()),

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base::{Page, PageRequest, Timestamp};
 
@@ -15,6 +16,10 @@ use crate::{Config, Fault};
 pub(crate) struct Sensor {
     pub name: String,
     pub values: Vec<SensorValue>,
+    /// A device is not well when it says nothing for so long; none when it may be silent.
+    pub silent_after: Option<Duration>,
+    /// Rules look at no reading that is older than the newest one of its device by more; none when they look at all.
+    pub lateness: Option<Duration>,
     pub created: Timestamp,
 }
 
@@ -32,6 +37,10 @@ pub(crate) struct Device {
     pub label: Option<String>,
     pub position: Option<Position>,
     pub sensors: BTreeSet<String>,
+    pub tags: BTreeSet<String>,
+    pub group: Option<String>,
+    /// When it got its own key by a provisioning key.
+    pub provisioned: Option<Timestamp>,
     pub created: Timestamp,
 }
 
@@ -39,6 +48,35 @@ pub(crate) struct Device {
 pub(crate) struct Position {
     pub latitude: f64,
     pub longitude: f64,
+}
+
+/// Which devices; all of them without. Every part must fit.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct DeviceFilter {
+    pub rectangle: Option<Rectangle>,
+    /// A part of the name, the label, the group or a tag, whatever its case; in lower case.
+    pub text: Option<String>,
+    pub tag: Option<String>,
+    pub group: Option<String>,
+}
+
+impl DeviceFilter {
+    fn wants(&self, device: &Device) -> bool {
+        let is_inside = match (self.rectangle, device.position) {
+            (None, _) => true,
+            (Some(rectangle), Some(position)) => rectangle.contains(position),
+            (Some(_), None) => false,
+        };
+        let has_text = self.text.as_ref().is_none_or(|part| {
+            let texts = [Some(&device.name), device.label.as_ref(), device.group.as_ref()];
+            let mut texts = texts.into_iter().flatten().chain(&device.tags);
+            texts.any(|text| text.to_lowercase().contains(part))
+        });
+        is_inside
+            && has_text
+            && self.tag.as_ref().is_none_or(|tag| device.tags.contains(tag))
+            && self.group.as_ref().is_none_or(|group| device.group.as_ref() == Some(group))
+    }
 }
 
 /// A part of the map. It crosses the antimeridian when `left` is greater than `right`.
@@ -80,7 +118,7 @@ impl Additions {
 impl Sensor {
     pub(crate) fn new(name: &str, values: &[&str], created: Timestamp) -> Self {
         let values = values.iter().map(|name| SensorValue::named(name)).collect();
-        Self { name: name.to_owned(), values, created }
+        Self { name: name.to_owned(), values, silent_after: None, lateness: None, created }
     }
 
     pub(crate) fn has(&self, value: &str) -> bool {
@@ -91,7 +129,9 @@ impl Sensor {
 impl Device {
     pub(crate) fn new(name: &str, created: Timestamp) -> Self {
         let name = name.to_owned();
-        Self { name, label: None, position: None, sensors: BTreeSet::new(), created }
+        let (sensors, tags) = (BTreeSet::new(), BTreeSet::new());
+        let (label, position, group, provisioned) = (None, None, None, None);
+        Self { name, label, position, sensors, tags, group, provisioned, created }
     }
 }
 
@@ -210,14 +250,11 @@ impl Registry {
     pub(crate) fn devices_page(
         &self,
         request: &PageRequest,
-        rectangle: Option<Rectangle>,
+        filter: &DeviceFilter,
+        is_wanted: impl Fn(&Device) -> bool,
     ) -> Page<Arc<Device>> {
-        let inside = |device: &&Arc<Device>| match (rectangle, device.position) {
-            (None, _) => true,
-            (Some(rectangle), Some(position)) => rectangle.contains(position),
-            (Some(_), None) => false,
-        };
-        let found = after(&self.devices, request.after.as_deref()).filter(inside);
+        let found = after(&self.devices, request.after.as_deref());
+        let found = found.filter(|device| filter.wants(device) && is_wanted(device));
         let found = found.take(request.limit + 1).cloned().collect();
         Page::of(found, request.limit, |device: &Arc<Device>| device.name.clone())
     }
@@ -315,16 +352,49 @@ mod tests {
         let devices = ["a", "b", "c", "d"].map(|name| device(name, Some((1.0, 1.0))));
         let mut registry = Registry { devices: devices.into(), ..Registry::default() };
         let request = |after: Option<&str>| PageRequest { after: after.map(Into::into), limit: 2 };
-        let first = registry.devices_page(&request(None), None);
+        let all = DeviceFilter::default();
+        let first = registry.devices_page(&request(None), &all, |_| true);
         assert_eq!(first.next.as_deref(), Some("b"));
         registry.devices.remove("b");
         registry.devices.extend([device("aa", None)]);
-        let second = registry.devices_page(&request(first.next.as_deref()), None);
+        let second = registry.devices_page(&request(first.next.as_deref()), &all, |_| true);
         let names: Vec<_> = second.items.iter().map(|device| &*device.name).collect();
         assert_eq!((names, second.next), (vec!["c", "d"], None));
         let world = Rectangle { left: -180.0, right: 180.0, up: 90.0, down: -90.0 };
-        let placed = registry.devices_page(&PageRequest::default(), Some(world));
+        let placed = DeviceFilter { rectangle: Some(world), ..all };
+        let placed = registry.devices_page(&PageRequest::default(), &placed, |_| true);
         assert_eq!(placed.items.len(), 3, "a device without a place is in no rectangle");
+    }
+
+    #[test]
+    fn devices_are_found_by_every_text_that_people_gave_them() {
+        let made = |name: &str, label: &str, group: &str, tags: &[&str]| {
+            let device = Device {
+                label: Some(label.into()),
+                group: Some(group.into()),
+                tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
+                ..Device::new(name, Timestamp::from_micros(0))
+            };
+            (name.to_owned(), Arc::new(device))
+        };
+        let devices = [
+            made("roof-1", "마당 지붕", "Seoul", &["outdoor"]),
+            made("cellar", "Keller", "Berlin", &["indoor", "cold"]),
+        ];
+        let registry = Registry { devices: devices.into(), ..Registry::default() };
+        let found = |text: Option<&str>, tag: Option<&str>, group: Option<&str>| -> Vec<String> {
+            let text = text.map(Into::into);
+            let (tag, group) = (tag.map(Into::into), group.map(Into::into));
+            let filter = DeviceFilter { rectangle: None, text, tag, group };
+            let page = registry.devices_page(&PageRequest::default(), &filter, |_| true);
+            page.items.iter().map(|device| device.name.clone()).collect()
+        };
+        for text in ["roof", "지붕", "seoul", "outd"] {
+            assert_eq!(found(Some(text), None, None), ["roof-1"], "{text}");
+        }
+        assert_eq!(found(None, Some("cold"), Some("Berlin")), ["cellar"]);
+        assert!(found(None, Some("cold"), Some("Seoul")).is_empty());
+        assert_eq!(found(Some("e"), None, None), ["cellar", "roof-1"]);
     }
 
     #[test]

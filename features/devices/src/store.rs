@@ -6,11 +6,15 @@ use std::time::Duration;
 
 use base::{ErrorKind, EventId, OrganisationId, Page, PageRequest, Timestamp};
 use relational::{Migration, NewEvent, Read, Row, Tx, Value, params};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::needs::{Notice, Notifier};
 use crate::registry::{Additions, Device, Position, Registry, Sensor, SensorValue};
-use crate::rule::{Condition, Deed, Range, Rule, RuleId, RuleText, Window};
+use crate::rule::{
+    Area, Change, Comparison, Condition, Day, Days, Deed, Direction, Range, Remembered, Rule,
+    RuleId, RuleText, Test, Window,
+};
 use crate::{Error, Result};
 
 /// The topic that tells of raised alerts.
@@ -18,6 +22,8 @@ pub(crate) const ALERTS: &str = "alerts";
 
 /// Rows that are loaded at once; below the limit of any database.
 const CHUNK_ROWS: i64 = 5_000;
+/// How much of a name rows keep of who did something.
+const AUTHOR_CHARS_MAX: usize = 256;
 
 pub(crate) const MIGRATIONS: &[Migration] = &[
     Migration {
@@ -100,10 +106,76 @@ CREATE TABLE letters (
 );
 ",
     },
+    Migration {
+        id: "0003-health",
+        sql: "
+ALTER TABLE sensors ADD COLUMN silent_after BIGINT;
+ALTER TABLE sensors ADD COLUMN lateness BIGINT;
+ALTER TABLE devices ADD COLUMN tags TEXT;
+ALTER TABLE devices ADD COLUMN group_name VARCHAR(128);
+ALTER TABLE devices ADD COLUMN provisioned BIGINT;
+ALTER TABLE series ADD COLUMN received BIGINT;
+CREATE TABLE health (
+    organisation VARCHAR(36) NOT NULL,
+    device VARCHAR(128) NOT NULL,
+    state VARCHAR(16) NOT NULL,
+    reason VARCHAR(16) NOT NULL,
+    silent TEXT NOT NULL,
+    since BIGINT NOT NULL,
+    link VARCHAR(8) NOT NULL,
+    link_time BIGINT NOT NULL,
+    changes BIGINT NOT NULL,
+    PRIMARY KEY (organisation, device)
+);
+CREATE TABLE health_history (
+    organisation VARCHAR(36) NOT NULL,
+    device VARCHAR(128) NOT NULL,
+    number BIGINT NOT NULL,
+    time BIGINT NOT NULL,
+    state VARCHAR(16) NOT NULL,
+    reason VARCHAR(16) NOT NULL,
+    silent TEXT NOT NULL,
+    PRIMARY KEY (organisation, device, number)
+);
+",
+    },
+    Migration {
+        id: "0004-rules",
+        sql: "
+ALTER TABLE rules ADD COLUMN version BIGINT NOT NULL DEFAULT 1;
+ALTER TABLE alerts ADD COLUMN why TEXT;
+ALTER TABLE alerts ADD COLUMN acknowledged BIGINT;
+ALTER TABLE alerts ADD COLUMN acknowledged_by VARCHAR(256);
+ALTER TABLE alerts ADD COLUMN cleared BIGINT;
+ALTER TABLE alerts ADD COLUMN cleared_by VARCHAR(256);
+ALTER TABLE alerts ADD COLUMN note TEXT;
+CREATE TABLE rule_versions (
+    organisation VARCHAR(36) NOT NULL,
+    rule VARCHAR(36) NOT NULL,
+    version BIGINT NOT NULL,
+    name VARCHAR(128) NOT NULL,
+    sensor VARCHAR(128) NOT NULL,
+    device VARCHAR(128),
+    is_enabled BIGINT NOT NULL,
+    body TEXT NOT NULL,
+    time BIGINT NOT NULL,
+    author VARCHAR(256) NOT NULL,
+    PRIMARY KEY (organisation, rule, version)
+);
+CREATE TABLE rule_memory (
+    organisation VARCHAR(36) NOT NULL,
+    rule VARCHAR(36) NOT NULL,
+    device VARCHAR(128) NOT NULL,
+    version BIGINT NOT NULL,
+    body TEXT NOT NULL,
+    PRIMARY KEY (organisation, rule, device)
+);
+",
+    },
 ];
 
 /// An alert that was raised, once.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Alert {
     /// Derived from the rule and the reading's identity.
     pub id: EventId,
@@ -117,6 +189,85 @@ pub(crate) struct Alert {
     pub raised: Timestamp,
     /// Why a mail about it was not taken; the alert stands all the same.
     pub mail_error: Option<String>,
+    /// None for those that were raised before reasons were kept.
+    pub why: Option<Why>,
+    pub handling: Handling,
+}
+
+/// Why a rule raised an alert.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Why {
+    /// The rule's text at that time.
+    pub version: u64,
+    /// The reading since which all of it held.
+    #[schemars(extend("format" = "date-time"))]
+    pub since: String,
+    /// What each condition saw, in the rule's order.
+    pub conditions: Vec<Saw>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Saw {
+    pub value: String,
+    pub observed: f64,
+    /// The value that it was compared with.
+    pub other: Option<f64>,
+    /// The reading that it changed from.
+    pub then: Option<Then>,
+    /// It was out of its ranges and still held on.
+    pub held: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Then {
+    #[schemars(extend("format" = "date-time"))]
+    pub time: String,
+    pub observed: f64,
+}
+
+/// What people did about an alert: when and who.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Handling {
+    pub acknowledged: Option<(Timestamp, String)>,
+    pub cleared: Option<(Timestamp, String)>,
+    pub note: Option<String>,
+}
+
+/// Where an alert is in the hands of people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum AlertState {
+    Open,
+    Acknowledged,
+    Cleared,
+}
+
+impl Handling {
+    pub(crate) fn state(&self) -> AlertState {
+        match (&self.acknowledged, &self.cleared) {
+            (_, Some(_)) => AlertState::Cleared,
+            (Some(_), None) => AlertState::Acknowledged,
+            (None, None) => AlertState::Open,
+        }
+    }
+}
+
+/// Which alerts; all of them without.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct AlertFilter {
+    pub state: Option<AlertState>,
+    pub device: Option<String>,
+    pub rule: Option<RuleId>,
+}
+
+/// One text that a rule had.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Version {
+    pub number: u64,
+    pub text: RuleText,
+    pub time: Timestamp,
+    /// Who wrote it, as people know them.
+    pub author: String,
 }
 
 /// The last reading of one sensor of one device.
@@ -126,6 +277,8 @@ pub(crate) struct Series {
     pub sensor: String,
     pub time: Timestamp,
     pub values: String,
+    /// By the server's clock.
+    pub received: Option<Timestamp>,
 }
 
 /// What one batch of readings changes, all of it or nothing.
@@ -140,6 +293,7 @@ pub(crate) struct Commit {
     pub alerts: Vec<(Alert, Vec<Notice>)>,
     pub new_series: Vec<Series>,
     pub moved_series: Vec<Series>,
+    pub memory: Vec<Remembered>,
 }
 
 /// Numbers for the overview.
@@ -187,7 +341,7 @@ pub(crate) async fn registry(read: &mut Read, organisation: OrganisationId) -> R
     let mut registry = Registry::default();
     let mut after = String::new();
     loop {
-        let sql = "SELECT name, fields, created FROM sensors \
+        let sql = "SELECT name, fields, silent_after, lateness, created FROM sensors \
                    WHERE organisation = ? AND name > ? ORDER BY name LIMIT ?";
         let rows = read.query(sql, params![organisation, after, CHUNK_ROWS]).await?;
         let Some(last) = rows.last() else { break };
@@ -199,8 +353,8 @@ pub(crate) async fn registry(read: &mut Read, organisation: OrganisationId) -> R
     }
     let mut after = String::new();
     loop {
-        let sql = "SELECT name, label, latitude, longitude, sensors, created FROM devices \
-                   WHERE organisation = ? AND name > ? ORDER BY name LIMIT ?";
+        let sql = "SELECT name, label, latitude, longitude, sensors, tags, group_name, \
+                   provisioned, created FROM devices WHERE organisation = ? AND name > ? ORDER BY name LIMIT ?";
         let rows = read.query(sql, params![organisation, after, CHUNK_ROWS]).await?;
         let Some(last) = rows.last() else { break };
         after = last.get("name")?;
@@ -219,8 +373,8 @@ pub(crate) async fn rules(
     let mut rules = BTreeMap::new();
     let mut after = String::new();
     loop {
-        let sql = "SELECT id, name, sensor, device, is_enabled, body, created, updated FROM rules \
-                   WHERE organisation = ? AND id > ? ORDER BY id LIMIT ?";
+        let sql = "SELECT id, version, name, sensor, device, is_enabled, body, created, updated \
+                   FROM rules WHERE organisation = ? AND id > ? ORDER BY id LIMIT ?";
         let rows = read.query(sql, params![organisation, after, CHUNK_ROWS]).await?;
         let Some(last) = rows.last() else { break };
         after = last.get("id")?;
@@ -264,7 +418,7 @@ pub(crate) async fn last_readings(
     for names in devices.chunks(100) {
         let marks = vec!["?"; if names.len() == 1 { 1 } else { 100 }].join(", ");
         let sql = format!(
-            "SELECT device, sensor, time, reading FROM series \
+            "SELECT device, sensor, time, reading, received FROM series \
              WHERE organisation = ? AND device IN ({marks}) ORDER BY device, sensor"
         );
         let mut given = vec![Value::from(organisation)];
@@ -278,6 +432,7 @@ pub(crate) async fn last_readings(
                 sensor: row.get("sensor")?,
                 time: row.get("time")?,
                 values: row.get("reading")?,
+                received: row.get("received")?,
             };
             found.entry(series.device.clone()).or_default().push(series);
         }
@@ -292,14 +447,22 @@ pub(crate) async fn put_sensor(
 ) -> Result<()> {
     let fields: Vec<FieldRow<'_>> = sensor.values.iter().map(FieldRow::from).collect();
     let fields = json(&fields);
+    let Sensor { name, silent_after, lateness, created, .. } = sensor;
+    let seconds = |time: &Option<Duration>| {
+        time.map(|time| i64::try_from(time.as_secs()).unwrap_or(i64::MAX))
+    };
+    let (silent_after, lateness) = (seconds(silent_after), seconds(lateness));
     let sql = "SELECT name FROM sensors WHERE organisation = ? AND name = ?";
-    if tx.query_optional(sql, params![organisation, sensor.name]).await?.is_some() {
-        let sql = "UPDATE sensors SET fields = ? WHERE organisation = ? AND name = ?";
-        tx.execute(sql, params![fields, organisation, sensor.name]).await?;
+    if tx.query_optional(sql, params![organisation, name]).await?.is_some() {
+        let sql = "UPDATE sensors SET fields = ?, silent_after = ?, lateness = ? \
+                   WHERE organisation = ? AND name = ?";
+        tx.execute(sql, params![fields, silent_after, lateness, organisation, name]).await?;
         return Ok(());
     }
-    let sql = "INSERT INTO sensors (organisation, name, fields, created) VALUES (?, ?, ?, ?)";
-    tx.execute(sql, params![organisation, sensor.name, fields, sensor.created]).await?;
+    let sql = "INSERT INTO sensors (organisation, name, fields, silent_after, lateness, created) \
+               VALUES (?, ?, ?, ?, ?, ?)";
+    let given = params![organisation, name, fields, silent_after, lateness, created];
+    tx.execute(sql, given).await?;
     Ok(())
 }
 
@@ -308,21 +471,42 @@ pub(crate) async fn put_device(
     organisation: OrganisationId,
     device: &Device,
 ) -> Result<()> {
-    let Device { name, label, position, sensors, created } = device;
+    let Device { name, label, position, sensors, tags, group, provisioned, created } = device;
     let (latitude, longitude) = (position.map(|p| p.latitude), position.map(|p| p.longitude));
-    let sensors = json(sensors);
+    let (sensors, tags) = (json(sensors), json(tags));
     let sql = "SELECT name FROM devices WHERE organisation = ? AND name = ?";
     if tx.query_optional(sql, params![organisation, name]).await?.is_some() {
-        let sql = "UPDATE devices SET label = ?, latitude = ?, longitude = ?, sensors = ? \
-                   WHERE organisation = ? AND name = ?";
-        let given = params![label, latitude, longitude, sensors, organisation, name];
+        let sql = "UPDATE devices SET label = ?, latitude = ?, longitude = ?, sensors = ?, \
+                   tags = ?, group_name = ?, provisioned = ? WHERE organisation = ? AND name = ?";
+        let given = params![
+            label,
+            latitude,
+            longitude,
+            sensors,
+            tags,
+            group,
+            provisioned,
+            organisation,
+            name
+        ];
         tx.execute(sql, given).await?;
         return Ok(());
     }
     let sql = "INSERT INTO devices \
-               (organisation, name, label, latitude, longitude, sensors, created) \
-               VALUES (?, ?, ?, ?, ?, ?, ?)";
-    let given = params![organisation, name, label, latitude, longitude, sensors, created];
+               (organisation, name, label, latitude, longitude, sensors, tags, group_name, \
+               provisioned, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    let given = params![
+        organisation,
+        name,
+        label,
+        latitude,
+        longitude,
+        sensors,
+        tags,
+        group,
+        provisioned,
+        created
+    ];
     tx.execute(sql, given).await?;
     Ok(())
 }
@@ -363,24 +547,50 @@ pub(crate) async fn delete_device(
     Ok(())
 }
 
-pub(crate) async fn put_rule(tx: &mut Tx, organisation: OrganisationId, rule: &Rule) -> Result<()> {
-    let Rule { id, text, created, updated } = rule;
+/// Stores a rule's text as its newest version, and forgets versions beyond `versions_max`.
+pub(crate) async fn put_rule(
+    tx: &mut Tx,
+    organisation: OrganisationId,
+    rule: &Rule,
+    (author, versions_max): (&str, usize),
+) -> Result<()> {
+    let Rule { id, version, text, created, updated } = rule;
     let RuleText { name, sensor, device, is_enabled, .. } = text;
     let body = json(&BodyRow::from(text));
-    let sql = "UPDATE rules SET name = ?, sensor = ?, device = ?, is_enabled = ?, body = ?, \
-               updated = ? WHERE organisation = ? AND id = ?";
-    let given = params![name, sensor, device, is_enabled, body, updated, organisation, id];
-    if tx.execute(sql, given).await? > 0 {
-        return Ok(());
+    let version = i64::try_from(*version).unwrap_or(i64::MAX);
+    let sql = "UPDATE rules SET version = ?, name = ?, sensor = ?, device = ?, is_enabled = ?, \
+               body = ?, updated = ? WHERE organisation = ? AND id = ?";
+    let given = params![version, name, sensor, device, is_enabled, body, updated, organisation, id];
+    if tx.execute(sql, given).await? == 0 {
+        let sql = "INSERT INTO rules (organisation, id, version, name, sensor, device, \
+                   is_enabled, body, created, updated) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+        let given = params![
+            organisation,
+            id,
+            version,
+            name,
+            sensor,
+            device,
+            is_enabled,
+            body,
+            created,
+            updated
+        ];
+        tx.execute(sql, given).await?;
     }
-    let sql = "INSERT INTO rules \
-               (organisation, id, name, sensor, device, is_enabled, body, created, updated) \
-               VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
-    let given = params![organisation, id, name, sensor, device, is_enabled, body, created, updated];
+    let author: String = author.chars().take(AUTHOR_CHARS_MAX).collect();
+    let sql = "INSERT INTO rule_versions (organisation, rule, version, name, sensor, device, \
+               is_enabled, body, time, author) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    let given =
+        params![organisation, id, version, name, sensor, device, is_enabled, body, updated, author];
     tx.execute(sql, given).await?;
+    let oldest = version.saturating_sub(i64::try_from(versions_max).unwrap_or(i64::MAX));
+    let sql = "DELETE FROM rule_versions WHERE organisation = ? AND rule = ? AND version <= ?";
+    tx.execute(sql, params![organisation, id, oldest]).await?;
     Ok(())
 }
 
+/// Forgets a rule and what it remembers. Its versions stay, since its alerts speak of them.
 pub(crate) async fn delete_rule(
     tx: &mut Tx,
     organisation: OrganisationId,
@@ -388,6 +598,88 @@ pub(crate) async fn delete_rule(
 ) -> Result<()> {
     let sql = "DELETE FROM rules WHERE organisation = ? AND id = ?";
     tx.execute(sql, params![organisation, id]).await?;
+    let sql = "DELETE FROM rule_memory WHERE organisation = ? AND rule = ?";
+    tx.execute(sql, params![organisation, id]).await?;
+    Ok(())
+}
+
+/// The texts that a rule had, the newest first. The cursor is the number of the last one.
+pub(crate) async fn versions(
+    read: &mut Read,
+    organisation: OrganisationId,
+    id: RuleId,
+    request: &PageRequest,
+) -> Result<Page<Version>> {
+    let before = match &request.after {
+        None => i64::MAX,
+        Some(cursor) => cursor.parse().map_err(|_| Error::cursor(cursor))?,
+    };
+    let limit = i64::try_from(request.limit + 1).unwrap_or(i64::MAX);
+    let sql = "SELECT version, name, sensor, device, is_enabled, body, time, author \
+               FROM rule_versions WHERE organisation = ? AND rule = ? AND version < ? \
+               ORDER BY version DESC LIMIT ?";
+    let rows = read.query(sql, params![organisation, id, before, limit]).await?;
+    let versions = rows.iter().map(version_of).collect::<Result<Vec<_>>>()?;
+    Ok(Page::of(versions, request.limit, |version| version.number.to_string()))
+}
+
+/// One text that a rule had, if it is kept.
+pub(crate) async fn version(
+    read: &mut Read,
+    organisation: OrganisationId,
+    (id, version): (RuleId, u64),
+) -> Result<Option<Version>> {
+    let version = i64::try_from(version).unwrap_or(i64::MAX);
+    let sql = "SELECT version, name, sensor, device, is_enabled, body, time, author \
+               FROM rule_versions WHERE organisation = ? AND rule = ? AND version = ?";
+    let row = read.query_optional(sql, params![organisation, id, version]).await?;
+    row.as_ref().map(version_of).transpose()
+}
+
+/// What rules remember of devices.
+pub(crate) async fn memory(
+    read: &mut Read,
+    organisation: OrganisationId,
+) -> Result<Vec<Remembered>> {
+    let mut all = Vec::new();
+    let (mut rule, mut device) = (String::new(), String::new());
+    loop {
+        let sql = "SELECT rule, device, version, body FROM rule_memory WHERE organisation = ? \
+                   AND (rule > ? OR (rule = ? AND device > ?)) ORDER BY rule, device LIMIT ?";
+        let given = params![organisation, rule, rule, device, CHUNK_ROWS];
+        let rows = read.query(sql, given).await?;
+        let Some(last) = rows.last() else { return Ok(all) };
+        (rule, device) = (last.get("rule")?, last.get("device")?);
+        for row in &rows {
+            all.push(Remembered {
+                device: row.get("device")?,
+                rule: row.get("rule")?,
+                version: row.get("version")?,
+                body: Some(row.get("body")?),
+            });
+        }
+    }
+}
+
+async fn remember(tx: &mut Tx, organisation: OrganisationId, kept: &Remembered) -> Result<()> {
+    let Remembered { device, rule, version, body } = kept;
+    let version = i64::try_from(*version).unwrap_or(i64::MAX);
+    let Some(body) = body else {
+        let sql = "DELETE FROM rule_memory WHERE organisation = ? AND rule = ? AND device = ?";
+        tx.execute(sql, params![organisation, rule, device]).await?;
+        return Ok(());
+    };
+    let sql = "SELECT version FROM rule_memory \
+               WHERE organisation = ? AND rule = ? AND device = ?";
+    if tx.query_optional(sql, params![organisation, rule, device]).await?.is_some() {
+        let sql = "UPDATE rule_memory SET version = ?, body = ? \
+                   WHERE organisation = ? AND rule = ? AND device = ?";
+        tx.execute(sql, params![version, body, organisation, rule, device]).await?;
+        return Ok(());
+    }
+    let sql = "INSERT INTO rule_memory (organisation, rule, device, version, body) \
+               VALUES (?, ?, ?, ?, ?)";
+    tx.execute(sql, params![organisation, rule, device, version, body]).await?;
     Ok(())
 }
 
@@ -408,15 +700,18 @@ pub(crate) async fn commit(
     if tx.execute(sql, given).await? != 1 {
         return Err(Error::Overtaken);
     }
-    for Series { device, sensor, time, values } in &commit.new_series {
-        let sql = "INSERT INTO series (organisation, device, sensor, time, reading) \
-                   VALUES (?, ?, ?, ?, ?)";
-        tx.execute(sql, params![organisation, device, sensor, time, values]).await?;
+    for Series { device, sensor, time, values, received } in &commit.new_series {
+        let sql = "INSERT INTO series (organisation, device, sensor, time, reading, received) \
+                   VALUES (?, ?, ?, ?, ?, ?)";
+        tx.execute(sql, params![organisation, device, sensor, time, values, received]).await?;
     }
-    for Series { device, sensor, time, values } in &commit.moved_series {
-        let sql = "UPDATE series SET time = ?, reading = ? \
+    for Series { device, sensor, time, values, received } in &commit.moved_series {
+        let sql = "UPDATE series SET time = ?, reading = ?, received = ? \
                    WHERE organisation = ? AND device = ? AND sensor = ?";
-        tx.execute(sql, params![time, values, organisation, device, sensor]).await?;
+        tx.execute(sql, params![time, values, received, organisation, device, sensor]).await?;
+    }
+    for kept in &commit.memory {
+        remember(tx, *organisation, kept).await?;
     }
     let mut raised = Vec::with_capacity(commit.alerts.len());
     for (alert, mails) in &commit.alerts {
@@ -437,9 +732,12 @@ pub(crate) async fn commit(
 }
 
 async fn raise(tx: &mut Tx, organisation: OrganisationId, alert: &Alert) -> Result<()> {
-    let Alert { id, rule, rule_name, device, sensor, time, values, raised, mail_error } = alert;
+    let Alert {
+        id, rule, rule_name, device, sensor, time, values, raised, mail_error, why, ..
+    } = alert;
+    let why = why.as_ref().map(json);
     let sql = "INSERT INTO alerts (organisation, id, rule, rule_name, device, sensor, time, \
-               reading, raised, mail_error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+               reading, raised, mail_error, why) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
     let given = params![
         organisation,
         id,
@@ -450,7 +748,8 @@ async fn raise(tx: &mut Tx, organisation: OrganisationId, alert: &Alert) -> Resu
         time,
         values,
         raised,
-        mail_error
+        mail_error,
+        why
     ];
     tx.execute(sql, given).await?;
     tx.emit(NewEvent {
@@ -523,6 +822,7 @@ pub(crate) async fn has_alert_near(
 pub(crate) async fn alerts(
     read: &mut Read,
     organisation: OrganisationId,
+    filter: &AlertFilter,
     request: &PageRequest,
 ) -> Result<Page<Alert>> {
     let (raised, id) = match &request.after {
@@ -534,13 +834,72 @@ pub(crate) async fn alerts(
             })
             .ok_or_else(|| Error::cursor(cursor))?,
     };
+    let AlertFilter { state, device, rule } = filter;
+    let state = match state {
+        None => "",
+        Some(AlertState::Open) => " AND acknowledged IS NULL AND cleared IS NULL",
+        Some(AlertState::Acknowledged) => " AND acknowledged IS NOT NULL AND cleared IS NULL",
+        Some(AlertState::Cleared) => " AND cleared IS NOT NULL",
+    };
+    let of_device = if device.is_some() { " AND device = ?" } else { "" };
+    let of_rule = if rule.is_some() { " AND rule = ?" } else { "" };
     let limit = i64::try_from(request.limit + 1).unwrap_or(i64::MAX);
-    let sql = "SELECT id, rule, rule_name, device, sensor, time, reading, raised, mail_error \
-               FROM alerts WHERE organisation = ? AND (raised < ? OR (raised = ? AND id < ?)) \
-               ORDER BY raised DESC, id DESC LIMIT ?";
-    let rows = read.query(sql, params![organisation, raised, raised, id, limit]).await?;
+    let sql = format!(
+        "SELECT {ALERT_COLUMNS} FROM alerts WHERE organisation = ? \
+         AND (raised < ? OR (raised = ? AND id < ?)){state}{of_device}{of_rule} \
+         ORDER BY raised DESC, id DESC LIMIT ?"
+    );
+    let mut given = params![organisation, raised, raised, id].to_vec();
+    given.extend(device.iter().map(|device| Value::Text(device.clone())));
+    given.extend(rule.iter().map(|rule| Value::Text(rule.to_string())));
+    given.push(Value::from(limit));
+    let rows = read.query(&sql, &given).await?;
     let alerts = rows.iter().map(alert_of).collect::<Result<Vec<_>>>()?;
     Ok(Page::of(alerts, request.limit, |alert| format!("{}:{}", alert.raised.micros(), alert.id)))
+}
+
+const ALERT_COLUMNS: &str = "id, rule, rule_name, device, sensor, time, reading, raised, \
+                             mail_error, why, acknowledged, acknowledged_by, cleared, \
+                             cleared_by, note";
+
+pub(crate) async fn alert(
+    read: &mut Read,
+    organisation: OrganisationId,
+    id: EventId,
+) -> Result<Option<Alert>> {
+    let sql = format!("SELECT {ALERT_COLUMNS} FROM alerts WHERE organisation = ? AND id = ?");
+    let row = read.query_optional(&sql, params![organisation, id]).await?;
+    row.as_ref().map(alert_of).transpose()
+}
+
+/// Notes who took an alert in hand, or that it is over; whoever was first stays. Says whether there is such an alert.
+pub(crate) async fn handle_alert(
+    tx: &mut Tx,
+    organisation: OrganisationId,
+    id: EventId,
+    (state, now, who, note): (AlertState, Timestamp, &str, Option<&str>),
+) -> Result<bool> {
+    let who: String = who.chars().take(AUTHOR_CHARS_MAX).collect();
+    let sql = "SELECT id FROM alerts WHERE organisation = ? AND id = ?";
+    if tx.query_optional(sql, params![organisation, id]).await?.is_none() {
+        return Ok(false);
+    }
+    let sql = match state {
+        AlertState::Cleared => {
+            "UPDATE alerts SET cleared = ?, cleared_by = ? \
+             WHERE organisation = ? AND id = ? AND cleared IS NULL"
+        }
+        AlertState::Open | AlertState::Acknowledged => {
+            "UPDATE alerts SET acknowledged = ?, acknowledged_by = ? \
+             WHERE organisation = ? AND id = ? AND acknowledged IS NULL"
+        }
+    };
+    tx.execute(sql, params![now, who, organisation, id]).await?;
+    if let Some(note) = note {
+        let sql = "UPDATE alerts SET note = ? WHERE organisation = ? AND id = ?";
+        tx.execute(sql, params![note, organisation, id]).await?;
+    }
+    Ok(true)
 }
 
 pub(crate) async fn counts(read: &mut Read, organisation: OrganisationId) -> Result<Counts> {
@@ -570,7 +929,16 @@ fn sensor_of(row: &Row) -> Result<Sensor> {
         unit: field.unit.into_owned(),
         label: field.label.map(std::borrow::Cow::into_owned),
     });
-    Ok(Sensor { name: row.get("name")?, values: values.collect(), created: row.get("created")? })
+    let seconds = |name: &str| -> Result<Option<Duration>> {
+        Ok(row.get::<Option<u64>>(name)?.map(Duration::from_secs))
+    };
+    Ok(Sensor {
+        name: row.get("name")?,
+        values: values.collect(),
+        silent_after: seconds("silent_after")?,
+        lateness: seconds("lateness")?,
+        created: row.get("created")?,
+    })
 }
 
 fn device_of(row: &Row) -> Result<Device> {
@@ -583,38 +951,58 @@ fn device_of(row: &Row) -> Result<Device> {
         label: row.get("label")?,
         position,
         sensors: parse(&row.get::<String>("sensors")?)?,
+        tags: match row.get::<Option<String>>("tags")? {
+            Some(tags) => parse(&tags)?,
+            None => BTreeSet::new(),
+        },
+        group: row.get("group_name")?,
+        provisioned: row.get("provisioned")?,
         created: row.get("created")?,
     })
 }
 
 fn rule_of(row: &Row) -> Result<Rule> {
+    Ok(Rule {
+        id: row.get("id")?,
+        version: row.get("version")?,
+        text: text_of(row)?,
+        created: row.get("created")?,
+        updated: row.get("updated")?,
+    })
+}
+
+fn version_of(row: &Row) -> Result<Version> {
+    Ok(Version {
+        number: row.get("version")?,
+        text: text_of(row)?,
+        time: row.get("time")?,
+        author: row.get("author")?,
+    })
+}
+
+fn text_of(row: &Row) -> Result<RuleText> {
     let body: BodyRow = parse(&row.get::<String>("body")?)?;
     let window = match body.window {
         None => None,
-        Some(WindowRow { from, to, zone }) => {
+        Some(WindowRow { from, to, zone, days }) => {
             let minute = |text: &str| text.parse().map_err(|()| Error::damaged("a rule's window"));
-            Some(Window { from: minute(&from)?, to: minute(&to)?, zone })
+            Some(Window { from: minute(&from)?, to: minute(&to)?, days: Days::of(&days), zone })
         }
     };
-    let conditions = body.conditions.into_iter().map(|condition| Condition {
-        value: condition.value,
-        ranges: condition.ranges.into_iter().map(|(min, max)| Range { min, max }).collect(),
-    });
-    let text = RuleText {
+    Ok(RuleText {
         name: row.get("name")?,
         sensor: row.get("sensor")?,
         device: row.get("device")?,
+        tags: body.tags,
+        groups: body.groups,
+        area: body.area,
         is_enabled: row.get("is_enabled")?,
-        conditions: conditions.collect(),
+        conditions: body.conditions.into_iter().map(Condition::from).collect(),
         window,
+        lasting: Duration::from_secs(body.lasting_seconds),
+        is_once: body.is_once,
         cooldown: Duration::from_secs(body.cooldown_seconds),
         actions: body.actions.into_iter().map(Deed::from).collect(),
-    };
-    Ok(Rule {
-        id: row.get("id")?,
-        text,
-        created: row.get("created")?,
-        updated: row.get("updated")?,
     })
 }
 
@@ -629,6 +1017,15 @@ fn alert_of(row: &Row) -> Result<Alert> {
         values: row.get("reading")?,
         raised: row.get("raised")?,
         mail_error: row.get("mail_error")?,
+        why: match row.get::<Option<String>>("why")? {
+            Some(why) => Some(parse(&why)?),
+            None => None,
+        },
+        handling: Handling {
+            acknowledged: done(row, "acknowledged", "acknowledged_by")?,
+            cleared: done(row, "cleared", "cleared_by")?,
+            note: row.get("note")?,
+        },
     })
 }
 
@@ -650,19 +1047,94 @@ impl<'a> From<&'a SensorValue> for FieldRow<'a> {
     }
 }
 
+fn done(row: &Row, when: &str, who: &str) -> Result<Option<(Timestamp, String)>> {
+    let (when, who): (Option<Timestamp>, Option<String>) = (row.get(when)?, row.get(who)?);
+    Ok(when.zip(who))
+}
+
 /// What a row keeps of a rule beside what can be searched.
 #[derive(Serialize, Deserialize)]
 struct BodyRow {
     conditions: Vec<ConditionRow>,
     window: Option<WindowRow>,
+    #[serde(default)]
+    tags: Vec<String>,
+    #[serde(default)]
+    groups: Vec<String>,
+    #[serde(default)]
+    area: Option<Area>,
+    #[serde(default)]
+    lasting_seconds: u64,
+    #[serde(default)]
+    is_once: bool,
     cooldown_seconds: u64,
     actions: Vec<DeedRow>,
 }
 
+type RangeRow = (Option<f64>, Option<f64>);
+
 #[derive(Serialize, Deserialize)]
 struct ConditionRow {
     value: String,
-    ranges: Vec<(Option<f64>, Option<f64>)>,
+    #[serde(flatten)]
+    test: TestRow,
+}
+
+/// By the names of their fields, as they were from the first one on.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum TestRow {
+    Compare {
+        is: Comparison,
+        other: String,
+        plus: f64,
+    },
+    Change {
+        by: f64,
+        within_seconds: u64,
+        direction: Direction,
+    },
+    Ranges {
+        ranges: Vec<RangeRow>,
+        #[serde(default)]
+        hold: Option<RangeRow>,
+    },
+}
+
+impl From<ConditionRow> for Condition {
+    fn from(row: ConditionRow) -> Self {
+        let range = |(min, max): RangeRow| Range { min, max };
+        let test = match row.test {
+            TestRow::Compare { is, other, plus } => Test::Compare { is, other, plus },
+            TestRow::Change { by, within_seconds, direction } => {
+                Test::Change(Change { by, within: Duration::from_secs(within_seconds), direction })
+            }
+            TestRow::Ranges { ranges, hold } => Test::Ranges {
+                ranges: ranges.into_iter().map(range).collect(),
+                hold: hold.map(range),
+            },
+        };
+        Self { value: row.value, test }
+    }
+}
+
+impl From<&Condition> for ConditionRow {
+    fn from(condition: &Condition) -> Self {
+        let row = |range: &Range| (range.min, range.max);
+        let test = match &condition.test {
+            Test::Compare { is, other, plus } => {
+                TestRow::Compare { is: *is, other: other.clone(), plus: *plus }
+            }
+            Test::Change(Change { by, within, direction }) => {
+                TestRow::Change { by: *by, within_seconds: within.as_secs(), direction: *direction }
+            }
+            Test::Ranges { ranges, hold } => TestRow::Ranges {
+                ranges: ranges.iter().map(row).collect(),
+                hold: hold.as_ref().map(row),
+            },
+        };
+        Self { value: condition.value.clone(), test }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -670,6 +1142,8 @@ struct WindowRow {
     from: String,
     to: String,
     zone: String,
+    #[serde(default)]
+    days: Vec<Day>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -699,19 +1173,21 @@ impl From<&Deed> for DeedRow {
 
 impl From<&RuleText> for BodyRow {
     fn from(text: &RuleText) -> Self {
-        let conditions = text.conditions.iter().map(|condition| ConditionRow {
-            value: condition.value.clone(),
-            ranges: condition.ranges.iter().map(|range| (range.min, range.max)).collect(),
-        });
         let window = text.window.as_ref().map(|window| WindowRow {
             from: window.from.to_string(),
             to: window.to.to_string(),
             zone: window.zone.clone(),
+            days: window.days.list(),
         });
         let actions = text.actions.iter().map(DeedRow::from);
         Self {
-            conditions: conditions.collect(),
+            conditions: text.conditions.iter().map(ConditionRow::from).collect(),
             window,
+            tags: text.tags.clone(),
+            groups: text.groups.clone(),
+            area: text.area.clone(),
+            lasting_seconds: text.lasting.as_secs(),
+            is_once: text.is_once,
             cooldown_seconds: text.cooldown.as_secs(),
             actions: actions.collect(),
         }

@@ -16,6 +16,7 @@ use crate::{Error, Result};
 pub(crate) enum Kind {
     Reading,
     Alert,
+    Health,
 }
 
 impl Kind {
@@ -23,6 +24,7 @@ impl Kind {
         match self {
             Self::Reading => "reading",
             Self::Alert => "alert",
+            Self::Health => "health",
         }
     }
 

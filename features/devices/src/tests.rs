@@ -1,5 +1,6 @@
 //! Through the routes and the pipelines, on embedded engines.
 
+mod health;
 mod http;
 mod letters;
 mod pipeline;
@@ -82,12 +83,12 @@ impl Stack {
     }
 
     async fn with(config: Config) -> Self {
-        Self::open(Arc::new(tempfile::tempdir().unwrap()), config).await
+        Self::open(Arc::new(tempfile::tempdir().unwrap()), config, NOW.parse().unwrap()).await
     }
 
-    async fn open(dir: Arc<TempDir>, config: Config) -> Self {
+    async fn open(dir: Arc<TempDir>, config: Config, now: Timestamp) -> Self {
         let seed = STARTS.fetch_add(1, Ordering::Relaxed);
-        let base = Base::simulated(NOW.parse().unwrap(), seed);
+        let base = Base::simulated(now, seed);
         let path = |name: &str| dir.path().join(name);
         let rows = relational::Config { path: path("rows.db"), ..Default::default() };
         let db = Db::open(rows, &base).await.unwrap();
@@ -133,8 +134,9 @@ impl Stack {
     /// Stops cleanly and starts on the same folder.
     async fn restart(self) -> Self {
         let (dir, config) = (self.dir.clone(), self.config.clone());
+        let now = self.base.clock.now();
         self.stop().await;
-        Self::open(dir, config).await
+        Self::open(dir, config, now).await
     }
 
     async fn stop(self) {
@@ -151,7 +153,7 @@ impl Stack {
         for name in ["rows.db-wal", "rows.db", "lake", "log"] {
             copy_all(&self.dir.path().join(name), &copy.path().join(name));
         }
-        let next = Self::open(Arc::new(copy), self.config.clone()).await;
+        let next = Self::open(Arc::new(copy), self.config.clone(), self.base.clock.now()).await;
         self.stop().await;
         next
     }

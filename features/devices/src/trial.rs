@@ -12,8 +12,9 @@ use serde_json::value::RawValue;
 
 use crate::fleet::Fleet;
 use crate::reading::{Reading, parse_number};
-use crate::rule::{Quiet, Rule, RuleId, RuleSet, RuleText, Verdict};
-use crate::{Error, Result};
+use crate::registry::Device;
+use crate::rule::{Memory, Order, Quiet, Rule, RuleId, RuleSet, RuleText, Verdict};
+use crate::{Config, Error, Result};
 
 /// Alerts that an answer lists.
 const ALERTS_MAX: usize = 1_000;
@@ -59,7 +60,10 @@ impl Fleet {
         // Whoever tries a rule wants to know what it would do.
         text.is_enabled = true;
         let began = house.base.clock.instant();
-        let mut work = Work::new(text, house.config.trial_readings_max as u64);
+        let mut work = Work::new(text, &house.config);
+        if work.set.needs_device(&work.rule.text.sensor) {
+            work.devices = self.registry(|registry| registry.devices.clone());
+        }
         let mut cursor = Cursor { time: from, device: String::new() };
         loop {
             let rows = house.config.trial_rows_max;
@@ -105,7 +109,9 @@ struct Work {
     rule: Arc<Rule>,
     set: RuleSet,
     quiet: HashMap<String, Quiet>,
-    row: Vec<f64>,
+    memory: Memory,
+    /// As they are now, for rules that ask what a device is.
+    devices: BTreeMap<String, Arc<Device>>,
     readings_max: u64,
     trial: Trial,
 }
@@ -118,16 +124,17 @@ struct Page<'a> {
 }
 
 impl Work {
-    fn new(text: RuleText, readings_max: u64) -> Self {
+    fn new(text: RuleText, config: &Config) -> Self {
         let now = Timestamp::from_micros(0);
         let id = RuleId::fixed(0);
-        let rule = Arc::new(Rule { id, text, created: now, updated: now });
+        let rule = Arc::new(Rule { id, version: 1, text, created: now, updated: now });
         Self {
             set: RuleSet::new(1, BTreeMap::from([(id, rule.clone())])),
             rule,
             quiet: HashMap::new(),
-            row: Vec::new(),
-            readings_max,
+            memory: Memory::new(config.rule_memory_pairs_max),
+            devices: BTreeMap::new(),
+            readings_max: config.trial_readings_max as u64,
             trial: Trial::default(),
         }
     }
@@ -168,7 +175,12 @@ impl Work {
 
     fn reading(&mut self, reading: &Reading<'_>) {
         self.trial.readings += 1;
-        if self.set.matches(reading, &mut self.row).next().is_none() {
+        let device = self.devices.get(&*reading.device).map(|device| &**device);
+        let mut matched = Vec::new();
+        // They come in the order of their times.
+        let about = (device, Order::Newest);
+        self.set.evaluate(reading, about, &mut self.memory, &mut matched);
+        if matched.is_empty() {
             return;
         }
         self.trial.matches += 1;
@@ -178,6 +190,9 @@ impl Work {
             return;
         }
         quiet.note(reading.time, usize::MAX);
+        if self.rule.text.is_once {
+            self.memory.raised(&reading.device, (self.rule.id, self.rule.version));
+        }
         if self.trial.alerts.len() == ALERTS_MAX {
             self.trial.is_truncated = true;
             return;

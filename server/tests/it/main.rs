@@ -7,6 +7,7 @@ mod command_line;
 mod contract;
 mod databases;
 mod dead_letters;
+mod devices;
 mod endpoints;
 mod identity;
 mod jobs;

@@ -1,6 +1,6 @@
 //! The acceptance lines with small counts; `cargo xtask prove` runs the same at full count.
 
-use testkit::proofs::{Ground, Proof, Size, first, spine, work};
+use testkit::proofs::{Ground, Proof, Size, devices, first, spine, work};
 
 use crate::binary;
 
@@ -71,4 +71,14 @@ fn no_message_is_lost_among_faults_and_kills() {
 #[test]
 fn ten_thousand_sockets_are_small_and_a_cut_one_misses_nothing() {
     holds(work::sockets);
+}
+
+#[test]
+fn a_rule_that_is_changed_under_load_meets_no_reading_with_its_former_text() {
+    holds(devices::rules);
+}
+
+#[test]
+fn a_backlog_of_readings_is_taken_once() {
+    holds(devices::pipeline);
 }

@@ -14,10 +14,12 @@ export function DeviceForm({ device, at, onClose, onDone }) {
   const [label, setLabel] = useState(device?.label ?? '');
   const [latitude, setLatitude] = useState(String(device?.latitude ?? at?.latitude ?? ''));
   const [longitude, setLongitude] = useState(String(device?.longitude ?? at?.longitude ?? ''));
+  const [tags, setTags] = useState((device?.tags ?? []).join(', '));
+  const [group, setGroup] = useState(device?.group ?? '');
   const [sensors, setSensors] = useState(/** @type {string[]} */ (device?.sensors ?? []));
   const known = [...new Set([...(catalog.value ?? []).map((one) => one.name), ...sensors])];
   const send = async () => {
-    const body = { label: label.trim() || null, latitude: optionalNumber(latitude), longitude: optionalNumber(longitude), sensors };
+    const body = { label: label.trim() || null, latitude: optionalNumber(latitude), longitude: optionalNumber(longitude), sensors, tags: tags.split(',').map((tag) => tag.trim()).filter(Boolean), group: group.trim() || null };
     if ((body.latitude === null) !== (body.longitude === null)) throw new Error(t('devices.half-place'));
     if (device) await changeDevice(device.name, body);
     else await createDevice({ name: name.trim(), ...body });
@@ -55,6 +57,17 @@ export function DeviceForm({ device, at, onClose, onDone }) {
         })}
       </div>
       <p class="hint">${t('devices.place-hint')}</p>
+      <div class="pair">
+        ${h(Field, {
+          label: t('devices.tags'),
+          hint: t('devices.tags-hint'),
+          input: (id, note) => html`<input id=${id} aria-describedby=${note} data-test="device-tags" value=${tags} onInput=${(/** @type {Event} */ event) => setTags(textOf(event))} />`,
+        })}
+        ${h(Field, {
+          label: t('devices.group'),
+          input: (id) => html`<input id=${id} maxlength="120" data-test="device-group" value=${group} onInput=${(/** @type {Event} */ event) => setGroup(textOf(event))} />`,
+        })}
+      </div>
       ${known.length > 0 &&
       html`<fieldset class="plain"><legend>${t('sensors.title')}</legend>
         <div class="checks">${known.map((sensor) => html`<label class="check"><input type="checkbox" checked=${sensors.includes(sensor)} onChange=${(/** @type {Event} */ event) => toggle(sensor, checkedOf(event))} />${sensor}</label>`)}</div>

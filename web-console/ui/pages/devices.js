@@ -2,8 +2,10 @@ import { h, html, useEffect, useState } from 'preact';
 import * as api from '../api.js';
 import { catalog, fetchCatalog } from '../catalog.js';
 import { t } from '../i18n.js';
-import { beat, fetchDevices, newcomer, newestOf } from '../live.js';
+import { healthOf, HealthMark, states, useHealth } from '../health.js';
+import { beat, learn, newcomer, newestOf } from '../live.js';
 import { Confirm } from '../parts/dialog.js';
+import { textOf } from '../parts/form.js';
 import { number, Time } from '../parts/format.js';
 import { Icon } from '../parts/icons.js';
 import { useLoad } from '../parts/load.js';
@@ -33,7 +35,14 @@ export default function DevicesPage() {
 /** @typedef {{ add: true } | { edit: api.Device } | { remove: api.Device } | { key: api.NewKey, device: string } | null} Open */
 
 function DeviceList() {
-  const { data, error, again } = useLoad(fetchDevices, [newcomer.value]);
+  const [filter, setFilter] = useState({ q: '', health: '' });
+  const isAll = filter.q.trim() === '' && filter.health === '';
+  const { data, error, again } = useLoad(async () => {
+    const found = await api.all((page) => api.devices({ q: filter.q.trim() || undefined, health: filter.health || undefined, ...page }));
+    learn(found);
+    return found;
+  }, [newcomer.value, filter.q, filter.health]);
+  useHealth();
   const [open, setOpen] = useState(/** @type {Open} */ (null));
   const close = () => setOpen(null);
   const makeKey = async (/** @type {string} */ device) => {
@@ -48,17 +57,27 @@ function DeviceList() {
   return html`
     ${error && html`<${Failed} error=${error} retry=${again} />`}
     ${!data && !error && html`<${Loading} />`}
-    ${data && data.length === 0 && html`<${Empty} title=${t('devices.none')} text=${t('devices.none-text')}>${add}<//>`}
+    ${data && data.length === 0 && isAll && html`<${Empty} title=${t('devices.none')} text=${t('devices.none-text')}>${add}<//>`}
     ${data &&
-    data.length > 0 &&
-    html`<div class="above">${add}</div>
+    !(data.length === 0 && isAll) &&
+    html`<div class="above spread">${add}
+        <input type="search" class="search" aria-label=${t('map.filter')} placeholder=${t('map.filter')} data-test="devices-search" value=${filter.q} onInput=${(/** @type {Event} */ event) => setFilter({ ...filter, q: textOf(event) })} />
+        <label class="inline"><span>${t('health.title')}</span>
+          <select data-test="devices-health" value=${filter.health} onChange=${(/** @type {Event} */ event) => setFilter({ ...filter, health: textOf(event) })}>
+            <option value="">${t('dead.any')}</option>
+            ${Object.entries(states()).map(([state, text]) => html`<option value=${state}>${text}</option>`)}
+          </select>
+        </label>
+      </div>
+      ${data.length === 0 && html`<p class="faint">${t('map.none-match')}</p>`}
       <div class="scroll" tabindex="0" role="region" aria-label=${t('nav.devices')}>
         <table data-test="devices-list">
-          <thead><tr><th>${t('devices.name')}</th><th>${t('devices.place')}</th><th>${t('sensors.title')}</th><th>${t('devices.last')}</th><th class="hide-text">${t('action.title')}</th></tr></thead>
+          <thead><tr><th>${t('devices.name')}</th><th>${t('health.title')}</th><th>${t('devices.place')}</th><th>${t('sensors.title')}</th><th>${t('devices.last')}</th><th class="hide-text">${t('action.title')}</th></tr></thead>
           <tbody>
             ${data.map(
               (device) => html`<tr key=${device.name} data-test=${`device-${device.name}`}>
-                <td><a href=${`#/map?device=${encodeURIComponent(device.name)}`}><b>${device.name}</b></a>${device.label && html`<span class="faint small block">${device.label}</span>`}</td>
+                <td><a href=${`#/device/${encodeURIComponent(device.name)}`}><b>${device.name}</b></a><span class="faint small block">${[device.label, device.group, ...(device.tags ?? [])].filter(Boolean).join(' · ')}</span></td>
+                <td><${HealthMark} health=${healthOf(device)} test=${`health-${device.name}`} /></td>
                 <td class="mono">${device.latitude === null || device.longitude === null ? html`<span class="faint">–</span>` : `${number(device.latitude, 4)}, ${number(device.longitude, 4)}`}</td>
                 <td>${device.sensors.join(', ') || html`<span class="faint">–</span>`}</td>
                 <td><${Time} at=${[...newestOf(device.name).values()][0]?.time} /></td>

@@ -1,13 +1,12 @@
 import { divIcon, latLngBounds, marker } from 'leaflet';
 import { h, html, useEffect, useMemo, useRef, useState } from 'preact';
-import { all, createDeviceKey, devices as listDevices } from '../api.js';
-import { catalog, fetchCatalog, labelOf, numbersOf, unitOf } from '../catalog.js';
-import { useHistory } from '../history.js';
+import { all, devices as listDevices } from '../api.js';
+import { catalog, fetchCatalog, labelOf, unitOf } from '../catalog.js';
+import { healthOf, HealthMark, useHealth } from '../health.js';
 import { t } from '../i18n.js';
 import { keep } from '../kept.js';
 import { beat, fetchDevices, newcomer, newestOf, newestValue } from '../live.js';
 import { baseMap } from '../parts/base-map.js';
-import { Chart } from '../parts/chart.js';
 import { textOf } from '../parts/form.js';
 import { measured, Time } from '../parts/format.js';
 import { Icon } from '../parts/icons.js';
@@ -17,7 +16,7 @@ import { style } from '../parts/styles.js';
 import { replace, route } from '../router.js';
 import { palette } from '../theme.js';
 import { DeviceForm } from './device-form.js';
-import { KeyOnce } from './keys.js';
+import { DeviceValues } from './device-values.js';
 
 /** @typedef {import('../api.js').Device} Device */
 /** @typedef {import('leaflet').Position} Position */
@@ -35,6 +34,7 @@ export default function MapPage() {
     keep('seen-map', 'yes');
     fetchCatalog().catch(complain);
   }, []);
+  useHealth();
   const list = found.data ?? [];
   const chosen = list.find((device) => device.name === route.value.query.get('device')) ?? null;
   const names = useMemo(() => valueNames(list), [catalog.value, found.data]);
@@ -95,7 +95,7 @@ function DeviceList({ devices, value, chosen, choose }) {
       const newest = newestValue(device.name, value)?.reading ?? [...newestOf(device.name).values()][0];
       return html`<li key=${device.name}>
         <button type="button" aria-pressed=${device.name === chosen} data-test=${`station-${device.name}`} onClick=${() => choose(device.name)}>
-          <span class="name"><b>${device.name}</b>${device.label && html`<span class="faint small">${device.label}</span>`}</span>
+          <span class="name"><b><${HealthMark} health=${healthOf(device)} brief=${true} test=${`health-${device.name}`} /> ${device.name}</b>${device.label && html`<span class="faint small">${device.label}</span>`}</span>
           <span class="now"><b>${valueText(device.name, value)}</b><span class="faint small">${newest ? html`<${Time} at=${newest.time} />` : t('devices.silent')}</span></span>
         </button>
         ${placeOf(device) === null && html`<p class="faint small nowhere">${t('map.nowhere')}</p>`}
@@ -194,6 +194,10 @@ function Atlas({ devices, ready, value, chosen, choose, within, setWithin, add }
   useEffect(() => {
     for (const [name, pin] of markers.current) pin.show(valueText(name, value), newestValue(name, value)?.reading.time ?? '');
   }, [now, value, atlas, devices, catalog.value]);
+  const tones = devices.map((device) => healthOf(device)?.state ?? '').join();
+  useEffect(() => {
+    for (const device of devices) markers.current.get(device.name)?.tone(healthOf(device)?.state ?? '');
+  }, [tones, atlas, devices]);
 
   useEffect(() => {
     if (!atlas || !placing) return () => {};
@@ -281,6 +285,14 @@ class Pin {
     return this.marker.getElement();
   }
 
+  /** @param {string} state */
+  tone(state) {
+    const element = this.element();
+    element?.classList.remove('stable', 'unstable', 'disconnected', 'unknown');
+    if (state) element?.classList.add(state);
+    element?.setAttribute('data-state', state);
+  }
+
   /** @param {boolean} chosen */
   choose(chosen) {
     this.element()?.classList.toggle('chosen', chosen);
@@ -323,72 +335,16 @@ function spread(map, pins, chosen) {
   }
 }
 
-/** @type {[string, number | null][]} */
-const SPANS = [
-  ['6', 6],
-  ['24', 24],
-  ['168', 168],
-  ['720', 720],
-  ['all', null],
-];
-
 /** @param {{ device: Device, close: () => void }} props */
 function Panel({ device, close }) {
-  void beat.value;
-  void catalog.value;
-  const readings = [...newestOf(device.name).values()];
-  const [picked, setPicked] = useState(/** @type {{ sensor: string, value: string } | null} */ (null));
-  const [span, setSpan] = useState('168');
-  const first = readings[0] && numbersOf(readings[0].sensor, readings[0].values)[0];
-  const current = picked ?? (first ? { sensor: readings[0].sensor, value: first[0] } : null);
   const heading = useRef(/** @type {HTMLElement | null} */ (null));
-  const [made, setMade] = useState(/** @type {import('../api.js').NewKey | null} */ (null));
-  const makeKey = () => createDeviceKey(device.name).then(setMade, complain);
   useEffect(() => heading.current?.focus({ preventScroll: true }), []);
   const onKey = (/** @type {KeyboardEvent} */ event) => event.key === 'Escape' && close();
   return html`<aside class="panel" aria-label=${device.name} data-test="panel" onKeyDown=${onKey}>
     <header>
-      <div><h2 tabindex="-1" ref=${heading}>${device.name}</h2>${device.label && html`<p class="faint small">${device.label}</p>`}</div>
+      <div><h2 tabindex="-1" ref=${heading}><a href=${`#/device/${encodeURIComponent(device.name)}`} data-test="panel-device">${device.name}</a></h2>${device.label && html`<p class="faint small">${device.label}</p>`}<p class="small"><${HealthMark} health=${healthOf(device)} /></p></div>
       <button type="button" class="icon" aria-label=${t('action.close')} data-test="panel-close" onClick=${close}><${Icon} name="close" /></button>
     </header>
-    ${readings.length === 0 && html`<${Empty} title=${t('devices.silent')} text=${t('devices.silent-text')}><button type="button" data-test="device-key" onClick=${makeKey}><${Icon} name="key" />${t('keys.make')}</button><//>`}
-    ${readings.map(
-      (reading) => html`<section key=${reading.sensor}>
-        <h3 class="small"><span>${reading.sensor}</span><span class="faint"><${Time} at=${reading.time} /></span></h3>
-        <div class="tiles" role="group" aria-label=${t('map.values')}>
-          ${numbersOf(reading.sensor, reading.values).map(
-            ([name, value]) => html`<button type="button" aria-pressed=${current?.sensor === reading.sensor && current?.value === name} data-test=${`value-${name}`} onClick=${() => setPicked({ sensor: reading.sensor, value: name })}>
-              <span>${labelOf(reading.sensor, name)}</span><b>${measured(value, unitOf(reading.sensor, name))}</b>
-            </button>`,
-          )}
-        </div>
-      </section>`,
-    )}
-    ${current && html`<${Past} device=${device.name} sensor=${current.sensor} value=${current.value} span=${span} setSpan=${setSpan} />`}
-    ${made && html`<${KeyOnce} made=${made} device=${device.name} onClose=${() => setMade(null)} />`}
-    ${current && html`<footer>
-      <a class="button" href=${`#/rules/new?sensor=${encodeURIComponent(current.sensor)}&value=${encodeURIComponent(current.value)}&device=${encodeURIComponent(device.name)}`}><${Icon} name="rules" />${t('map.make-rule')}</a>
-    </footer>`}
+    <${DeviceValues} device=${device.name} />
   </aside>`;
-}
-
-/** @param {{ device: string, sensor: string, value: string, span: string, setSpan: (span: string) => void }} props */
-function Past({ device, sensor, value, span, setSpan }) {
-  const hours = SPANS.find(([name]) => name === span)?.[1] ?? null;
-  const { points, error } = useHistory(device, sensor, value, hours);
-  /** @type {Record<string, string>} */
-  const texts = { 6: t('span.6'), 24: t('span.24'), 168: t('span.168'), 720: t('span.720'), all: t('span.all') };
-  return html`<section class="past">
-    <header>
-      <h3>${labelOf(sensor, value)}</h3>
-      <label class="inline"><span class="hidden">${t('span.title')}</span>
-        <select data-test="chart-span" value=${span} onChange=${(/** @type {Event} */ event) => setSpan(textOf(event))}>
-          ${SPANS.map(([name]) => html`<option value=${name}>${texts[name]}</option>`)}
-        </select>
-      </label>
-    </header>
-    ${error && html`<${Failed} error=${error} />`}
-    ${!points && !error && html`<${Loading} />`}
-    ${points && h(Chart, { points, unit: unitOf(sensor, value), label: `${device} ${labelOf(sensor, value)}` })}
-  </section>`;
 }

@@ -11,15 +11,24 @@ import { Icon } from '../parts/icons.js';
 import { useLoad } from '../parts/load.js';
 import { Empty, Failed, Loading, reason, toast } from '../parts/notices.js';
 import { go, route } from '../router.js';
-import { sentence } from './rule-sentence.js';
+import { comparisons, DAYS, dayText, directions, sentence } from './rule-sentence.js';
 
 /** @typedef {{ min: string, max: string }} RangeDraft */
-/** @typedef {{ value: string, ranges: RangeDraft[] }} ConditionDraft */
-/** @typedef {{ name: string, sensor: string, device: string, enabled: boolean, conditions: ConditionDraft[], window: { on: boolean, from: string, to: string, zone: string }, cooldown: string, email: string, endpoints: string[] }} Draft */
+/** @typedef {'range' | 'compare' | 'change'} Kind */
+/** @typedef {{ value: string, kind: Kind, ranges: RangeDraft[], hold: RangeDraft | null, compare: { is: string, value: string, plus: string }, change: { by: string, minutes: string, direction: string } }} ConditionDraft */
+/** @typedef {{ on: boolean, outside: boolean, latitude: string, longitude: string, metres: string, other: api.Area | null }} AreaDraft `other`: of a shape that this form cannot draw */
+/** @typedef {{ name: string, sensor: string, device: string, tags: string, groups: string, area: AreaDraft, enabled: boolean, conditions: ConditionDraft[], window: { on: boolean, from: string, to: string, zone: string, days: string[] }, minutes: string, once: boolean, cooldown: string, email: string, endpoints: string[] }} Draft */
 
 const zoneHere = Intl.DateTimeFormat().resolvedOptions().timeZone || 'UTC';
 const zones = Intl.supportedValuesOf('timeZone');
 const COOLDOWNS = [0, 60, 180, 600, 1800, 3600, 21600, 86400];
+
+const WINDOW = { on: false, from: '22:00', to: '06:00', zone: zoneHere, days: /** @type {string[]} */ ([]) };
+/** @type {AreaDraft} */
+const NOWHERE = { on: false, outside: false, latitude: '', longitude: '', metres: '1000', other: null };
+
+/** @param {string} value @returns {ConditionDraft} */
+const condition = (value) => ({ value, kind: 'range', ranges: [{ min: '', max: '' }], hold: null, compare: { is: 'above', value: '', plus: '0' }, change: { by: '', minutes: '10', direction: 'either' } });
 
 /** @param {URLSearchParams} query @returns {Draft} */
 function blank(query) {
@@ -27,45 +36,99 @@ function blank(query) {
     name: '',
     sensor: query.get('sensor') ?? '',
     device: query.get('device') ?? '',
+    tags: '',
+    groups: '',
+    area: NOWHERE,
     enabled: true,
-    conditions: [{ value: query.get('value') ?? '', ranges: [{ min: '', max: '' }] }],
-    window: { on: false, from: '22:00', to: '06:00', zone: zoneHere },
+    conditions: [condition(query.get('value') ?? '')],
+    window: WINDOW,
+    minutes: '0',
+    once: false,
     cooldown: '180',
     email: account.peek()?.email ?? '',
     endpoints: [],
   };
 }
 
-/** @param {api.Rule} rule @returns {Draft} */
+/** @param {api.Range} range @returns {RangeDraft} */
+const rangeDraft = ({ min, max }) => ({ min: String(min ?? ''), max: String(max ?? '') });
+
+/** @param {api.Condition} from @returns {ConditionDraft} */
+function conditionDraft({ value, ranges, hold, compare, change }) {
+  const draft = condition(value);
+  if (compare) return { ...draft, kind: 'compare', compare: { ...compare, plus: String(compare.plus) } };
+  if (change) return { ...draft, kind: 'change', change: { by: String(change.by), minutes: String(change.within_seconds / 60), direction: change.direction } };
+  return { ...draft, ranges: ranges.map(rangeDraft), hold: hold && rangeDraft(hold) };
+}
+
+/** @param {api.Area | null} area @returns {AreaDraft} */
+function areaDraft(area) {
+  if (!area) return NOWHERE;
+  const { type, latitude, longitude, metres } = area.shape;
+  if (type !== 'circle') return { ...NOWHERE, on: true, outside: area.outside, other: area };
+  return { on: true, outside: area.outside, latitude: String(latitude), longitude: String(longitude), metres: String(metres), other: null };
+}
+
+/** @param {api.RuleBody} rule @returns {Draft} */
 function draftOf(rule) {
   return {
     name: rule.name,
     sensor: rule.sensor,
     device: rule.device ?? '',
+    tags: rule.tags.join(', '),
+    groups: rule.groups.join(', '),
+    area: areaDraft(rule.area),
     enabled: rule.enabled,
-    conditions: rule.conditions.map(({ value, ranges }) => ({
-      value,
-      ranges: ranges.map(({ min, max }) => ({ min: min === null || min === undefined ? '' : String(min), max: max === null || max === undefined ? '' : String(max) })),
-    })),
-    window: rule.window ? { on: true, ...rule.window } : { on: false, from: '22:00', to: '06:00', zone: zoneHere },
+    conditions: rule.conditions.map(conditionDraft),
+    window: rule.window ? { on: true, ...rule.window } : WINDOW,
+    minutes: String(rule.for_seconds / 60),
+    once: rule.once,
     cooldown: String(rule.cooldown_seconds),
     email: rule.actions.flatMap((action) => (action.type === 'email' ? [action.to] : [])).join(', '),
     endpoints: rule.actions.flatMap((action) => (action.type === 'endpoint' ? [action.endpoint] : [])),
   };
 }
 
+/** @param {string} minutes */
+const secondsOf = (minutes) => Math.max(0, Math.round((Number(minutes) || 0) * 60));
+
+/** @param {string} text */
+const listOf = (text) => text.split(',').map((one) => one.trim()).filter(Boolean);
+
+/** @param {ConditionDraft} draft @returns {api.Condition} */
+function conditionOf({ value, kind, ranges, hold, compare, change }) {
+  const range = (/** @type {RangeDraft} */ { min, max }) => ({ min: optionalNumber(min), max: optionalNumber(max) });
+  return {
+    value,
+    ranges: kind === 'range' ? ranges.map(range) : [],
+    hold: kind === 'range' && hold ? range(hold) : null,
+    compare: kind === 'compare' ? { ...compare, plus: optionalNumber(compare.plus) ?? 0 } : null,
+    change: kind === 'change' ? { by: optionalNumber(change.by) ?? 0, within_seconds: secondsOf(change.minutes), direction: change.direction } : null,
+  };
+}
+
+/** @param {AreaDraft} draft @returns {api.Area | null} */
+function areaOf({ on, outside, latitude, longitude, metres, other }) {
+  if (!on) return null;
+  if (other) return { ...other, outside };
+  return { outside, shape: { type: 'circle', latitude: optionalNumber(latitude) ?? 0, longitude: optionalNumber(longitude) ?? 0, metres: optionalNumber(metres) ?? 0 } };
+}
+
 /** @param {Draft} draft @returns {api.RuleBody} */
 function bodyOf(draft) {
+  const { from, to, zone, days } = draft.window;
   return {
     name: draft.name.trim(),
     sensor: draft.sensor,
     device: draft.device || null,
+    tags: listOf(draft.tags),
+    groups: listOf(draft.groups),
+    area: areaOf(draft.area),
     enabled: draft.enabled,
-    conditions: draft.conditions.map(({ value, ranges }) => ({
-      value,
-      ranges: ranges.map(({ min, max }) => ({ min: optionalNumber(min), max: optionalNumber(max) })),
-    })),
-    window: draft.window.on ? { from: draft.window.from, to: draft.window.to, zone: draft.window.zone } : null,
+    conditions: draft.conditions.map(conditionOf),
+    window: draft.window.on ? { from, to, zone, days } : null,
+    for_seconds: secondsOf(draft.minutes),
+    once: draft.once,
     cooldown_seconds: Math.max(0, Math.round(Number(draft.cooldown) || 0)),
     actions: [
       ...draft.email
@@ -82,12 +145,15 @@ function lacking(draft) {
   if (!draft.sensor) return t('rule.lacks-sensor');
   for (const condition of draft.conditions) {
     if (!condition.value) return t('rule.lacks-value');
-    for (const { min, max } of condition.ranges) {
+    if (condition.kind === 'compare' && !condition.compare.value) return t('rule.lacks-other');
+    if (condition.kind === 'change' && !(Number(condition.change.by) > 0 && Number(condition.change.minutes) > 0)) return t('rule.lacks-change');
+    for (const { min, max } of condition.kind === 'range' ? [...condition.ranges, ...(condition.hold ? [condition.hold] : [])] : []) {
       const [low, high] = [optionalNumber(min), optionalNumber(max)];
       if (low === null && high === null) return t('rule.lacks-range', { value: labelOf(draft.sensor, condition.value) });
       if (low !== null && high !== null && low >= high) return t('rule.bad-range', { value: labelOf(draft.sensor, condition.value) });
     }
   }
+  if (draft.area.on && !draft.area.other && (draft.area.latitude === '' || draft.area.longitude === '' || !(Number(draft.area.metres) > 0))) return t('rule.lacks-area');
   return null;
 }
 
@@ -139,6 +205,7 @@ function Editor({ id, first }) {
           <p data-test="rule-sentence">${problem ?? sentence(body)}</p>
         </section>
         <${DryRun} body=${body} problem=${problem} />
+        ${id !== null && h(Versions, { id, use: (text) => setDraft(draftOf(text)) })}
       </div>
     </div>
   </div>`;
@@ -160,7 +227,7 @@ function What({ draft, change, devices }) {
   const sensors = catalog.value ?? [];
   const chooseSensor = (/** @type {string} */ sensor) => {
     const value = sensors.find((one) => one.name === sensor)?.values[0]?.name ?? '';
-    change({ sensor, conditions: [{ value, ranges: [{ min: '', max: '' }] }] });
+    change({ sensor, conditions: [condition(value)] });
   };
   return html`<fieldset>
     <legend>${t('rule.what')}</legend>
@@ -183,12 +250,43 @@ function What({ draft, change, devices }) {
         </select>`,
       })}
     </div>
+    <${Which} draft=${draft} change=${change} devices=${devices} />
   </fieldset>
   <fieldset>
     <legend>${t('rule.condition')}</legend>
     ${draft.conditions.map((condition, i) => html`<${ConditionRow} key=${i} draft=${draft} change=${change} place=${i} condition=${condition} />`)}
-    <button type="button" class="quiet" data-test="rule-and" onClick=${() => change({ conditions: [...draft.conditions, { value: sensors.find((one) => one.name === draft.sensor)?.values[0]?.name ?? '', ranges: [{ min: '', max: '' }] }] })}><${Icon} name="plus" />${t('rule.and')}</button>
+    <button type="button" class="quiet" data-test="rule-and" onClick=${() => change({ conditions: [...draft.conditions, condition(sensors.find((one) => one.name === draft.sensor)?.values[0]?.name ?? '')] })}><${Icon} name="plus" />${t('rule.and')}</button>
+    <label class="line"><span>${t('rule.lasting')}</span><input class="narrow" type="number" min="0" step="any" data-test="rule-minutes" value=${draft.minutes} onInput=${(/** @type {Event} */ event) => change({ minutes: textOf(event) })} /><span class="faint">${t('rule.minutes')}</span></label>
   </fieldset>`;
+}
+
+/** Which devices, by what people said of them. @param {PartProps & { devices: api.Device[] }} props */
+function Which({ draft, change, devices }) {
+  const { area } = draft;
+  const put = (/** @type {Partial<AreaDraft>} */ part) => change({ area: { ...area, ...part } });
+  const known = (/** @type {string[]} */ names) => [...new Set(names)].sort().map((name) => html`<option value=${name} />`);
+  const place = (/** @type {'latitude' | 'longitude' | 'metres'} */ name, /** @type {string} */ label) =>
+    h(Field, { label, input: (id) => html`<input id=${id} type="number" step="any" data-test=${`rule-${name}`} value=${area[name]} onInput=${(/** @type {Event} */ event) => put({ [name]: textOf(event) })} />` });
+  const centre = () => {
+    const at = devices.find((device) => device.latitude !== null && (!draft.device || device.name === draft.device));
+    return { latitude: area.latitude || String(at?.latitude ?? ''), longitude: area.longitude || String(at?.longitude ?? '') };
+  };
+  return html`<details open=${draft.tags !== '' || draft.groups !== '' || area.on}><summary data-test="rule-which">${t('rule.which')}</summary>
+    <div class="stack">
+      <div class="pair">
+        ${h(Field, { label: t('devices.tags'), hint: t('rule.any-of'), input: (id, note) => html`<input id=${id} aria-describedby=${note} list="tags" data-test="rule-tags" value=${draft.tags} onInput=${(/** @type {Event} */ event) => change({ tags: textOf(event) })} /><datalist id="tags">${known(devices.flatMap((device) => device.tags ?? []))}</datalist>` })}
+        ${h(Field, { label: t('devices.group'), hint: t('rule.any-of'), input: (id, note) => html`<input id=${id} aria-describedby=${note} list="groups" data-test="rule-groups" value=${draft.groups} onInput=${(/** @type {Event} */ event) => change({ groups: textOf(event) })} /><datalist id="groups">${known(devices.flatMap((device) => device.group ?? []))}</datalist>` })}
+      </div>
+      <div class="line">
+        <label class="check"><input type="checkbox" data-test="rule-area" checked=${area.on} onChange=${(/** @type {Event} */ event) => put({ on: checkedOf(event), ...centre() })} />${t('rule.area')}</label>
+        ${area.on &&
+        html`<select aria-label=${t('rule.area')} value=${String(area.outside)} data-test="rule-outside" onChange=${(/** @type {Event} */ event) => put({ outside: textOf(event) === 'true' })}>
+          <option value="false">${t('rule.inside')}</option><option value="true">${t('rule.outside')}</option>
+        </select>`}
+      </div>
+      ${area.on && (area.other ? html`<p class="hint">${t('rule.area-other', { shape: area.other.shape.type })}</p>` : html`<div class="triple">${place('latitude', t('devices.latitude'))}${place('longitude', t('devices.longitude'))}${place('metres', t('rule.metres'))}</div><p class="hint">${t('rule.area-hint')}</p>`)}
+    </div>
+  </details>`;
 }
 
 /** @param {PartProps & { place: number, condition: ConditionDraft }} props */
@@ -196,8 +294,8 @@ function ConditionRow({ draft, change, place, condition }) {
   const values = catalog.value?.find((one) => one.name === draft.sensor)?.values ?? [];
   const unit = unitOf(draft.sensor, condition.value);
   const put = (/** @type {ConditionDraft} */ next) => change({ conditions: draft.conditions.map((one, i) => (i === place ? next : one)) });
-  const putRange = (/** @type {number} */ at, /** @type {Partial<RangeDraft>} */ part) => put({ ...condition, ranges: condition.ranges.map((range, i) => (i === at ? { ...range, ...part } : range)) });
   const only = place === 0;
+  const kinds = { range: t('rule.kind-range'), compare: t('rule.kind-compare'), change: t('rule.kind-change') };
   return html`<div class="condition">
     ${!only && html`<p class="joint">${t('rule.and-joint')}</p>`}
     <div class="line">
@@ -206,20 +304,68 @@ function ConditionRow({ draft, change, place, condition }) {
       </select>
       ${!only && html`<button type="button" class="icon" aria-label=${t('rule.remove-condition')} onClick=${() => change({ conditions: draft.conditions.filter((_, i) => i !== place) })}><${Icon} name="trash" /></button>`}
     </div>
-    ${condition.ranges.map((range, i) => {
-      const main = only && i === 0;
-      return html`<div class="line range" key=${i}>
-        <span class="word">${i === 0 ? t('rule.is') : t('rule.or-is')}</span>
-        <label><span>${t('rule.min')}</span><input inputmode="decimal" type="number" step="any" data-test=${main ? 'rule-min' : `rule-min-${place}-${i}`} value=${range.min} onInput=${(/** @type {Event} */ event) => putRange(i, { min: textOf(event) })} /></label>
-        <label><span>${t('rule.max')}</span><input inputmode="decimal" type="number" step="any" data-test=${main ? 'rule-max' : `rule-max-${place}-${i}`} value=${range.max} onInput=${(/** @type {Event} */ event) => putRange(i, { max: textOf(event) })} /></label>
-        <span class="faint unit">${unit}</span>
-        ${condition.ranges.length > 1 && html`<button type="button" class="icon" aria-label=${t('rule.remove-range')} onClick=${() => put({ ...condition, ranges: condition.ranges.filter((_, at) => at !== i) })}><${Icon} name="close" /></button>`}
-      </div>`;
-    })}
+    <div class="segments" role="group" aria-label=${t('rule.condition')}>
+      ${Object.entries(kinds).map(([kind, text]) => html`<button type="button" aria-pressed=${condition.kind === kind} data-test=${`rule-kind-${kind}${only ? '' : `-${place}`}`} onClick=${() => put({ ...condition, kind: /** @type {Kind} */ (kind) })}>${text}</button>`)}
+    </div>
+    ${condition.kind === 'range' && html`<${Ranges} only=${only} place=${place} condition=${condition} put=${put} unit=${unit} />`}
+    ${condition.kind === 'compare' && html`<${Compare} values=${values} condition=${condition} put=${put} unit=${unit} />`}
+    ${condition.kind === 'change' && html`<${Change} condition=${condition} put=${put} unit=${unit} />`}
     <div class="line">
-      <button type="button" class="quiet" onClick=${() => put({ ...condition, ranges: [...condition.ranges, { min: '', max: '' }] })}><${Icon} name="plus" />${t('rule.or')}</button>
+      ${condition.kind === 'range' && html`<button type="button" class="quiet" onClick=${() => put({ ...condition, ranges: [...condition.ranges, { min: '', max: '' }] })}><${Icon} name="plus" />${t('rule.or')}</button>`}
       <${Now} sensor=${draft.sensor} value=${condition.value} />
     </div>
+  </div>`;
+}
+
+/** @typedef {{ condition: ConditionDraft, put: (next: ConditionDraft) => void, unit: string | null }} OneProps */
+
+/** @param {OneProps & { only: boolean, place: number }} props */
+function Ranges({ only, place, condition, put, unit }) {
+  const { ranges, hold } = condition;
+  const putRange = (/** @type {number} */ at, /** @type {Partial<RangeDraft>} */ part) => put({ ...condition, ranges: ranges.map((range, i) => (i === at ? { ...range, ...part } : range)) });
+  const row = (/** @type {RangeDraft} */ range, /** @type {string} */ word, /** @type {string} */ end, /** @type {(part: Partial<RangeDraft>) => void} */ set, /** @type {unknown} */ more) => html`<div class="line range">
+    <span class="word">${word}</span>
+    <label><span>${t('rule.min')}</span><input inputmode="decimal" type="number" step="any" data-test=${`rule-min${end}`} value=${range.min} onInput=${(/** @type {Event} */ event) => set({ min: textOf(event) })} /></label>
+    <label><span>${t('rule.max')}</span><input inputmode="decimal" type="number" step="any" data-test=${`rule-max${end}`} value=${range.max} onInput=${(/** @type {Event} */ event) => set({ max: textOf(event) })} /></label>
+    <span class="faint unit">${unit}</span>
+    ${more}
+  </div>`;
+  return html`${ranges.map((range, i) =>
+      row(range, i === 0 ? t('rule.is') : t('rule.or-is'), only && i === 0 ? '' : `-${place}-${i}`, (part) => putRange(i, part), ranges.length > 1 && html`<button type="button" class="icon" aria-label=${t('rule.remove-range')} onClick=${() => put({ ...condition, ranges: ranges.filter((_, at) => at !== i) })}><${Icon} name="close" /></button>`),
+    )}
+    <label class="check"><input type="checkbox" data-test=${only ? 'rule-hold' : `rule-hold-${place}`} checked=${hold !== null} onChange=${(/** @type {Event} */ event) => put({ ...condition, hold: checkedOf(event) ? { ...ranges[0] } : null })} />${t('rule.hold')}</label>
+    ${hold && row(hold, t('rule.is'), only ? '-hold' : `-hold-${place}`, (part) => put({ ...condition, hold: { ...hold, ...part } }), null)}`;
+}
+
+/** @param {OneProps & { values: api.SensorValue[] }} props */
+function Compare({ values, condition, put, unit }) {
+  const { compare } = condition;
+  const set = (/** @type {Partial<ConditionDraft['compare']>} */ part) => put({ ...condition, compare: { ...compare, ...part } });
+  return html`<div class="line range">
+    <select aria-label=${t('rule.is')} data-test="rule-compare" value=${compare.is} onChange=${(/** @type {Event} */ event) => set({ is: textOf(event) })}>
+      ${Object.entries(comparisons()).map(([is, text]) => html`<option value=${is}>${text}</option>`)}
+    </select>
+    <select aria-label=${t('rule.other')} data-test="rule-other" value=${compare.value} onChange=${(/** @type {Event} */ event) => set({ value: textOf(event) })}>
+      <option value="">…</option>
+      ${values.filter((value) => value.name !== condition.value).map((value) => html`<option value=${value.name}>${value.label || value.name}</option>`)}
+    </select>
+    <label><span>+</span><input class="narrow" type="number" step="any" data-test="rule-plus" value=${compare.plus} onInput=${(/** @type {Event} */ event) => set({ plus: textOf(event) })} /></label>
+    <span class="faint unit">${unit}</span>
+  </div>`;
+}
+
+/** @param {OneProps} props */
+function Change({ condition, put, unit }) {
+  const { change } = condition;
+  const set = (/** @type {Partial<ConditionDraft['change']>} */ part) => put({ ...condition, change: { ...change, ...part } });
+  return html`<div class="line range">
+    <select aria-label=${t('rule.change')} data-test="rule-direction" value=${change.direction} onChange=${(/** @type {Event} */ event) => set({ direction: textOf(event) })}>
+      ${Object.entries(directions()).map(([direction, text]) => html`<option value=${direction}>${text}</option>`)}
+    </select>
+    <label><span>${t('rule.by')}</span><input class="narrow" type="number" min="0" step="any" data-test="rule-by" value=${change.by} onInput=${(/** @type {Event} */ event) => set({ by: textOf(event) })} /></label>
+    <span class="faint unit">${unit}</span>
+    <label><span>${t('rule.within')}</span><input class="narrow" type="number" min="0" step="any" data-test="rule-within" value=${change.minutes} onInput=${(/** @type {Event} */ event) => set({ minutes: textOf(event) })} /></label>
+    <span class="faint unit">${t('rule.minutes')}</span>
   </div>`;
 }
 
@@ -233,6 +379,13 @@ function Now({ sensor, value }) {
   });
   if (texts.length === 0) return null;
   return html`<span class="faint small now">${t('rule.now', { values: texts.join(' · ') })}</span>`;
+}
+
+/** Every day is none of them in particular. @param {string[]} days @param {string} day */
+function toggled(days, day) {
+  const before = days.length === 0 ? DAYS : days;
+  const next = DAYS.filter((one) => (one === day) !== before.includes(one));
+  return next.length === DAYS.length ? [] : next;
 }
 
 /** @param {PartProps} props */
@@ -252,7 +405,10 @@ function When({ draft, change }) {
           <datalist id="zones">${zones.map((zone) => html`<option value=${zone} />`)}</datalist>`,
       })}
     </div>
-    ${window.from > window.to && html`<p class="hint">${t('rule.midnight')}</p>`}`}
+    <div class="checks" role="group" aria-label=${t('rule.days')}>
+      ${DAYS.map((day, i) => html`<label class="check"><input type="checkbox" data-test=${`rule-day-${day}`} checked=${window.days.length === 0 || window.days.includes(day)} onChange=${() => put({ days: toggled(window.days, day) })} />${dayText(i)}</label>`)}
+    </div>
+    ${window.from >= window.to && html`<p class="hint">${t('rule.midnight')}</p>`}`}
   </fieldset>`;
 }
 
@@ -283,6 +439,7 @@ function Then({ draft, change }) {
       <span class="label">${t('rule.endpoints')}</span>
       ${endpoints.map((endpoint) => html`<label class="check"><input type="checkbox" data-test=${`rule-endpoint-${endpoint.name}`} checked=${draft.endpoints.includes(endpoint.id)} onChange=${(/** @type {Event} */ event) => change({ endpoints: checkedOf(event) ? [...draft.endpoints, endpoint.id] : draft.endpoints.filter((id) => id !== endpoint.id) })} />${endpoint.name}</label>`)}
     </div>`}
+    <label class="check"><input type="checkbox" data-test="rule-once" checked=${draft.once} onChange=${(/** @type {Event} */ event) => change({ once: checkedOf(event) })} />${t('rule.once')}</label>
     ${h(Field, {
       label: t('rule.cooldown'),
       hint: t('rule.cooldown-hint'),
@@ -292,6 +449,19 @@ function Then({ draft, change }) {
       </select>`,
     })}
   </fieldset>`;
+}
+
+/** What the rule said before. @param {{ id: string, use: (text: api.RuleBody) => void }} props */
+function Versions({ id, use }) {
+  const { data, error, again } = useLoad(() => api.ruleVersions(id, { limit: 20 }), [id]);
+  return html`<section class="card">
+    <header><h2>${t('rule.versions')}</h2></header>
+    ${error && html`<${Failed} error=${error} retry=${again} />`}
+    <ul class="lines" data-test="rule-versions">${data?.items.map((one, i) => html`<li key=${one.version}>
+      <span title=${sentence(one.rule)}><b>${one.version}</b> · ${one.author} <span class="faint small"><${Time} at=${one.time} form="ago" /></span></span>
+      ${i > 0 && html`<button type="button" class="linkish" data-test="rule-version" onClick=${() => use(one.rule)}>${t('rule.use-version')}</button>`}
+    </li>`)}</ul>
+  </section>`;
 }
 
 const DAY_MS = 86400000;

@@ -1,14 +1,14 @@
 import { html, useEffect, useState } from 'preact';
 import * as api from '../api.js';
-import { catalog, fetchCatalog, labelOf, numbersOf, unitOf } from '../catalog.js';
+import { catalog, fetchCatalog } from '../catalog.js';
 import { t } from '../i18n.js';
 import { Confirm } from '../parts/dialog.js';
-import { measured, Time } from '../parts/format.js';
 import { Icon } from '../parts/icons.js';
-import { useLoad, usePages } from '../parts/load.js';
+import { useLoad } from '../parts/load.js';
 import { complain, Empty, Failed, Loading, toast } from '../parts/notices.js';
 import { Tabs } from '../parts/tabs.js';
-import { go, route } from '../router.js';
+import { route } from '../router.js';
+import { Alerts } from './alerts.js';
 import { Endpoints, useEndpointNames } from './endpoints.js';
 import { Messages } from './messages.js';
 import { RuleForm } from './rule-form.js';
@@ -45,7 +45,7 @@ function RuleList() {
   void catalog.value;
   if (!data) return error ? html`<${Failed} error=${error} retry=${again} />` : html`<${Loading} />`;
   if (data.length === 0) {
-    return html`<${Empty} title=${t('rules.none')} text=${t('rules.none-text')}><a class="button primary" href="#/rules/new">${t('rules.new')}</a><//>`;
+    return html`<${Empty} title=${t('rules.none')} text=${t('rules.none-text')}><a class="button primary" href="#/rules/new">${t('rules.new')}</a><${Import} again=${again} /><//>`;
   }
   const enable = async (/** @type {Rule} */ rule) => {
     try {
@@ -56,7 +56,11 @@ function RuleList() {
     }
     await again();
   };
-  return html`<ul class="cards" data-test="rules-list">
+  return html`<div class="above spread">
+    <button type="button" class="quiet" data-test="rules-export" onClick=${() => save().catch(complain)}><${Icon} name="download" />${t('rules.export')}</button>
+    <${Import} again=${again} />
+  </div>
+  <ul class="cards" data-test="rules-list">
     ${data.map(
       (rule) => html`<li key=${rule.id} class=${rule.enabled ? '' : 'off'} data-test=${`rule-item-${rule.name}`}>
         <button type="button" role="switch" class="switch" aria-checked=${rule.enabled} aria-label=${t('rules.enabled', { name: rule.name })} onClick=${() => enable(rule)}></button>
@@ -84,42 +88,28 @@ function RuleList() {
     }} />`}`;
 }
 
-function Alerts() {
-  const { items, next, error, busy, more, again } = usePages(api.alerts, 50);
-  const [fresh, setFresh] = useState(0);
-  void catalog.value;
-  useEffect(() => api.events('alerts', { onEvent: () => setFresh((count) => count + 1) }), []);
-  const refresh = () => {
-    setFresh(0);
-    again();
+/** Writes every rule into a file. */
+async function save() {
+  const text = JSON.stringify(await api.exportRules(), null, 2);
+  const link = document.createElement('a');
+  link.href = URL.createObjectURL(new Blob([text], { type: 'application/json' }));
+  link.download = 'rules.json';
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+
+/** @param {{ again: () => Promise<void> }} props */
+function Import({ again }) {
+  const take = async (/** @type {Event} */ event) => {
+    const input = /** @type {HTMLInputElement} */ (event.target);
+    try {
+      const made = await api.importRules(JSON.parse((await input.files?.[0]?.text()) ?? ''));
+      toast(t('rules.imported', made));
+      await again();
+    } catch (problem) {
+      complain(problem);
+    }
+    input.value = '';
   };
-  if (!items) return error ? html`<${Failed} error=${error} retry=${again} />` : html`<${Loading} />`;
-  if (items.length === 0 && fresh === 0) return html`<${Empty} title=${t('alerts.none')} text=${t('alerts.none-text')} />`;
-  return html`${error && html`<${Failed} error=${error} retry=${again} />`}
-    ${fresh > 0 && html`<p><button type="button" onClick=${refresh} data-test="alerts-fresh">${t('alerts.fresh', { count: fresh })}</button></p>`}
-    <div class="scroll" tabindex="0" role="region" aria-label=${t('alerts.title')}>
-      <table data-test="alerts-list">
-        <thead><tr><th>${t('alerts.raised')}</th><th>${t('alerts.rule')}</th><th>${t('alerts.device')}</th><th>${t('alerts.values')}</th><th>${t('alerts.time')}</th></tr></thead>
-        <tbody>
-          ${items.map(
-            (alert) => html`<tr key=${alert.id}>
-              <td><${Time} at=${alert.raised} form="ago" /></td>
-              <td><a href=${`#/rules/${encodeURIComponent(alert.rule)}`}>${alert.rule_name}</a></td>
-              <td><a href=${`#/map?device=${encodeURIComponent(alert.device)}`}>${alert.device}</a></td>
-              <td><${Values} sensor=${alert.sensor} values=${alert.values} /></td>
-              <td><${Time} at=${alert.time} /></td>
-            </tr>`,
-          )}
-        </tbody>
-      </table>
-    </div>
-    ${next && html`<p><button type="button" disabled=${busy} onClick=${more}>${t('action.more')}</button></p>`}`;
+  return html`<label class="button quiet"><${Icon} name="plus" />${t('rules.import')}<input type="file" accept=".json,application/json" class="hidden" data-test="rules-import" onChange=${take} /></label>`;
 }
-
-/** @param {{ sensor: string, values: api.Values }} props */
-export function Values({ sensor, values }) {
-  return html`<ul class="values">${numbersOf(sensor, values).map(([name, value]) => html`<li><span>${labelOf(sensor, name)}</span> <b>${measured(value, unitOf(sensor, name))}</b></li>`)}</ul>`;
-}
-
-/** Back to the list, from the form. */
-export const leaveForm = () => go('/rules');

@@ -10,9 +10,13 @@ import { toast } from '../parts/notices.js';
 export function SensorForm({ sensor, onClose, onDone }) {
   const [name, setName] = useState(sensor?.name ?? '');
   const [values, setValues] = useState(sensor?.values.map((value) => ({ name: value.name, unit: value.unit ?? '', label: value.label ?? '' })) ?? [{ name: '', unit: '', label: '' }]);
+  const minutesOf = (/** @type {number | null | undefined} */ seconds) => (seconds === null || seconds === undefined ? '' : String(seconds / 60));
+  const secondsOf = (/** @type {string} */ minutes) => (minutes === '' ? null : Math.round(Number(minutes) * 60));
+  const [silent, setSilent] = useState(minutesOf(sensor?.silent_after_seconds));
+  const [lateness, setLateness] = useState(minutesOf(sensor?.lateness_seconds));
   const put = (/** @type {number} */ at, /** @type {object} */ part) => setValues(values.map((value, i) => (i === at ? { ...value, ...part } : value)));
   const send = async () => {
-    const body = { values: values.map((value) => ({ name: value.name.trim(), unit: value.unit.trim() || null, label: value.label.trim() || null })) };
+    const body = { silent_after_seconds: secondsOf(silent), lateness_seconds: secondsOf(lateness), values: values.map((value) => ({ name: value.name.trim(), unit: value.unit.trim(), label: value.label.trim() || null })) };
     if (sensor) await changeSensor(sensor.name, body);
     else await createSensor({ name: name.trim(), ...body });
     toast(t('sensors.saved', { name: name.trim() }));
@@ -43,7 +47,17 @@ export function SensorForm({ sensor, onClose, onDone }) {
           </div>`,
         )}
         <button type="button" class="quiet" onClick=${() => setValues([...values, { name: '', unit: '', label: '' }])}><${Icon} name="plus" />${t('sensors.add-value')}</button>
-      </fieldset>`,
+      </fieldset>
+      ${h(Field, {
+        label: t('sensors.silent'),
+        hint: t('sensors.silent-hint'),
+        input: (id, note) => html`<input id=${id} aria-describedby=${note} type="number" min="0" step="any" data-test="sensor-silent" value=${silent} onInput=${(/** @type {Event} */ event) => setSilent(textOf(event))} />`,
+      })}
+      ${h(Field, {
+        label: t('sensors.lateness'),
+        hint: t('sensors.lateness-hint'),
+        input: (id, note) => html`<input id=${id} aria-describedby=${note} type="number" min="0" step="any" data-test="sensor-lateness" value=${lateness} onInput=${(/** @type {Event} */ event) => setLateness(textOf(event))} />`,
+      })}`,
     }),
   });
 }

@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use super::client::{Client, Version};
-use crate::{Accepted, Config, Intake, Message, Mqtt};
+use crate::{Accepted, Config, Intake, Left, Message, Mqtt};
 
 pub(super) const OTHER: OrganisationId = OrganisationId::fixed(2);
 
@@ -86,12 +86,18 @@ impl Authority for Doorman {
 #[derive(Default)]
 pub(super) struct Desk {
     seen: Mutex<Vec<Arc<str>>>,
+    /// Who came (`+`), took leave (`-`) and was lost (`!`).
+    visits: Mutex<Vec<String>>,
     gates: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
 
 impl Desk {
     pub(super) fn seen(&self) -> Vec<Arc<str>> {
         self.seen.lock().clone()
+    }
+
+    pub(super) fn visits(&self) -> Vec<String> {
+        self.visits.lock().clone()
     }
 
     /// What waits until it is let through: `gate/<name>`.
@@ -125,6 +131,15 @@ impl Intake for Desk {
             }
             _ => async { Accepted::NotMine }.boxed(),
         }
+    }
+
+    fn arrived(&self, _: &Principal, client: &str) {
+        self.visits.lock().push(format!("+{client}"));
+    }
+
+    fn left(&self, _: &Principal, client: &str, how: Left) {
+        let sign = if how == Left::Lost { '!' } else { '-' };
+        self.visits.lock().push(format!("{sign}{client}"));
     }
 }
 

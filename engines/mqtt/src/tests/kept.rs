@@ -254,3 +254,40 @@ async fn a_delayed_will_waits_for_its_client() {
     house.base.clock.advance(Duration::from_secs(11));
     assert_eq!(watcher.text().await, "wills lost 1");
 }
+
+#[tokio::test]
+async fn the_intake_hears_who_came_and_how_each_left() {
+    let house = House::simulated(|_| {}).await;
+    let visited = async |wanted: &[&str]| {
+        house.until("the visits are told", || house.desk.visits().len() >= wanted.len()).await;
+        assert_eq!(house.desk.visits(), wanted);
+    };
+    let polite = house.client(Version::V5, "a").await;
+    polite.leave().await;
+    visited(&["+a", "-a"]).await;
+    drop(house.client(Version::V3, "b").await);
+    visited(&["+a", "-a", "+b", "!b"]).await;
+    let wanting_its_will = house.client(Version::V5, "c").await;
+    wanting_its_will.leave_with(4).await;
+    let first = house.client(Version::V5, "d").await;
+    let mut second = house.client(Version::V5, "d").await;
+    second.ping().await;
+    drop(first);
+    let so_far = ["+a", "-a", "+b", "!b", "+c", "!c", "+d", "!d", "+d"];
+    visited(&so_far).await;
+    let wrong = Client::dial(house.address, Version::V5).name("e").key("nobody");
+    wrong.refused().await;
+    // A will that is delayed gives its client time.
+    let patient = || kept(&house, Version::V5).will("gone", "x", 60);
+    drop(patient().enter().await);
+    house.until("the session is let go", || house.mqtt.connections() == 1).await;
+    drop(patient().enter().await);
+    house.until("the session is let go", || house.mqtt.connections() == 1).await;
+    assert_eq!(house.desk.visits().len(), so_far.len() + 2, "not told yet");
+    house.base.clock.advance(Duration::from_secs(61));
+    let mut all = so_far.to_vec();
+    all.extend(["+kept", "+kept", "!kept"]);
+    visited(&all).await;
+    house.base.tasks.stop(Duration::from_secs(5)).await;
+    assert_eq!(house.desk.visits(), all, "a server that stops tells nothing of its clients");
+}

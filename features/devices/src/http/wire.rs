@@ -12,16 +12,26 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use crate::evidence::Evidence;
+use crate::health::keeper::Entry;
+use crate::health::{Health, State};
 use crate::needs::IssuedKey;
 use crate::reading::{check_name, moment};
-use crate::registry::{Device, Position, Rectangle, Sensor, SensorValue};
-use crate::rule::{Condition, Deed, Range, Rule, RuleText, Window, check_title};
-use crate::store::{Alert, Series};
+use crate::registry::{Device, DeviceFilter, Position, Rectangle, Sensor, SensorValue};
+use crate::rule::{
+    Area, Change, Comparison, Condition, Day, Days, Deed, Direction, Range, Rule, RuleText, Test,
+    Window, check_title,
+};
+use crate::store::{Alert, AlertFilter, AlertState, Series, Version, Why};
 use crate::trial::Trial;
-use crate::{Config, Error, Fault, Result};
+use crate::{Config, Error, Fault, Result, csv};
 
 /// A unit that nobody can read is longer than this.
 const UNIT_CHARS_MAX: usize = 32;
+/// What people say of an alert is not longer.
+const NOTE_CHARS_MAX: usize = 1_000;
+/// Ten years: longer than anything that people wait for.
+const SECONDS_MAX: u64 = 315_360_000;
 
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -30,6 +40,12 @@ pub(crate) struct SensorBody {
     /// In the order in which people see them.
     #[serde(default)]
     pub values: Vec<SensorValueBody>,
+    /// A device whose sensor of this type says nothing for so long is not well. Null: it may be silent.
+    #[serde(default)]
+    pub silent_after_seconds: Option<u64>,
+    /// Rules look at no reading that is older than the newest one of its device by more. Null: at all of them.
+    #[serde(default)]
+    pub lateness_seconds: Option<u64>,
 }
 
 /// What can be changed of a sensor.
@@ -37,6 +53,10 @@ pub(crate) struct SensorBody {
 #[serde(deny_unknown_fields)]
 pub(crate) struct SensorFields {
     pub values: Vec<SensorValueBody>,
+    #[serde(default)]
+    pub silent_after_seconds: Option<u64>,
+    #[serde(default)]
+    pub lateness_seconds: Option<u64>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -54,6 +74,8 @@ pub(crate) struct SensorValueBody {
 pub(crate) struct SensorView {
     name: String,
     values: Vec<SensorValueBody>,
+    silent_after_seconds: Option<u64>,
+    lateness_seconds: Option<u64>,
     #[schemars(extend("format" = "date-time"))]
     created: String,
 }
@@ -70,6 +92,10 @@ pub(crate) struct DeviceBody {
     /// The sensor types that it carries.
     #[serde(default)]
     pub sensors: Vec<String>,
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// The one group that it belongs to, such as a building.
+    pub group: Option<String>,
 }
 
 /// What can be changed of a device.
@@ -81,6 +107,9 @@ pub(crate) struct DeviceFields {
     pub longitude: Option<f64>,
     #[serde(default)]
     pub sensors: Vec<String>,
+    #[serde(default)]
+    pub tags: Vec<String>,
+    pub group: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, JsonSchema)]
@@ -90,8 +119,11 @@ pub(crate) struct DeviceView {
     latitude: Option<f64>,
     longitude: Option<f64>,
     sensors: Vec<String>,
+    tags: Vec<String>,
+    group: Option<String>,
     #[schemars(extend("format" = "date-time"))]
     created: String,
+    health: HealthView,
     /// The last reading of each sensor, by the readings' times.
     last: Vec<LastView>,
 }
@@ -102,15 +134,86 @@ pub(crate) struct LastView {
     #[schemars(extend("format" = "date-time"))]
     time: String,
     values: Map<String, Value>,
+    /// By the server's clock.
+    #[schemars(extend("format" = "date-time"))]
+    received: Option<String>,
 }
 
-/// All four or none. `left` may be greater than `right`: the rectangle then crosses the antimeridian.
+/// Devices to take elsewhere, and from there.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct DevicesBody {
+    pub devices: Vec<DeviceBody>,
+}
+
+/// Either `devices` or `csv`.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DevicesImportBody {
+    #[serde(default)]
+    pub devices: Vec<DeviceBody>,
+    /// Columns `name`, `label`, `latitude`, `longitude`, `sensors`, `tags` and `group` in any order, the first at least;
+    /// sensors and tags are parted by semicolons.
+    pub csv: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ExportFormat {
+    #[default]
+    Json,
+    Csv,
+}
+
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
-pub(crate) struct RectangleQuery {
+pub(crate) struct ExportQuery {
+    /// `json` when absent.
+    pub format: Option<ExportFormat>,
+}
+
+/// How well a device is heard.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct HealthView {
+    state: HealthState,
+    /// `never-heard`, `connected`, `heard`, `quiet` (heard long ago, and nothing says that it should be), `silent`,
+    /// `lost` (its connection) or `flapping` (its connection, again and again).
+    reason: &'static str,
+    /// The sensors that say nothing for longer than they may.
+    silent: Vec<String>,
+    #[schemars(extend("format" = "date-time"))]
+    since: String,
+}
+
+/// What a device went through.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct HealthEntryView {
+    #[schemars(extend("format" = "date-time"))]
+    time: String,
+    state: HealthState,
+    reason: &'static str,
+    silent: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum HealthState {
+    Stable,
+    Unstable,
+    Disconnected,
+    Unknown,
+}
+
+/// A rectangle has all four sides. `left` may be greater than `right`: it then crosses the antimeridian.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+pub(crate) struct DevicesQuery {
     left: Option<f64>,
     right: Option<f64>,
     up: Option<f64>,
     down: Option<f64>,
+    /// A part of the name, the label, the group or a tag, whatever its case.
+    q: Option<String>,
+    tag: Option<String>,
+    group: Option<String>,
+    pub health: Option<HealthState>,
 }
 
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -138,12 +241,27 @@ pub(crate) struct RuleBody {
     pub sensor: String,
     /// Null: every device.
     pub device: Option<String>,
+    /// Only devices with any of these tags; empty: whatever their tags.
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// Only devices in any of these groups; empty: whatever their group.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    /// Only where the reading (its values `latitude` and `longitude`) or else its device is inside, or outside.
+    #[serde(default)]
+    pub area: Option<Area>,
     #[serde(default = "yes")]
     pub enabled: bool,
     /// All must hold.
     pub conditions: Vec<ConditionBody>,
     /// Null: the whole day.
     pub window: Option<WindowBody>,
+    /// All of it must hold for so long: from one reading to another, and at each in between.
+    #[serde(default)]
+    pub for_seconds: u64,
+    /// After an alert there is no other before a reading for which the rule does not hold.
+    #[serde(default)]
+    pub once: bool,
     /// After an alert, and before it in the readings' time, the rule is quiet for the device for so long.
     #[serde(default)]
     pub cooldown_seconds: u64,
@@ -151,12 +269,43 @@ pub(crate) struct RuleBody {
     pub actions: Vec<ActionBody>,
 }
 
-/// Holds when the value is in any of the ranges; a missing value is in none.
+/// What is asked of a value: `ranges`, `compare` or `change`, one of them. A missing value never holds.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ConditionBody {
     value: String,
+    /// It is in any of them.
+    #[serde(default)]
     ranges: Vec<RangeBody>,
+    /// With `ranges`: once it was in one of them, it holds on while it is in this one.
+    #[serde(default)]
+    hold: Option<RangeBody>,
+    #[serde(default)]
+    compare: Option<CompareBody>,
+    #[serde(default)]
+    change: Option<ChangeBody>,
+}
+
+/// With another value of the same reading.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CompareBody {
+    is: Comparison,
+    /// The other value.
+    value: String,
+    /// Added to the other value.
+    #[serde(default)]
+    plus: f64,
+}
+
+/// By how much it differs from a reading that is at most so much older.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ChangeBody {
+    by: f64,
+    within_seconds: u64,
+    #[serde(default)]
+    direction: Direction,
 }
 
 /// `min <= value < max`; null is no bound.
@@ -167,7 +316,7 @@ pub(crate) struct RangeBody {
     max: Option<f64>,
 }
 
-/// `from <= time of day < to` on the clocks of the zone; over midnight when `from` is the later.
+/// `from <= time of day < to` on the clocks of the zone; over midnight when `from` is not the earlier.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct WindowBody {
@@ -177,6 +326,9 @@ pub(crate) struct WindowBody {
     to: String,
     /// Of the IANA database, such as `America/New_York`.
     zone: String,
+    /// On which the window begins; empty: every day.
+    #[serde(default)]
+    days: Vec<Day>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -213,12 +365,45 @@ impl From<&Deed> for ActionBody {
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub(crate) struct RuleView {
     pub id: String,
+    /// Counted from 1; each change makes the next.
+    version: u64,
     #[serde(flatten)]
     rule: RuleBody,
     #[schemars(extend("format" = "date-time"))]
     created: String,
     #[schemars(extend("format" = "date-time"))]
     updated: String,
+}
+
+/// A text that a rule has or had.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct VersionView {
+    version: u64,
+    rule: RuleBody,
+    #[schemars(extend("format" = "date-time"))]
+    time: String,
+    /// Who wrote it.
+    author: String,
+}
+
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RestoreBody {
+    /// The version whose text is to be the newest.
+    pub version: u64,
+}
+
+/// Rules to take elsewhere, and from there.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RulesBody {
+    pub rules: Vec<RuleBody>,
+}
+
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct ImportedView {
+    pub created: usize,
+    pub changed: usize,
 }
 
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -269,6 +454,53 @@ pub(crate) struct AlertView {
     raised: String,
     /// Why no mail was sent, when one should have been.
     mail_error: Option<String>,
+    state: AlertState,
+    acknowledged: Option<DoneView>,
+    cleared: Option<DoneView>,
+    note: Option<String>,
+}
+
+/// What somebody did, and when.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct DoneView {
+    #[schemars(extend("format" = "date-time"))]
+    time: String,
+    by: String,
+}
+
+/// An alert with the reasons for it.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct AlertDetailView {
+    #[serde(flatten)]
+    pub alert: AlertView,
+    /// Null for an alert from before reasons were kept.
+    pub why: Option<Why>,
+    /// The rule as it was then; null when that version is no longer kept.
+    pub rule_text: Option<RuleBody>,
+    /// The newest readings up to the alert's, the oldest first; as far back as the rule looked, or an hour.
+    pub readings: Vec<PastView>,
+}
+
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct PastView {
+    #[schemars(extend("format" = "date-time"))]
+    pub time: String,
+    pub values: Map<String, Value>,
+}
+
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+pub(crate) struct AlertsQuery {
+    state: Option<AlertState>,
+    device: Option<String>,
+    /// A rule's id.
+    rule: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct HandleBody {
+    /// What others should know of it; up to 1,000 characters.
+    pub note: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, JsonSchema)]
@@ -297,6 +529,7 @@ pub(crate) struct EventsQuery {
 pub(crate) enum EventsTopic {
     Readings,
     Alerts,
+    Health,
 }
 
 /// One reading or a list of them, as they were written: each is judged by itself, as one that came by MQTT.
@@ -436,11 +669,26 @@ impl SensorBody {
                 faults.push(Fault::new(at("label"), format!("the label {why}")));
             }
         }
+        let times = [
+            ("/silent_after_seconds", self.silent_after_seconds, 1),
+            ("/lateness_seconds", self.lateness_seconds, 0),
+        ];
+        for (pointer, seconds, least) in times {
+            if seconds.is_some_and(|seconds| !(least..=SECONDS_MAX).contains(&seconds)) {
+                faults.push(Fault::new(pointer, format!("not from {least} to {SECONDS_MAX}")));
+            }
+        }
         if !faults.is_empty() {
             return Err(Error::Invalid(faults));
         }
         let values = self.values.into_iter().map(SensorValue::from).collect();
-        Ok(Sensor { name: self.name, values, created })
+        Ok(Sensor {
+            name: self.name,
+            values,
+            silent_after: self.silent_after_seconds.map(Duration::from_secs),
+            lateness: self.lateness_seconds.map(Duration::from_secs),
+            created,
+        })
     }
 }
 
@@ -459,7 +707,11 @@ impl From<&SensorValue> for SensorValueBody {
 
 impl From<&Sensor> for SensorFields {
     fn from(sensor: &Sensor) -> Self {
-        Self { values: sensor.values.iter().map(SensorValueBody::from).collect() }
+        Self {
+            values: sensor.values.iter().map(SensorValueBody::from).collect(),
+            silent_after_seconds: sensor.silent_after.map(|time| time.as_secs()),
+            lateness_seconds: sensor.lateness.map(|time| time.as_secs()),
+        }
     }
 }
 
@@ -468,6 +720,8 @@ impl From<&Sensor> for SensorView {
         Self {
             name: sensor.name.clone(),
             values: sensor.values.iter().map(SensorValueBody::from).collect(),
+            silent_after_seconds: sensor.silent_after.map(|time| time.as_secs()),
+            lateness_seconds: sensor.lateness.map(|time| time.as_secs()),
             created: sensor.created.to_string(),
         }
     }
@@ -475,8 +729,8 @@ impl From<&Sensor> for SensorView {
 
 impl DeviceFields {
     pub(crate) fn named(self, name: String) -> DeviceBody {
-        let Self { label, latitude, longitude, sensors } = self;
-        DeviceBody { name, label, latitude, longitude, sensors }
+        let Self { label, latitude, longitude, sensors, tags, group } = self;
+        DeviceBody { name, label, latitude, longitude, sensors, tags, group }
     }
 }
 
@@ -487,11 +741,91 @@ impl From<&Device> for DeviceFields {
             latitude: device.position.map(|position| position.latitude),
             longitude: device.position.map(|position| position.longitude),
             sensors: device.sensors.iter().cloned().collect(),
+            tags: device.tags.iter().cloned().collect(),
+            group: device.group.clone(),
         }
     }
 }
 
+impl DevicesImportBody {
+    pub(crate) fn devices(self, now: Timestamp, config: &Config) -> Result<Vec<Device>> {
+        let bodies = match self.csv {
+            None => self.devices,
+            Some(_) if !self.devices.is_empty() => {
+                return Err(Error::invalid("/csv", "either devices or csv"));
+            }
+            Some(csv) => csv::read(&csv)?
+                .into_iter()
+                .enumerate()
+                .map(|(index, row)| DeviceBody::of_row(row, index))
+                .collect::<Result<_>>()?,
+        };
+        if bodies.len() > config.import_devices_max {
+            let most = config.import_devices_max;
+            return Err(Error::invalid("", format!("more than {most} devices")));
+        }
+        let (mut devices, mut faults) = (Vec::new(), Vec::new());
+        let mut seen = BTreeSet::new();
+        for (index, body) in bodies.into_iter().enumerate() {
+            if !seen.insert(body.name.clone()) {
+                let text = "there are two devices of this name";
+                faults.push(Fault::new(format!("/devices/{index}/name"), text));
+            }
+            match body.device(now, config) {
+                Ok(device) => devices.push(device),
+                Err(Error::Invalid(more)) => faults.extend(more.into_iter().map(|fault| Fault {
+                    pointer: format!("/devices/{index}{}", fault.pointer),
+                    ..fault
+                })),
+                Err(error) => return Err(error),
+            }
+        }
+        if faults.is_empty() { Ok(devices) } else { Err(Error::Invalid(faults)) }
+    }
+}
+
+impl From<&Device> for DeviceBody {
+    fn from(device: &Device) -> Self {
+        DeviceFields::from(device).named(device.name.clone())
+    }
+}
+
 impl DeviceBody {
+    pub(crate) fn row(self) -> [String; csv::COLUMNS.len()] {
+        let number = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
+        [
+            self.name,
+            self.label.unwrap_or_default(),
+            number(self.latitude),
+            number(self.longitude),
+            self.sensors.join(";"),
+            self.tags.join(";"),
+            self.group.unwrap_or_default(),
+        ]
+    }
+
+    fn of_row(row: [String; csv::COLUMNS.len()], index: usize) -> Result<Self> {
+        let [name, label, latitude, longitude, sensors, tags, group] = row;
+        let number = |column: &str, text: &str| {
+            let text = text.trim();
+            let number = (!text.is_empty()).then(|| text.parse::<f64>()).transpose();
+            number.map_err(|_| {
+                let pointer = format!("/devices/{index}/{column}");
+                Error::invalid(&pointer, format!("{text:?} is not a number"))
+            })
+        };
+        let some = |text: String| (!text.trim().is_empty()).then_some(text);
+        Ok(Self {
+            name,
+            label: some(label),
+            latitude: number("latitude", &latitude)?,
+            longitude: number("longitude", &longitude)?,
+            sensors: csv::list(&sensors),
+            tags: csv::list(&tags),
+            group: some(group),
+        })
+    }
+
     pub(crate) fn device(self, created: Timestamp, config: &Config) -> Result<Device> {
         let mut faults = Vec::new();
         if let Err(why) = check_name(&self.name) {
@@ -503,6 +837,17 @@ impl DeviceBody {
         if self.sensors.len() > config.device_sensors_max {
             faults.push(Fault::new("/sensors", format!("more than {}", config.device_sensors_max)));
         }
+        if let Some(Err(why)) = self.group.as_deref().map(check_title) {
+            faults.push(Fault::new("/group", format!("the group {why}")));
+        }
+        if self.tags.len() > config.device_tags_max {
+            faults.push(Fault::new("/tags", format!("more than {}", config.device_tags_max)));
+        }
+        for (index, tag) in self.tags.iter().enumerate() {
+            if let Err(why) = check_title(tag) {
+                faults.push(Fault::new(format!("/tags/{index}"), format!("the tag {why}")));
+            }
+        }
         let position = Position::checked(self.latitude, self.longitude);
         match position {
             Ok(position) if faults.is_empty() => Ok(Device {
@@ -510,6 +855,9 @@ impl DeviceBody {
                 label: self.label,
                 position,
                 sensors: self.sensors.into_iter().collect(),
+                tags: self.tags.into_iter().collect(),
+                group: self.group,
+                provisioned: None,
                 created,
             }),
             Ok(_) => Err(Error::Invalid(faults)),
@@ -522,12 +870,13 @@ impl DeviceBody {
 }
 
 impl DeviceView {
-    pub(crate) fn new(device: &Device, last: Vec<Series>) -> Self {
-        let DeviceFields { label, latitude, longitude, sensors } = device.into();
+    pub(crate) fn new(device: &Device, health: Health, last: Vec<Series>) -> Self {
+        let DeviceFields { label, latitude, longitude, sensors, tags, group } = device.into();
         let last = last.into_iter().map(|series| LastView {
             sensor: series.sensor,
             time: series.time.to_string(),
             values: object(&series.values),
+            received: series.received.map(|received| received.to_string()),
         });
         Self {
             name: device.name.clone(),
@@ -535,7 +884,10 @@ impl DeviceView {
             latitude,
             longitude,
             sensors,
+            tags,
+            group,
             created: device.created.to_string(),
+            health: health.into(),
             last: last.collect(),
         }
     }
@@ -546,11 +898,53 @@ fn object(text: &str) -> Map<String, Value> {
     serde_json::from_str(text).unwrap_or_default()
 }
 
-impl TryFrom<RectangleQuery> for Option<Rectangle> {
+impl From<State> for HealthState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Stable => Self::Stable,
+            State::Unstable => Self::Unstable,
+            State::Disconnected => Self::Disconnected,
+            State::Unknown => Self::Unknown,
+        }
+    }
+}
+
+impl From<Health> for HealthView {
+    fn from(health: Health) -> Self {
+        Self {
+            state: health.state.into(),
+            reason: health.reason.word(),
+            silent: health.silent,
+            since: health.since.to_string(),
+        }
+    }
+}
+
+impl From<Entry> for HealthEntryView {
+    fn from(entry: Entry) -> Self {
+        Self {
+            time: entry.time.to_string(),
+            state: entry.state.into(),
+            reason: entry.reason.word(),
+            silent: entry.silent,
+        }
+    }
+}
+
+impl TryFrom<DevicesQuery> for DeviceFilter {
     type Error = Error;
 
-    fn try_from(query: RectangleQuery) -> Result<Self> {
-        let RectangleQuery { left, right, up, down } = query;
+    fn try_from(query: DevicesQuery) -> Result<Self> {
+        let text = query.q.as_ref().map(|text| text.trim().to_lowercase());
+        let text = text.filter(|text| !text.is_empty());
+        let (tag, group) = (query.tag.clone(), query.group.clone());
+        Ok(Self { rectangle: query.rectangle()?, text, tag, group })
+    }
+}
+
+impl DevicesQuery {
+    fn rectangle(&self) -> Result<Option<Rectangle>> {
+        let (left, right, up, down) = (self.left, self.right, self.up, self.down);
         let sides = [
             ("left", left, 180.0),
             ("right", right, 180.0),
@@ -597,71 +991,163 @@ impl TryFrom<RuleBody> for RuleText {
     type Error = Error;
 
     fn try_from(body: RuleBody) -> Result<Self> {
-        let window = match body.window {
-            None => None,
-            Some(WindowBody { from, to, zone }) => {
-                let mut faults = Vec::new();
-                let mut minute = |pointer: &str, text: &str| {
-                    let minute = text.parse().ok();
-                    if minute.is_none() {
-                        faults.push(Fault::new(pointer, "not a time of day from 00:00 to 23:59"));
-                    }
-                    minute
-                };
-                match (minute("/window/from", &from), minute("/window/to", &to)) {
-                    (Some(from), Some(to)) => Some(Window { from, to, zone }),
-                    _ => return Err(Error::Invalid(faults)),
-                }
-            }
-        };
-        let conditions = body.conditions.into_iter().map(|condition| Condition {
-            value: condition.value,
-            ranges: condition
-                .ranges
-                .into_iter()
-                .map(|r| Range { min: r.min, max: r.max })
-                .collect(),
-        });
-        let actions = body.actions.into_iter().map(Deed::from);
+        let mut faults = Vec::new();
+        let window = body.window.and_then(|window| window.window(&mut faults));
+        let conditions = body.conditions.into_iter().enumerate();
+        let conditions = conditions
+            .filter_map(|(index, condition)| condition.condition(index, &mut faults))
+            .collect();
+        if !faults.is_empty() {
+            return Err(Error::Invalid(faults));
+        }
         Ok(Self {
             name: body.name,
             sensor: body.sensor,
             device: body.device,
+            tags: body.tags,
+            groups: body.groups,
+            area: body.area,
             is_enabled: body.enabled,
-            conditions: conditions.collect(),
+            conditions,
             window,
+            lasting: Duration::from_secs(body.for_seconds),
+            is_once: body.once,
             cooldown: Duration::from_secs(body.cooldown_seconds),
-            actions: actions.collect(),
+            actions: body.actions.into_iter().map(Deed::from).collect(),
         })
+    }
+}
+
+impl WindowBody {
+    fn window(self, faults: &mut Vec<Fault>) -> Option<Window> {
+        let mut minute = |pointer: &str, text: &str| {
+            let minute = text.parse().ok();
+            if minute.is_none() {
+                faults.push(Fault::new(pointer, "not a time of day from 00:00 to 23:59"));
+            }
+            minute
+        };
+        let (from, to) = (minute("/window/from", &self.from), minute("/window/to", &self.to));
+        Some(Window { from: from?, to: to?, days: Days::of(&self.days), zone: self.zone })
+    }
+}
+
+impl ConditionBody {
+    fn condition(self, index: usize, faults: &mut Vec<Fault>) -> Option<Condition> {
+        let Self { value, ranges, hold, compare, change } = self;
+        let range = |range: RangeBody| Range { min: range.min, max: range.max };
+        let test = match (compare, change) {
+            (None, None) => Test::Ranges {
+                ranges: ranges.into_iter().map(range).collect(),
+                hold: hold.map(range),
+            },
+            (Some(compare), None) if ranges.is_empty() && hold.is_none() => {
+                let CompareBody { is, value, plus } = compare;
+                Test::Compare { is, other: value, plus }
+            }
+            (None, Some(change)) if ranges.is_empty() && hold.is_none() => {
+                let ChangeBody { by, within_seconds, direction } = change;
+                Test::Change(Change { by, within: Duration::from_secs(within_seconds), direction })
+            }
+            _ => {
+                let text = "ranges, compare and change do not go together";
+                faults.push(Fault::new(format!("/conditions/{index}"), text));
+                return None;
+            }
+        };
+        Some(Condition { value, test })
+    }
+}
+
+impl From<&Condition> for ConditionBody {
+    fn from(condition: &Condition) -> Self {
+        let range = |range: &Range| RangeBody { min: range.min, max: range.max };
+        let value = condition.value.clone();
+        let mut body = Self { value, ranges: Vec::new(), hold: None, compare: None, change: None };
+        match &condition.test {
+            Test::Ranges { ranges, hold } => {
+                body.ranges = ranges.iter().map(range).collect();
+                body.hold = hold.as_ref().map(range);
+            }
+            Test::Compare { is, other, plus } => {
+                body.compare = Some(CompareBody { is: *is, value: other.clone(), plus: *plus });
+            }
+            Test::Change(Change { by, within, direction }) => {
+                let (by, direction) = (*by, *direction);
+                let within_seconds = within.as_secs();
+                body.change = Some(ChangeBody { by, within_seconds, direction });
+            }
+        }
+        body
     }
 }
 
 impl From<&RuleText> for RuleBody {
     fn from(text: &RuleText) -> Self {
-        let conditions = text.conditions.iter().map(|condition| ConditionBody {
-            value: condition.value.clone(),
-            ranges: condition
-                .ranges
-                .iter()
-                .map(|range| RangeBody { min: range.min, max: range.max })
-                .collect(),
-        });
         let window = text.window.as_ref().map(|window| WindowBody {
             from: window.from.to_string(),
             to: window.to.to_string(),
             zone: window.zone.clone(),
+            days: window.days.list(),
         });
         let actions = text.actions.iter().map(ActionBody::from);
         Self {
             name: text.name.clone(),
             sensor: text.sensor.clone(),
             device: text.device.clone(),
+            tags: text.tags.clone(),
+            groups: text.groups.clone(),
+            area: text.area.clone(),
             enabled: text.is_enabled,
-            conditions: conditions.collect(),
+            conditions: text.conditions.iter().map(ConditionBody::from).collect(),
             window,
+            for_seconds: text.lasting.as_secs(),
+            once: text.is_once,
             cooldown_seconds: text.cooldown.as_secs(),
             actions: actions.collect(),
         }
+    }
+}
+
+impl From<Version> for VersionView {
+    fn from(version: Version) -> Self {
+        Self {
+            version: version.number,
+            rule: RuleBody::from(&version.text),
+            time: version.time.to_string(),
+            author: version.author,
+        }
+    }
+}
+
+impl TryFrom<RulesBody> for Vec<RuleText> {
+    type Error = Error;
+
+    fn try_from(body: RulesBody) -> Result<Self> {
+        let mut texts = Self::new();
+        let mut faults = Vec::new();
+        for (index, rule) in body.rules.into_iter().enumerate() {
+            match RuleText::try_from(rule) {
+                Ok(text) => texts.push(text),
+                Err(Error::Invalid(more)) => faults.extend(more.into_iter().map(|fault| Fault {
+                    pointer: format!("/rules/{index}{}", fault.pointer),
+                    ..fault
+                })),
+                Err(error) => return Err(error),
+            }
+        }
+        if faults.is_empty() { Ok(texts) } else { Err(Error::Invalid(faults)) }
+    }
+}
+
+impl TryFrom<AlertsQuery> for AlertFilter {
+    type Error = Error;
+
+    fn try_from(query: AlertsQuery) -> Result<Self> {
+        let AlertsQuery { state, device, rule } = query;
+        let rule = rule.map(|id| id.parse()).transpose();
+        let rule = rule.map_err(|_| Error::invalid("rule", "not the id of a rule"))?;
+        Ok(Self { state, device, rule })
     }
 }
 
@@ -669,6 +1155,7 @@ impl From<&Rule> for RuleView {
     fn from(rule: &Rule) -> Self {
         Self {
             id: rule.id.to_string(),
+            version: rule.version,
             rule: RuleBody::from(&rule.text),
             created: rule.created.to_string(),
             updated: rule.updated.to_string(),
@@ -719,6 +1206,33 @@ impl From<Trial> for TrialView {
     }
 }
 
+impl From<Evidence> for AlertDetailView {
+    fn from(evidence: Evidence) -> Self {
+        let Evidence { alert, rule, readings } = evidence;
+        let readings = readings.into_iter().map(|(time, values)| PastView {
+            time: time.to_string(),
+            values: values.into_iter().map(|(name, value)| (name, value.into())).collect(),
+        });
+        Self {
+            why: alert.why.clone(),
+            alert: alert.into(),
+            rule_text: rule.as_ref().map(RuleBody::from),
+            readings: readings.collect(),
+        }
+    }
+}
+
+impl HandleBody {
+    pub(crate) fn checked(self) -> Result<Option<String>> {
+        let is_long =
+            self.note.as_ref().is_some_and(|note| note.chars().nth(NOTE_CHARS_MAX).is_some());
+        if is_long {
+            return Err(Error::invalid("/note", format!("more than {NOTE_CHARS_MAX} characters")));
+        }
+        Ok(self.note)
+    }
+}
+
 impl From<Alert> for AlertView {
     fn from(alert: Alert) -> Self {
         Self {
@@ -731,6 +1245,16 @@ impl From<Alert> for AlertView {
             values: object(&alert.values),
             raised: alert.raised.to_string(),
             mail_error: alert.mail_error,
+            state: alert.handling.state(),
+            acknowledged: alert.handling.acknowledged.map(DoneView::from),
+            cleared: alert.handling.cleared.map(DoneView::from),
+            note: alert.handling.note,
         }
+    }
+}
+
+impl From<(Timestamp, String)> for DoneView {
+    fn from((time, by): (Timestamp, String)) -> Self {
+        Self { time: time.to_string(), by }
     }
 }

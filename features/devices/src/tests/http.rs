@@ -156,7 +156,10 @@ async fn a_rule_is_shown_as_it_was_written() {
     let mut body = hot(90.0, 180);
     body["device"] = Value::Null;
     body["enabled"] = json!(false);
-    body["window"] = json!({"from": "22:00", "to": "06:00", "zone": "Asia/Seoul"});
+    body["window"] = json!({"from": "22:00", "to": "06:00", "zone": "Asia/Seoul", "days": []});
+    for kind in ["hold", "compare", "change"] {
+        body["conditions"][0][kind] = Value::Null;
+    }
     let made = stack.post("/v1/rules", &body).await;
     for (name, value) in body.as_object().unwrap() {
         assert_eq!(made[name], *value, "{name}");
@@ -259,7 +262,7 @@ async fn a_device_key_opens_its_own_device_only() {
 
 impl Stack {
     /// Opens an event stream and gives its text as it comes.
-    async fn events(
+    pub(super) async fn events(
         &self,
         query: &str,
         last: Option<&str>,
@@ -304,6 +307,67 @@ async fn events_begin_now_or_where_the_reader_left_and_end_with_the_server() {
     stack.base.tasks.stopping().cancel();
     assert_eq!(live.next().await, None);
     assert_eq!(resumed.next().await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fleet_goes_elsewhere_as_json_and_csv_all_or_none() {
+    let stack = Stack::start().await;
+    stack.weather_sensor().await;
+    let csv = "name,latitude,longitude,tags,sensors,label,group\n\
+               roof,37.5,127,outdoor;new,weather,\"a, b\",Seoul\ncellar,,,,,,\n";
+    let import = async |expected: StatusCode, body: Value| {
+        stack.expect(expected, Method::POST, "/v1/devices-import", Some(body)).await
+    };
+    let made = import(StatusCode::OK, json!({"csv": csv})).await;
+    assert_eq!(made, json!({"created": 2, "changed": 0}));
+    let exported = stack.get("/v1/devices-export").await;
+    let roof = json!({
+        "name": "roof", "label": "a, b", "latitude": 37.5, "longitude": 127.0,
+        "sensors": ["weather"], "tags": ["new", "outdoor"], "group": "Seoul"
+    });
+    assert_eq!(exported["devices"][1], roof);
+    assert_eq!(import(StatusCode::OK, exported.clone()).await, json!({"created": 0, "changed": 0}));
+    let mut changed = exported.clone();
+    changed["devices"][0]["label"] = json!("below");
+    changed["devices"][1]["sensors"] = json!(["soil"]);
+    let problem = import(StatusCode::UNPROCESSABLE_ENTITY, changed.clone()).await;
+    assert_eq!(problem["errors"][0]["pointer"], "/devices/1/sensors");
+    assert_eq!(stack.get("/v1/devices/cellar").await["label"], Value::Null, "none was taken");
+    changed["devices"][1] = roof;
+    assert_eq!(import(StatusCode::OK, changed).await, json!({"created": 0, "changed": 1}));
+    for (body, pointer) in [
+        (json!({"csv": "name\na/b"}), "/devices/0/name"),
+        (json!({"csv": "name,latitude\na,north"}), "/devices/0/latitude"),
+        (json!({"csv": "name\na\na"}), "/devices/1/name"),
+        (json!({"csv": "colour\nred"}), "/csv"),
+    ] {
+        let problem = import(StatusCode::UNPROCESSABLE_ENTITY, body).await;
+        assert_eq!(problem["errors"][0]["pointer"], pointer, "{problem}");
+    }
+    let stack = stack.restart().await;
+    let (status, _) =
+        stack.request("admin", Method::GET, "/v1/devices-export?format=csv", None).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(stack.get("/v1/devices/cellar").await["label"], "below");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_of_a_fleet_gets_its_key_once() {
+    let stack = Stack::start().await;
+    let path = "/v1/devices/roof-7/provision";
+    let key = stack.post(path, &json!({})).await;
+    assert_eq!(key["mqtt_password"], "mqtt/data/roof-7");
+    assert_eq!(stack.get("/v1/devices/roof-7").await["name"], "roof-7");
+    stack.expect(StatusCode::CONFLICT, Method::POST, path, Some(json!({}))).await;
+    let stack = stack.restart().await;
+    stack.expect(StatusCode::CONFLICT, Method::POST, path, Some(json!({}))).await;
+    // One that is known already may still ask once, and one that did not get it asks again.
+    stack.post("/v1/devices", &json!({"name": "roof-8"})).await;
+    let path = "/v1/devices/roof-8/provision";
+    let wrong = json!({"label": " "});
+    stack.expect(StatusCode::UNPROCESSABLE_ENTITY, Method::POST, path, Some(wrong)).await;
+    stack.post(path, &json!({})).await;
+    stack.expect(StatusCode::CONFLICT, Method::POST, path, Some(json!({}))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -20,8 +20,12 @@ async fn a_reading_is_in_sql_and_its_alert_and_mail_are_there_once() {
     assert_eq!(stack.alerts().await, [("EWR".into(), "2013-01-01T11:00:00Z".into())]);
     assert_eq!(stack.mails().await, [("keeper@example.org".into(), "hot: EWR".into())]);
     let device = stack.get("/v1/devices/EWR").await;
-    let last =
-        json!([{"sensor": "weather", "time": "2013-01-01T11:00:00Z", "values": {"temp": 91.5}}]);
+    let last = json!([{
+        "sensor": "weather",
+        "time": "2013-01-01T11:00:00Z",
+        "values": {"temp": 91.5},
+        "received": NOW
+    }]);
     assert_eq!(device["last"], last);
     assert_eq!(device["sensors"], json!(["weather"]));
     let overview = stack.devices.overview(OrganisationId::DEFAULT).await.unwrap();
