@@ -32,12 +32,19 @@ const PRELUDE: &str = include_str!("script/prelude.lua");
 const LOOK_EVERY: u32 = 10_000;
 /// Lua collects when its memory is so many per cent of what lived after the last time.
 const GC_PAUSE_PERCENT: i32 = 120;
-/// The names under which a run that goes on has what Lua calls.
-const LOOK: &str = "look";
-const CALL: &str = "call";
-const MAY: &str = "may";
-const SETRESP: &str = "setresp";
+/// The names under which a run that goes on has what Lua calls: all that a script may ask of it, and what a library may.
+const RUN: &str = "run";
 const REGISTER: &str = "register";
+
+/// What a script asks of its run.
+mod deed {
+    pub(super) const LOOK: u8 = 0;
+    pub(super) const CALL: u8 = 1;
+    pub(super) const MAY: u8 = 2;
+    pub(super) const SETRESP: u8 = 3;
+}
+
+const NOT_NOW: &str = "ERR redis.call/pcall can only be called inside a script invocation";
 const BYTECODE: u8 = 0x1b;
 
 /// Why a script ended, and whether that is counted among the errors already.
@@ -195,44 +202,52 @@ struct Mail {
 /// What came of a command for a script.
 fn ask(
     lua: &Lua,
-    (name, mailbox): (&'static str, &Mailbox),
+    (deed, mailbox): (u8, &Mailbox),
     args: MultiValue,
 ) -> mlua::Result<Result<Value, Raised>> {
-    let run: Option<Function> = lua.named_registry_value(name)?;
-    let Some(run) = run else { return Ok(Err(Raised::Fault(not_now(name).to_owned()))) };
+    let run: Option<Function> = lua.named_registry_value(RUN)?;
+    let Some(run) = run else { return Ok(Err(Raised::Fault(NOT_NOW.to_owned()))) };
     let limit = mailbox.borrow().limit;
     match run::texts(args, limit) {
         Ok(texts) => mailbox.borrow_mut().texts = texts,
         Err(fault) => return Ok(Err(Raised::Fault(fault.0.into_owned()))),
     }
-    Ok(match run.call::<(bool, Value)>(())? {
+    Ok(match run.call::<(bool, Value)>((deed, Value::Nil))? {
         (true, value) => Ok(value),
         (false, reason) => Err(Raised::Command(lossy(&reason))),
     })
 }
 
-/// Runs what the run that goes on has under a name, and raises its failure.
-fn in_run(lua: &Lua, name: &'static str) -> mlua::Result<Function> {
-    lua.create_function(move |lua, args: MultiValue| {
-        let run: Option<Function> = lua.named_registry_value(name)?;
-        let run = run.ok_or_else(|| Raised::Fault(not_now(name).to_owned()))?;
-        match run.call::<(bool, Value)>(args)? {
-            (true, value) => Ok(value),
-            (false, reason) => Err(Raised::Fault(lossy(&reason)).into()),
-        }
-    })
+/// `redis.setresp`
+fn setresp(lua: &Lua, args: MultiValue) -> mlua::Result<()> {
+    let fault = |text: &str| Err(Raised::Fault(text.to_owned()).into());
+    let mut args = args.into_iter();
+    let (Some(version), None) = (args.next(), args.next()) else {
+        return fault("ERR redis.setresp() requires one argument.");
+    };
+    let run: Option<Function> = lua.named_registry_value(RUN)?;
+    let Some(run) = run else { return fault(NOT_NOW) };
+    match run.call::<(bool, Value)>((deed::SETRESP, version))? {
+        (true, _) => Ok(()),
+        (false, reason) => fault(&lossy(&reason)),
+    }
+}
+
+/// `redis.register_function`
+fn register(lua: &Lua, args: MultiValue) -> mlua::Result<()> {
+    let fault = |text: &str| Err(Raised::Fault(text.to_owned()).into());
+    let register: Option<Function> = lua.named_registry_value(REGISTER)?;
+    let Some(register) = register else {
+        return fault("ERR redis.register_function can only be called on FUNCTION LOAD command");
+    };
+    match register.call::<(bool, Value)>(args)? {
+        (true, _) => Ok(()),
+        (false, reason) => fault(&lossy(&reason)),
+    }
 }
 
 fn lossy(text: &Value) -> String {
     text.as_string().map_or_else(String::new, mlua::String::to_string_lossy)
-}
-
-fn not_now(name: &str) -> &'static str {
-    if name == REGISTER {
-        "ERR redis.register_function can only be called on FUNCTION LOAD command"
-    } else {
-        "ERR redis.call/pcall can only be called inside a script invocation"
-    }
 }
 
 fn modules(lua: &Lua, (seed, limit): (u64, usize), mailbox: &Mailbox) -> mlua::Result<Table> {
@@ -240,24 +255,24 @@ fn modules(lua: &Lua, (seed, limit): (u64, usize), mailbox: &Mailbox) -> mlua::R
     modules.set("version", command::connection::REDIS_VERSION)?;
     modules.set("seen", raise::seen(lua)?)?;
     modules.set("where", lua.create_function(|lua, ()| Ok(raise::place(lua, 2)))?)?;
-    for (word, name) in [("call", CALL), ("may", MAY)] {
+    for (word, deed) in [("call", deed::CALL), ("may", deed::MAY)] {
         let mailbox = mailbox.clone();
         let function = lua.create_function(move |lua, args: MultiValue| {
-            ask(lua, (name, &mailbox), args)?.map_err(mlua::Error::from)
+            ask(lua, (deed, &mailbox), args)?.map_err(mlua::Error::from)
         })?;
         modules.set(word, function)?;
     }
     let mailbox = mailbox.clone();
     let pcall = lua.create_function(move |lua, args: MultiValue| {
-        match ask(lua, (CALL, &mailbox), args)? {
+        match ask(lua, (deed::CALL, &mailbox), args)? {
             Ok(value) => Ok(value),
             Err(Raised::Command(text)) => reply::counted_fault(lua, &text),
             Err(raised) => reply::fault(lua, &raised.to_string()),
         }
     })?;
     modules.set("pcall", pcall)?;
-    modules.set("setresp", in_run(lua, SETRESP)?)?;
-    modules.set("register", in_run(lua, REGISTER)?)?;
+    modules.set("setresp", lua.create_function(setresp)?)?;
+    modules.set("register", lua.create_function(register)?)?;
     modules.set("bit", bits::module(lua)?)?;
     modules.set("cjson", json::module(lua, limit)?)?;
     modules.set("cmsgpack", msgpack::module(lua, limit)?)?;
@@ -338,11 +353,10 @@ impl Home {
         // Coroutines take the hook from where they are made, so it is always there.
         let triggers = HookTriggers::new().every_nth_instruction(LOOK_EVERY);
         lua.set_global_hook(triggers, |lua, _| {
-            let look: Option<Function> = lua.named_registry_value(LOOK)?;
-            match look {
-                Some(look) if !look.call::<bool>(())? => Err(Raised::End.into()),
-                _ => Ok(VmState::Continue),
-            }
+            let run: Option<Function> = lua.named_registry_value(RUN)?;
+            let Some(run) = run else { return Ok(VmState::Continue) };
+            let (goes_on, _) = run.call::<(bool, Value)>((deed::LOOK, Value::Nil))?;
+            if goes_on { Ok(VmState::Continue) } else { Err(Raised::End.into()) }
         })?;
         lua.gc_collect()?;
         let empty_bytes = lua.used_memory();

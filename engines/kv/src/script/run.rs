@@ -5,9 +5,7 @@ use std::cell::RefCell;
 use mlua::{Function, Lua, MultiValue, Value};
 
 use super::raise::{self, Raised};
-use super::{
-    CALL, Call, Failed, Flags, Home, LOOK, MAY, NO_MEMORY, REGISTER, SETRESP, What, reply,
-};
+use super::{Call, Failed, Flags, Home, NO_MEMORY, REGISTER, RUN, What, deed, reply};
 use crate::command::{self, Command, Group, flag};
 use crate::engine::{Engine, NOT_READY, PANICKED, Turn};
 use crate::session::Session;
@@ -208,28 +206,21 @@ impl Engine {
             end: None,
         });
         let ended = lua.scope(|scope| {
-            let call = scope.create_function(|lua, ()| {
-                let texts = std::mem::take(&mut home.mailbox.borrow_mut().texts);
-                running.borrow_mut().call(lua, &texts)
+            let run = scope.create_function(|lua, (deed, given): (u8, Value)| {
+                let mut running = running.borrow_mut();
+                let texts = || std::mem::take(&mut home.mailbox.borrow_mut().texts);
+                match deed {
+                    deed::CALL => running.call(lua, &texts()),
+                    deed::MAY => running.may(lua, &texts()),
+                    deed::SETRESP => running.setresp(lua, &given),
+                    _ => Ok((running.look(), Value::Nil)),
+                }
             })?;
-            let may = scope.create_function(|lua, ()| {
-                let texts = std::mem::take(&mut home.mailbox.borrow_mut().texts);
-                running.borrow_mut().may(lua, &texts)
-            })?;
-            let setresp = scope.create_function(|lua, args: MultiValue| {
-                running.borrow_mut().setresp(lua, &args)
-            })?;
-            let look = scope.create_function(|_, ()| Ok(running.borrow_mut().look()))?;
-            lua.set_named_registry_value(CALL, call)?;
-            lua.set_named_registry_value(MAY, may)?;
-            lua.set_named_registry_value(SETRESP, setresp)?;
-            lua.set_named_registry_value(LOOK, look)?;
+            lua.set_named_registry_value(RUN, run)?;
             work(lua)
         });
-        for name in [CALL, MAY, SETRESP, LOOK, REGISTER] {
-            if let Err(error) = lua.unset_named_registry_value(name) {
-                tracing::error!(%error, name, "a script's world was not closed");
-            }
+        if let Err(error) = lua.unset_named_registry_value(RUN) {
+            tracing::error!(%error, "a script's world was not closed");
         }
         let (end, has_read, has_written) = {
             let running = running.into_inner();
@@ -431,19 +422,12 @@ impl Running<'_, '_> {
     }
 
     /// `redis.setresp`
-    fn setresp(&mut self, lua: &Lua, args: &MultiValue) -> mlua::Result<(bool, Value)> {
-        let fault = if args.len() == 1 {
-            match raise::whole(lua, args.front()) {
-                Some(version @ 2..=3) => {
-                    self.inner.out.is_resp3 = version == 3;
-                    return Ok((true, Value::Nil));
-                }
-                _ => "ERR RESP version must be 2 or 3.",
-            }
-        } else {
-            "ERR redis.setresp() requires one argument."
-        };
-        Ok((false, Value::String(lua.create_string(fault)?)))
+    fn setresp(&mut self, lua: &Lua, version: &Value) -> mlua::Result<(bool, Value)> {
+        if let Some(version @ 2..=3) = raise::whole(lua, Some(version)) {
+            self.inner.out.is_resp3 = version == 3;
+            return Ok((true, Value::Nil));
+        }
+        Ok((false, Value::String(lua.create_string("ERR RESP version must be 2 or 3.")?)))
     }
 }
 
@@ -534,6 +518,8 @@ pub(super) fn with_register<R>(
             }
         })?;
         lua.set_named_registry_value(REGISTER, register)?;
-        work()
+        let worked = work();
+        lua.unset_named_registry_value(REGISTER)?;
+        worked
     })
 }

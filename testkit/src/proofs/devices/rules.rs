@@ -60,7 +60,7 @@ fn speed(ground: &Ground, stack: &Stack, count: usize, report: &mut Report) -> R
     })?;
     let (after, took) = looked(stack)?;
     let rate = (after - evaluated) / (took - seconds);
-    // An unoptimised binary is some forty times slower; the line itself is about a release.
+    // The line is about a release.
     let least = if ground.size == Size::Full && count > 10 { 1e7 } else { 0.0 };
     let of_parsing = readings as f64 / (took - seconds);
     report.bound(
