@@ -266,6 +266,10 @@ impl Inner {
             self.give_up_stuck(now);
         }
         let mut work = self.work.lock();
+        if self.is_stopping.load(Ordering::Acquire) {
+            // What is to be written is the stop's now; this loop may be gone before its commit begins.
+            return None;
+        }
         let room = self.config.ends_max.saturating_sub(pace.ends.len()).min(work.ends.len());
         pace.ends.extend(work.ends.drain(..room));
         let has_timers = pace.seen.timer.is_some_and(|timer| timer <= now);
@@ -274,8 +278,7 @@ impl Inner {
         let soon = now.plus(self.config.ahead);
         let is_soon =
             pace.seen.timer.is_some_and(|timer| timer <= soon) && instant >= pace.ahead_at;
-        let is_stopping = self.is_stopping.load(Ordering::Acquire);
-        let free = if !is_stopping && work.buffer.bytes() < self.config.buffer_bytes_max {
+        let free = if work.buffer.bytes() < self.config.buffer_bytes_max {
             self.config.ahead_max.saturating_sub(work.buffer.timers())
         } else {
             0
