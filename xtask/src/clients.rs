@@ -123,14 +123,19 @@ fn run(client: &Client, node: &Node, places: &Places<'_>) -> Result<(String, boo
     Ok((text(&[output.stdout, output.stderr].concat()), false))
 }
 
-/// A program of Rust, built once.
+/// A program of Rust, built once outside the tree, where the lock that cargo writes stays.
 fn built(package: &str, places: &Places<'_>) -> Result<PathBuf> {
-    let manifest = places.scripts.join(package).join("Cargo.toml").display().to_string();
+    let (source, folder) = (places.scripts.join(package), places.cache.join(package));
+    fs::create_dir_all(folder.join("src"))?;
+    for file in ["Cargo.toml", "src/main.rs"] {
+        fs::copy(source.join(file), folder.join(file))?;
+    }
+    let manifest = folder.join("Cargo.toml").display().to_string();
     let target = places.cache.join("rust");
     let target_text = target.display().to_string();
     shell::run(
         "cargo",
-        &["build", "-q", "--locked", "--manifest-path", &manifest, "--target-dir", &target_text],
+        &["build", "-q", "--manifest-path", &manifest, "--target-dir", &target_text],
     )?;
     Ok(target.join("debug").join(package))
 }
