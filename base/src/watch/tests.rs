@@ -99,6 +99,49 @@ fn the_end_is_asked_for_when_a_write_or_every_thread_of_a_group_is_stuck() {
     until(|| why.recv().unwrap().contains("a write at"));
 }
 
+#[test]
+fn a_thread_that_computes_without_end_rests_and_not_any_more_once_it_let_go() {
+    let base = Base::system();
+    let config = Config { poll_time_max: Duration::from_millis(500), ..QUICK };
+    base.watch.start(config, |_| {}).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .on_thread_start(|| sit("lonely"))
+        .build()
+        .unwrap();
+    let tasks = base.tasks.on(runtime.handle());
+    let (say, thread) = mpsc::channel();
+    let (go, wait) = mpsc::channel::<()>();
+    let (say_again, rested) = mpsc::channel();
+    tasks.spawn("endless", async move {
+        say.send(std::fs::read_link("/proc/thread-self").unwrap()).unwrap();
+        while wait.try_recv().is_err() {
+            std::hint::spin_loop();
+        }
+    });
+    let status = std::path::Path::new("/proc").join(thread.recv().unwrap()).join("status");
+    // A thread that only computes gives its processor to nobody of its own will.
+    let rests = move || {
+        let status = std::fs::read_to_string(&status).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        line.unwrap().trim().parse::<u64>().unwrap()
+    };
+    let before = rests();
+    until(|| rests() > before + 10);
+    go.send(()).unwrap();
+    until(|| stuck(&base, "endless").is_none());
+    let clock = base.clock;
+    tasks.spawn("short", async move {
+        let before = rests();
+        let began = clock.instant();
+        while clock.instant() - began < seat::TURN * 3 {
+            std::hint::spin_loop();
+        }
+        say_again.send(rests() - before).unwrap();
+    });
+    assert_eq!(rested.recv().unwrap(), 0, "its work has let go");
+}
+
 #[tokio::test]
 async fn what_a_request_spawns_counts_for_it_and_what_outlives_it_does_not() {
     let base = Base::system();
