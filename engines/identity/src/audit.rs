@@ -99,7 +99,7 @@ async fn insert(tx: &mut Tx, organisation: OrganisationId, entry: &Entry) -> Res
     let Entry { id, time, subject, door, action, resource, outcome, detail } = entry;
     let (resource, detail) = (cut(resource), cut(detail));
     let values = params![id, organisation, time, subject, door, action, resource, outcome, detail];
-    tx.execute(sql, values).await?;
+    tx.execute_later(sql, values).await?;
     Ok(())
 }
 

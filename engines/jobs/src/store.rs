@@ -277,7 +277,7 @@ const INSERT_MAX: usize = 128;
 /// Ids of one statement.
 const IDS_MAX: usize = 512;
 
-/// Inserts rows of equal width, many at a time. Only numbers of rows that are powers of two are said, so
+/// Inserts rows of equal width, many at a time, together with what follows. Only numbers of rows that are powers of two are said, so
 /// that few statements are prepared.
 pub(crate) async fn insert_all(
     tx: &mut Tx,
@@ -290,7 +290,7 @@ pub(crate) async fn insert_all(
         let count = 1 << rows.len().min(INSERT_MAX).ilog2();
         let sql = format!("INSERT INTO {into} VALUES {}", vec![one.as_str(); count].join(", "));
         let values: Vec<Value> = rows.drain(rows.len() - count..).flatten().collect();
-        tx.execute(&sql, &values).await?;
+        tx.execute_later(&sql, &values).await?;
     }
     Ok(())
 }
@@ -308,6 +308,20 @@ pub(crate) async fn for_ids(
         changed += tx.execute(&format!("{sql} {list}"), &values).await?;
     }
     Ok(changed)
+}
+
+/// The same together with what follows, where nobody asks how many rows it changes.
+pub(crate) async fn for_ids_later(
+    tx: &mut Tx,
+    sql: &str,
+    given: &[Value],
+    ids: &[JobId],
+) -> Result<(), Error> {
+    for some in ids.chunks(IDS_MAX) {
+        let (list, values) = list_of(given, some);
+        tx.execute_later(&format!("{sql} {list}"), &values).await?;
+    }
+    Ok(())
 }
 
 /// The rows of such a question.

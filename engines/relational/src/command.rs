@@ -151,7 +151,7 @@ pub(crate) async fn put(tx: &mut Tx, new: &Command, not_before: Timestamp) -> Re
         VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, '')";
     let Command { id, organisation, name, key, payload, sent, .. } = new;
     let row = params![id, organisation, name, key, payload, sent, not_before, due];
-    tx.execute(insert, row).await?;
+    tx.execute_later(insert, row).await?;
     tx.session.sends(1);
     Ok(())
 }

@@ -68,6 +68,15 @@ impl Session {
         either!(self, session => session.execute(sql, params))
     }
 
+    /// At once where there is no way to a server to save.
+    pub(crate) fn execute_later(&mut self, sql: &str, params: &[Value]) -> Result<(), Error> {
+        self.check(params)?;
+        match self {
+            Self::Embedded(session) => session.execute(sql, params).map(drop),
+            Self::Remote(session) => session.execute_later(sql, params),
+        }
+    }
+
     /// Keeps other servers from migrating until this transaction ends.
     pub(crate) fn lock_schema(&mut self) -> Result<(), Error> {
         match self {

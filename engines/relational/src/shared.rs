@@ -79,6 +79,10 @@ impl Shared {
     /// Counts a statement, and names a slow one.
     pub(crate) fn statement_ran(&self, place: Place, sql: &str, took: Duration) {
         self.meter.statements.inc();
+        self.statement_took(place, sql, took);
+    }
+
+    pub(crate) fn statement_took(&self, place: Place, sql: &str, took: Duration) {
         if took > self.config.statement_slow {
             self.meter.statements_slow.inc();
             let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);

@@ -79,6 +79,13 @@ impl Tx {
         self.session.execute(sql, params)
     }
 
+    /// Runs one statement that changes rows, where nobody asks how many: it goes to the database together with the
+    /// next statement or the commit, which saves a way there and back. What it says to a mistake ends the
+    /// transaction then.
+    pub async fn execute_later(&mut self, sql: &str, params: &[Value]) -> Result<(), Error> {
+        self.session.execute_later(sql, params)
+    }
+
     /// Puts an event into the outbox: it is told if, and only if, this transaction commits.
     pub async fn emit(&mut self, event: NewEvent) -> Result<EventId, Error> {
         outbox::emit(&mut self.session, event)
@@ -102,7 +109,7 @@ impl Tx {
         }
         let now = self.session.shared().clock.now();
         let note = "INSERT INTO handled (handler, event, time) VALUES (?, ?, ?)";
-        self.execute(note, params![handler, event, now]).await?;
+        self.execute_later(note, params![handler, event, now]).await?;
         Ok(true)
     }
 

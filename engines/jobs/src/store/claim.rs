@@ -51,14 +51,13 @@ pub(crate) async fn promote(tx: &mut Tx, now: Timestamp) -> Result<bool, Error> 
     let ready = format!(
         "UPDATE job SET state = 'ready', place = {LANE} WHERE state = 'scheduled' AND id IN"
     );
-    store::for_ids(tx, &ready, &[], &ids).await?;
+    store::for_ids_later(tx, &ready, &[], &ids).await?;
     forget_timers(tx, &ids).await?;
     Ok(i64::try_from(rows.len()).is_ok_and(|moved| moved == TIMERS_MAX))
 }
 
 async fn forget_timers(tx: &mut Tx, ids: &[JobId]) -> Result<(), Error> {
-    store::for_ids(tx, "DELETE FROM job_timer WHERE job IN", &[], ids).await?;
-    Ok(())
+    store::for_ids_later(tx, "DELETE FROM job_timer WHERE job IN", &[], ids).await
 }
 
 /// Claims what is ready.

@@ -171,7 +171,7 @@ pub(crate) async fn delete(tx: &mut Tx, ids: &[JobId]) -> Result<u64, Error> {
             WHERE organisation = ? AND kind = ? AND unique_key = ? AND job = ?";
         tx.execute(delete, params![organisation, kind, key, id]).await?;
     }
-    store::for_ids(tx, "DELETE FROM job_attempt WHERE job IN", &[], ids).await?;
+    store::for_ids_later(tx, "DELETE FROM job_attempt WHERE job IN", &[], ids).await?;
     store::for_ids(tx, "DELETE FROM job WHERE id IN", &[], ids).await
 }
 

@@ -129,7 +129,7 @@ pub(crate) async fn write(
     let ids: Vec<JobId> = done.iter().map(|claimed| claimed.id).collect();
     let finish =
         "UPDATE job SET state = 'done', place = NULL, finished = ?, last_error = NULL WHERE id IN";
-    store::for_ids(tx, finish, params![writer.now], &ids).await?;
+    store::for_ids_later(tx, finish, params![writer.now], &ids).await?;
     let into = "job_attempt (job, attempt, began, ended, outcome, error, log)";
     store::insert_all(tx, into, attempts).await?;
     for claimed in &done {

@@ -80,7 +80,7 @@ pub(crate) async fn pass(
         passed.push(claimed);
     }
     let hold = "UPDATE job SET state = 'limited', place = NULL WHERE id IN";
-    store::for_ids(tx, hold, &[], &held_back).await?;
+    store::for_ids_later(tx, hold, &[], &held_back).await?;
     Ok(passed)
 }
 
@@ -126,10 +126,9 @@ async fn release(tx: &mut Tx, kinds: &Kinds, gate: &str) -> Result<(), Error> {
     let ids = rows.iter().map(|row| row.get("job")).collect::<Result<Vec<JobId>, _>>()?;
     let free =
         format!("UPDATE job SET state = 'ready', place = {LANE} WHERE state = 'limited' AND id IN");
-    store::for_ids(tx, &free, &[], &ids).await?;
+    store::for_ids_later(tx, &free, &[], &ids).await?;
     let wait = "UPDATE job_gate SET state = ? WHERE gate = ? AND job IN";
-    store::for_ids(tx, wait, params![WAITS, gate], &ids).await?;
-    Ok(())
+    store::for_ids_later(tx, wait, params![WAITS, gate], &ids).await
 }
 
 /// Looks at the gates that hold jobs back: a limit may have been raised, or the job in front may be gone.

@@ -41,13 +41,12 @@ pub(crate) async fn succeeded(
     let rows = tx.query(next, params![run, task]).await?;
     let next = rows.iter().map(|row| row.get("next")).collect::<Result<Vec<JobId>, _>>()?;
     let count = "UPDATE job SET waits = waits - 1 WHERE state = 'waiting' AND id IN";
-    store::for_ids(tx, count, &[], &next).await?;
+    store::for_ids_later(tx, count, &[], &next).await?;
     let begin = format!(
         "UPDATE job SET state = 'ready', place = {LANE}, due = ?
         WHERE state = 'waiting' AND waits = 0 AND id IN"
     );
-    store::for_ids(tx, &begin, params![now], &next).await?;
-    Ok(())
+    store::for_ids_later(tx, &begin, params![now], &next).await
 }
 
 struct Task {

@@ -6,11 +6,11 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Column, Conn, Opts, OptsBuilder, Params, SslOpts};
 use tokio::runtime::Runtime;
 
-use super::session::{Access, Driver, Ran, Run, Trouble};
+use super::session::{Access, Driver, Last, Later, Ran, Run, Trouble};
 use super::tls;
 use super::wait::{Wrong, runtime, within};
 use crate::dialect::Dialect;
-use crate::outbox::{self, Row as Event};
+use crate::outbox;
 use crate::{Config, Error, Row, Value};
 
 /// One connection to MySQL or MariaDB, <https://mariadb.com/kb/en/clientserver-protocol/>.
@@ -167,7 +167,20 @@ impl Driver for MySql {
         ran.map_err(|wrong| self.trouble(wrong))
     }
 
-    fn commit(&mut self, events: Vec<Event>, limit: Duration) -> Result<(), Trouble> {
+    fn flush(&mut self, later: Vec<Later>, limit: Duration) -> Result<(), Trouble> {
+        let Some(connection) = &mut self.connection else { return Err(Trouble::gone()) };
+        let ran = within(&self.runtime, limit, async {
+            for Later { sql, params } in later {
+                connection.exec_drop(&*sql, given(&params)).await?;
+            }
+            Ok(())
+        });
+        ran.map_err(|wrong| self.trouble(wrong))
+    }
+
+    fn commit(&mut self, last: Last, limit: Duration) -> Result<(), Trouble> {
+        let Last { later, events } = last;
+        self.flush(later, limit)?;
         let Some(connection) = &mut self.connection else { return Err(Trouble::gone()) };
         let told = within(&self.runtime, limit, async {
             for bucket in outbox::buckets(&events) {

@@ -12,11 +12,11 @@ use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, NoTls, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::session::{Access, Driver, Ran, Run, Trouble};
+use super::session::{Access, Driver, Last, Later, Ran, Run, Trouble};
 use super::tls;
 use super::wait::{Wrong, runtime, within};
 use crate::dialect::Dialect;
-use crate::outbox::{self, Row as Event};
+use crate::outbox;
 use crate::{Config, Error, Row, Value};
 
 /// One connection to PostgreSQL, <https://www.postgresql.org/docs/15/protocol.html>.
@@ -124,6 +124,15 @@ impl Postgres {
         }
         self.statements.insert(sql.clone(), statement.clone());
         Ok(statement)
+    }
+
+    fn prepare_all(
+        &mut self,
+        later: Vec<Later>,
+        limit: Duration,
+    ) -> Result<Vec<(Statement, Later)>, Trouble> {
+        let prepare = |later: Later| Ok((self.prepare(&later.sql, limit)?, later));
+        later.into_iter().map(prepare).collect()
     }
 
     /// Says PostgreSQL's error in the caller's words, and lets a connection go that is no longer of use.
@@ -240,11 +249,25 @@ impl Driver for Postgres {
         ran.map_err(|wrong| self.trouble(wrong))
     }
 
-    fn commit(&mut self, events: Vec<Event>, limit: Duration) -> Result<(), Trouble> {
-        if self.phase == Phase::Asked && events.is_empty() {
+    fn flush(&mut self, later: Vec<Later>, limit: Duration) -> Result<(), Trouble> {
+        let later = self.prepare_all(later, limit)?;
+        let begin = (self.phase == Phase::Asked).then(|| self.begin_words());
+        self.phase = Phase::Open;
+        let Some(client) = &self.client else { return Err(Trouble::gone()) };
+        let mut requests = Vec::new();
+        requests.extend(begin.map(|begin| client.batch_execute(begin).boxed()));
+        requests.extend(later.into_iter().map(|later| run_later(client, later)));
+        let ran = within(&self.runtime, limit, pipelined(requests));
+        ran.map_err(|wrong| self.trouble(wrong))
+    }
+
+    fn commit(&mut self, last: Last, limit: Duration) -> Result<(), Trouble> {
+        let Last { later, events } = last;
+        if self.phase == Phase::Asked && events.is_empty() && later.is_empty() {
             self.phase = Phase::Idle;
             return Ok(());
         }
+        let later = self.prepare_all(later, limit)?;
         let (mut lock, mut insert) = (None, None);
         if !events.is_empty() {
             let (lock_key, insert_event) = (self.lock_key.clone(), self.insert_event.clone());
@@ -253,8 +276,9 @@ impl Driver for Postgres {
         }
         let begin = (self.phase == Phase::Asked).then(|| self.begin_words());
         let Some(client) = &self.client else { return Err(Trouble::gone()) };
-        let mut requests: Vec<BoxFuture<'_, Result<(), tokio_postgres::Error>>> = Vec::new();
+        let mut requests: Vec<Request<'_>> = Vec::new();
         requests.extend(begin.map(|begin| client.batch_execute(begin).boxed()));
+        requests.extend(later.into_iter().map(|later| run_later(client, later)));
         for bucket in outbox::buckets(&events) {
             let lock = lock.as_ref();
             requests.push(
@@ -277,15 +301,7 @@ impl Driver for Postgres {
             );
         }
         requests.push(client.batch_execute("COMMIT").boxed());
-        let committed = within(&self.runtime, limit, async move {
-            while !requests.is_empty() {
-                let some = requests.drain(..requests.len().min(PIPELINED_MAX));
-                for answer in join_all(some).await {
-                    answer?;
-                }
-            }
-            Ok(())
-        });
+        let committed = within(&self.runtime, limit, pipelined(requests));
         self.phase = Phase::Idle;
         committed.map_err(|wrong| self.trouble(wrong).of_commit())
     }
@@ -317,6 +333,24 @@ impl Driver for Postgres {
     fn lock_schema(&mut self, limit: Duration) -> Result<(), Trouble> {
         self.schema("SELECT pg_advisory_xact_lock(1835101543)", limit)
     }
+}
+
+type Request<'a> = BoxFuture<'a, Result<(), tokio_postgres::Error>>;
+
+/// Sends some at once, and waits for the answer of each. After one that failed the server refuses all others.
+async fn pipelined(mut requests: Vec<Request<'_>>) -> Result<(), tokio_postgres::Error> {
+    while !requests.is_empty() {
+        let some = requests.drain(..requests.len().min(PIPELINED_MAX));
+        for answer in join_all(some).await {
+            answer?;
+        }
+    }
+    Ok(())
+}
+
+fn run_later(client: &Client, (statement, later): (Statement, Later)) -> Request<'_> {
+    async move { client.execute_raw(&statement, later.params.iter().map(Param)).await.map(drop) }
+        .boxed()
 }
 
 async fn answer(

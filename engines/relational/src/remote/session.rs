@@ -29,8 +29,11 @@ pub(crate) trait Driver: Send {
 
     fn run(&mut self, run: Run<'_>) -> Result<Ran, Trouble>;
 
-    /// Tells the events and commits, in this order. `Unknown` when the answer did not come.
-    fn commit(&mut self, events: Vec<Event>, limit: Duration) -> Result<(), Trouble>;
+    /// Runs statements one after another whose answers nobody waits for.
+    fn flush(&mut self, later: Vec<Later>, limit: Duration) -> Result<(), Trouble>;
+
+    /// Runs the statements that are left, tells the events and commits, in this order.
+    fn commit(&mut self, last: Last, limit: Duration) -> Result<(), Trouble>;
 
     /// Ends the transaction without keeping anything; the connection is let go when that fails.
     fn rollback(&mut self);
@@ -57,6 +60,19 @@ pub(crate) struct Ran {
     /// There are more rows than were wanted.
     pub(crate) has_more: bool,
     pub(crate) changed: u64,
+}
+
+/// A statement whose answer its closure does not need.
+pub(crate) struct Later {
+    pub(crate) sql: Arc<str>,
+    pub(crate) params: Vec<Value>,
+}
+
+/// What goes to the database together with the commit.
+#[derive(Default)]
+pub(crate) struct Last {
+    pub(crate) later: Vec<Later>,
+    pub(crate) events: Vec<Event>,
 }
 
 /// Why a statement or a commit failed.
@@ -94,7 +110,7 @@ struct Closure {
     emitted: i64,
     sent: i64,
     statements: u64,
-    events: Vec<Event>,
+    last: Last,
     wakes: Vec<Arc<Notify>>,
 }
 
@@ -140,7 +156,7 @@ impl Session {
             emitted: 0,
             sent: 0,
             statements: 0,
-            events: Vec::new(),
+            last: Last::default(),
             wakes: Vec::new(),
         };
         Self { driver, shared: shared.clone(), said: HashMap::new(), closure, slot: None }
@@ -197,7 +213,7 @@ impl Session {
     pub(crate) fn tell(&mut self, event: Event) {
         self.shared.meter.statements.inc();
         self.closure.statements += 1;
-        self.closure.events.push(event);
+        self.closure.last.events.push(event);
     }
 
     pub(crate) fn fail(&mut self, error: Error) -> Error {
@@ -220,7 +236,7 @@ impl Session {
         self.closure.emitted = 0;
         self.closure.sent = 0;
         self.closure.statements = 0;
-        self.closure.events.clear();
+        self.closure.last = Last::default();
         self.closure.wakes.clear();
         let begun = self.driver.connect(self.left().min(self.shared.config.connect_wait_max));
         begun.and_then(|()| self.driver.begin()).map_err(|trouble| {
@@ -250,11 +266,11 @@ impl Session {
             self.driver.rollback();
             return Ended::AsItSaid;
         }
-        let events = std::mem::take(&mut self.closure.events);
+        let last = std::mem::take(&mut self.closure.last);
         let started = self.shared.clock.instant();
         // A commit is given time even when the closure has used up its own.
         let limit = self.left().max(COMMIT_WAIT);
-        let committed = self.driver.commit(events, limit);
+        let committed = self.driver.commit(last, limit);
         let took = self.shared.clock.instant() - started;
         match committed {
             Ok(()) => {
@@ -296,11 +312,52 @@ impl Session {
         Ok(self.statement(sql, params, None)?.changed)
     }
 
+    /// Runs a statement with the next one, or with the commit.
+    pub(crate) fn execute_later(&mut self, sql: &str, params: &[Value]) -> Result<(), Error> {
+        if let Some(error) = &self.closure.failed {
+            return Err(error.clone());
+        }
+        if self.closure.last.later.len() >= LATER_MAX {
+            self.flush()?;
+        }
+        self.closure.statements += 1;
+        self.closure.has_changed = true;
+        self.shared.meter.statements.inc();
+        match self.translated(sql, params) {
+            Ok(sql) => self.closure.last.later.push(Later { sql, params: params.to_vec() }),
+            Err(trouble) => return Err(self.failed(trouble, sql)),
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Error> {
+        let later = std::mem::take(&mut self.closure.last.later);
+        let Some(first) = later.first() else { return Ok(()) };
+        let sql = match later.len() {
+            1 => first.sql.clone(),
+            more => format!("{more} statements from {}", first.sql).into(),
+        };
+        if let Some(slot) = &self.slot {
+            slot.step(&sql);
+        }
+        let started = self.shared.clock.instant();
+        let limit = self.left();
+        let ran =
+            if limit.is_zero() { Err(Trouble::TimedOut) } else { self.driver.flush(later, limit) };
+        if let Some(slot) = &self.slot {
+            slot.step_ended();
+        }
+        let took = self.shared.clock.instant() - started;
+        self.shared.statement_took(self.closure.place, &sql, took);
+        ran.map_err(|trouble| self.failed(trouble, &sql))
+    }
+
     /// A statement of a migration.
     pub(crate) fn schema(&mut self, sql: &str, is_repeated: bool) -> Result<(), Error> {
         if let Some(error) = &self.closure.failed {
             return Err(error.clone());
         }
+        self.flush()?;
         self.closure.has_changed = true;
         let limit = self.left();
         match self.driver.schema(sql, limit) {
@@ -323,6 +380,7 @@ impl Session {
         if let Some(error) = &self.closure.failed {
             return Err(error.clone());
         }
+        self.flush()?;
         self.closure.statements += 1;
         if let Some(slot) = &self.slot {
             slot.step(sql);
@@ -398,3 +456,5 @@ impl Session {
 }
 
 const COMMIT_WAIT: Duration = Duration::from_secs(5);
+/// Statements whose answers nobody waits for, of one closure at a time.
+const LATER_MAX: usize = 16;

@@ -34,6 +34,7 @@ async fn contract(ground: &Ground) {
         statements::what_a_closure_may_not_do_is_refused,
         statements::pages_show_every_row_once_while_others_write,
         statements::texts_are_ordered_by_their_bytes,
+        statements::what_is_said_for_later_is_in_order_and_its_mistake_ends_the_transaction,
         isolation::write_skew_is_impossible,
         isolation::a_thousand_callers_issue_one_coupon,
         isolation::a_rule_over_many_rows_holds_while_all_are_added_at_once,

@@ -260,3 +260,52 @@ pub(crate) async fn counts_are_equal(grounds: &[Ground]) {
         assert_eq!(count, expected, "{name}");
     }
 }
+
+pub(crate) async fn what_is_said_for_later_is_in_order_and_its_mistake_ends_the_transaction(
+    ground: &Ground,
+) {
+    const NAME: &str = "INSERT INTO things (name, number) VALUES (?, ?)";
+    const SUM: &str = "SELECT SUM(number) AS sum, COUNT(*) AS count FROM things";
+    let Opened { db, .. } = things(ground).await;
+    let seen = db.write(async |tx: &mut Tx| {
+        for number in 0..40 {
+            tx.execute_later(NAME, params![format!("n{number}"), number]).await?;
+        }
+        let change = "UPDATE things SET number = 100 WHERE name = ?";
+        tx.execute_later(change, params!["n39"]).await?;
+        let sum: i64 = tx.query_one(SUM, &[]).await?.get("sum")?;
+        tx.execute_later(NAME, params!["last", 1_000]).await?;
+        Ok::<_, Error>(sum)
+    });
+    let seen = seen.await.unwrap();
+    assert_eq!(seen, (0..39).sum::<i64>() + 100, "each sees those before it");
+    let all = async |db: &relational::Db| -> (i64, i64) {
+        let row = db.read(async |read| read.query_one(SUM, &[]).await).await.unwrap();
+        (row.get("sum").unwrap(), row.get("count").unwrap())
+    };
+    assert_eq!(all(&db).await, (seen + 1_000, 41), "the last one went with the commit");
+
+    // The mistake is found by the commit, by the next statement, and by one that says how many it changed.
+    for then in [None, Some("SELECT 1 AS one"), Some("UPDATE things SET number = 0")] {
+        let refused = db.write(async move |tx: &mut Tx| {
+            tx.execute_later(NAME, params!["other", 1]).await?;
+            // That it went wrong is said by the transaction, whatever the closure makes of it.
+            let _ = tx.execute_later(NAME, params!["n1", 1]).await;
+            match then {
+                Some(sql) if sql.starts_with("SELECT") => drop(tx.query(sql, &[]).await),
+                Some(sql) => drop(tx.execute(sql, &[]).await),
+                None => {}
+            }
+            Ok::<_, Error>(())
+        });
+        let error = refused.await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{then:?}: {error:?}");
+        assert_eq!(all(&db).await, (seen + 1_000, 41), "{then:?}: nothing of it is kept");
+    }
+    let dropped = db.write(async |tx: &mut Tx| {
+        tx.execute_later(NAME, params!["other", 1]).await?;
+        Err::<(), _>(Error::NotFound)
+    });
+    assert_eq!(dropped.await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(all(&db).await, (seen + 1_000, 41), "a refused closure says nothing later either");
+}
