@@ -91,8 +91,8 @@ pub(crate) enum Trouble {
 pub(crate) struct Session {
     driver: Box<dyn Driver>,
     shared: Arc<Shared>,
-    /// Statements in the database's words.
-    said: HashMap<Box<str>, Arc<str>>,
+    /// Statements in the database's words, with the number of their parameters.
+    said: HashMap<Box<str>, (Arc<str>, usize)>,
     closure: Closure,
     /// Where it is said which statement runs.
     slot: Option<Arc<Slot>>,
@@ -403,22 +403,20 @@ impl Session {
     }
 
     fn translated(&mut self, sql: &str, params: &[Value]) -> Result<Arc<str>, Trouble> {
-        if let Some(said) = self.said.get(sql) {
+        if let Some((said, wanted)) = self.said.get(sql) {
+            check_count(sql, *wanted, params.len())?;
             return Ok(said.clone());
         }
         if !matches!(first_word(sql), "SELECT" | "INSERT" | "UPDATE" | "DELETE" | "WITH") {
             return Err(Trouble::Of(Error::Forbidden { sql: shortened(sql) }));
         }
         let (said, wanted) = self.driver.dialect().statement(sql);
-        if wanted != params.len() {
-            let (sql, given) = (shortened(sql), params.len());
-            return Err(Trouble::Of(Error::Parameters { sql, wanted, given }));
-        }
+        check_count(sql, wanted, params.len())?;
         let said: Arc<str> = said.into();
         if self.said.len() >= self.shared.config.statements_kept_max {
             self.said.clear();
         }
-        self.said.insert(sql.into(), said.clone());
+        self.said.insert(sql.into(), (said.clone(), wanted));
         Ok(said)
     }
 
@@ -453,6 +451,13 @@ impl Session {
     fn left(&self) -> Duration {
         self.closure.until.saturating_duration_since(self.shared.clock.instant())
     }
+}
+
+fn check_count(sql: &str, wanted: usize, given: usize) -> Result<(), Trouble> {
+    if wanted == given {
+        return Ok(());
+    }
+    Err(Trouble::Of(Error::Parameters { sql: shortened(sql), wanted, given }))
 }
 
 const COMMIT_WAIT: Duration = Duration::from_secs(5);

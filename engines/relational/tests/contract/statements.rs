@@ -106,6 +106,12 @@ pub(crate) async fn errors_have_one_kind_everywhere(ground: &Ground) {
         let error = refused.await.unwrap_err();
         assert_eq!(error.kind(), kind, "{what}: {error:?}");
     }
+    let known = db.write(async move |tx: &mut Tx| {
+        tx.execute(update, params![1]).await?;
+        tx.execute(update, &[]).await
+    });
+    let error = known.await.unwrap_err();
+    assert!(matches!(error, Error::Parameters { wanted: 1, given: 0, .. }), "{error:?}");
     let wrote = db.read(async |read| {
         read.query("INSERT INTO counted (key) VALUES ('x')", &[]).await.map(drop)
     });
