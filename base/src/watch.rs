@@ -2,6 +2,7 @@
 //!
 //! A thread of its own looks, not a task: it must see also when no task can run. Start at [`Watch::begin`].
 
+mod rest;
 mod seat;
 #[cfg(test)]
 mod tests;
@@ -36,7 +37,7 @@ pub struct Config {
     /// How often it looks.
     #[serde(with = "text")]
     pub every: Duration,
-    /// A task that keeps its thread for longer is named, and its thread runs one of ten milliseconds, last of all.
+    /// A task that keeps its thread for longer is named, and its thread runs a hundredth of the time, last of all.
     #[serde(with = "text")]
     pub poll_time_max: Duration,
     /// How long everybody may be held up before the process ends, so that it is started again; `0s` waits for ever.
@@ -218,7 +219,7 @@ impl Watch {
                     end(&why);
                 }
                 drop(inner);
-                pause(config.every);
+                std::thread::park_timeout(config.every);
             }
         })?;
         Ok(())
@@ -233,20 +234,6 @@ impl Watch {
         stuck.extend(seats.iter().map(|(work, held)| work.shown(What::Task, *held)));
         stuck.sort_by_key(|stuck| std::cmp::Reverse(stuck.held));
         stuck
-    }
-}
-
-/// Lets time pass until the next look, and makes threads that do not let go rest meanwhile.
-fn pause(every: Duration) {
-    if !seat::is_any_slow() {
-        return std::thread::park_timeout(every);
-    }
-    let mut left = every;
-    while !left.is_zero() {
-        seat::brake();
-        let turn = left.min(seat::TURN);
-        std::thread::park_timeout(turn);
-        left -= turn;
     }
 }
 

@@ -1,7 +1,7 @@
 //! Each thread has a seat that says which work it runs. The thread that looks finds the same turn in it twice when a
 //! task does not let go: so a poll costs no look at a clock.
 
-use std::sync::{Arc, Once, OnceLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -9,6 +9,7 @@ use rustix::process::{Pid, getpriority_process};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::Work;
+use super::rest::Rests;
 
 static SEATS: Mutex<Vec<Weak<Seat>>> = Mutex::new(Vec::new());
 
@@ -24,6 +25,8 @@ struct Seat {
     thread: Thread,
     /// Threads that do one kind of work; only theirs are made slow.
     group: OnceLock<&'static str>,
+    /// Only of a thread that was once made slow.
+    rests: OnceLock<&'static Rests>,
     state: Mutex<State>,
 }
 
@@ -35,8 +38,6 @@ struct State {
     seen: Option<Seen>,
     /// The thread's niceness from before it was made slow.
     niceness: Option<i32>,
-    /// The processor time that the thread had used when it was last looked at to be braked.
-    used: Duration,
 }
 
 /// What the thread that looks saw when it looked before.
@@ -61,13 +62,6 @@ const NICENESS_MAX: i32 = 19;
 const SLICE_MIN: u64 = 100_000;
 /// `SCHED_ATTR_SIZE_VER0`: what every Linux since 3.14 reads.
 const ATTRIBUTES_BYTES: u32 = 48;
-/// How often a slow thread that computes is sent to rest, and for how much of that time.
-pub(super) const TURN: Duration = Duration::from_millis(10);
-const REST_MILLIS: i32 = 9;
-/// A thread that used no more than this of a turn waits for something, and is left alone.
-const COMPUTES: Duration = Duration::from_micros(200);
-/// Nobody else in this process asks for it, and where nobody answers it is ignored.
-const REST_SIGNAL: i32 = libc::SIGURG;
 /// How long a slow thread waits for another to take its place.
 const HAND_OVER: Duration = Duration::from_millis(20);
 
@@ -107,6 +101,7 @@ impl Seat {
         let seat = Arc::new(Self {
             thread: Thread::current(),
             group: OnceLock::new(),
+            rests: OnceLock::new(),
             state: Mutex::default(),
         });
         let mut seats = SEATS.lock();
@@ -121,6 +116,9 @@ impl Seat {
         let mut state = self.state.lock();
         state.turn = state.turn.wrapping_add(1);
         let niceness = if work.is_none() { state.niceness.take() } else { None };
+        if let (Some(_), Some(rests)) = (niceness, self.rests.get()) {
+            rests.end();
+        }
         (std::mem::replace(&mut state.work, work), niceness)
     }
 
@@ -143,22 +141,12 @@ impl Seat {
         let group = self.group.get().copied();
         if is_new && group.is_some() && niceness.is_none() {
             *niceness = self.thread.slow();
+            if niceness.is_some() {
+                // Under the lock, so that the rests are of the work that was found.
+                self.thread.rest(self.rests.get_or_init(Rests::leaked));
+            }
         }
         Some(Kept { work: work.clone(), group, held, is_new })
-    }
-
-    /// Sends the thread to rest if it is slow, computes, and has the work in which it was found.
-    fn brake(&self) {
-        // Held while the signal goes out, so that the rest is of the work that was found.
-        let mut state = self.state.lock();
-        if state.niceness.is_none() || state.work.is_none() {
-            return;
-        }
-        let used = self.thread.processor_time();
-        let before = std::mem::replace(&mut state.used, used);
-        if used.saturating_sub(before) > COMPUTES {
-            self.thread.rest();
-        }
     }
 
     /// Once the task let go: makes the thread as quick as it was, or, where that is not allowed, gives its place in
@@ -201,53 +189,15 @@ impl Thread {
         slowed.inspect_err(|error| tracing::warn!(%error, "its priority stays as it is")).ok()
     }
 
+    fn rest(self, rests: &'static Rests) {
+        let Some(thread) = self.0 else { return };
+        if let Err(error) = rests.begin(thread) {
+            tracing::warn!(%error, "it takes no rests while it computes");
+        }
+    }
+
     fn quicken(self, niceness: i32) -> bool {
         self.0.is_some() && self.schedule(niceness, 0).is_ok()
-    }
-
-    /// What the thread has computed so far; nothing where the system does not say.
-    #[allow(unsafe_code, reason = "no safe crate asks this for a thread by its number")]
-    fn processor_time(self) -> Duration {
-        let Some(thread) = self.0 else { return Duration::ZERO };
-        // As the kernel's own header makes a clock of a thread's number: CPUCLOCK_PERTHREAD and CPUCLOCK_SCHED.
-        let clock = (!thread.as_raw_pid() << 3) | 4 | 2;
-        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: the kernel writes one timespec, which outlives the call, and checks the number of the thread.
-        let done = unsafe { libc::clock_gettime(clock, &raw mut time) };
-        if done != 0 {
-            return Duration::ZERO;
-        }
-        let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-        Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
-    }
-
-    /// Makes the thread sleep for most of a turn, wherever it is.
-    ///
-    /// A thread that only computes keeps its processor until the scheduler's next tick, whatever its niceness: one
-    /// request in a hundred would wait up to four milliseconds for it. One that sleeps is in nobody's way.
-    #[allow(unsafe_code, reason = "no safe crate signals one thread")]
-    fn rest(self) {
-        static ANSWERED: Once = Once::new();
-        ANSWERED.call_once(|| {
-            // SAFETY: an all-zero sigaction is a valid one.
-            let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-            action.sa_sigaction = sleep_in_signal as *const () as usize;
-            action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
-            // SAFETY: the action outlives the call, and its handler does only what a handler may.
-            let done =
-                unsafe { libc::sigaction(REST_SIGNAL, &raw const action, std::ptr::null_mut()) };
-            if done != 0 {
-                let error = std::io::Error::last_os_error();
-                tracing::warn!(%error, "threads that compute without end take no rests");
-            }
-        });
-        let Some(thread) = self.0 else { return };
-        let process = rustix::process::getpid().as_raw_pid();
-        // A thread that has ended meanwhile needs no rest.
-        // SAFETY: the kernel checks the numbers; the signal is answered by a handler, or ignored.
-        unsafe {
-            libc::syscall(libc::SYS_tgkill, process, thread.as_raw_pid(), REST_SIGNAL);
-        }
     }
 
     /// `slice` counts since Linux 6.12; zero is the system's own.
@@ -270,31 +220,6 @@ impl Thread {
             libc::syscall(libc::SYS_sched_setattr, thread.as_raw_pid(), &raw const attributes, 0)
         };
         if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
-    }
-}
-
-/// Sleeps; `poll` is among the few calls that a handler of signals may make.
-#[allow(unsafe_code, reason = "the interrupted code must find errno as it left it")]
-extern "C" fn sleep_in_signal(_: i32) {
-    // SAFETY: the place of errno is this thread's own; `poll` without descriptors reads no memory.
-    unsafe {
-        let errno = libc::__errno_location();
-        let before = *errno;
-        libc::poll(std::ptr::null_mut(), 0, REST_MILLIS);
-        *errno = before;
-    }
-}
-
-pub(super) fn is_any_slow() -> bool {
-    let seats: Vec<_> = SEATS.lock().iter().filter_map(Weak::upgrade).collect();
-    seats.iter().any(|seat| seat.state.lock().niceness.is_some())
-}
-
-/// Sends every slow thread that computes to rest.
-pub(super) fn brake() {
-    let seats: Vec<_> = SEATS.lock().iter().filter_map(Weak::upgrade).collect();
-    for seat in seats {
-        seat.brake();
     }
 }
 
