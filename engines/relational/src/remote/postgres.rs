@@ -76,18 +76,24 @@ impl Postgres {
             _ => Some(MakeRustlsConnect::new(tls::client(rows)?)),
         };
         let longest = rows.write_time_max.max(rows.read_time_max).as_millis();
+        // A writer's statements look rows up by an index whatever their values are: so they are planned once, and a
+        // look at a small table conflicts only with changes of what it looked at.
+        let (seqscan, plans) = match access {
+            Access::Write => ("off", "force_generic_plan"),
+            Access::Read => ("on", "auto"),
+        };
+        // Compiling a statement takes longer than such statements run, and a table that can only be read whole
+        // counts as expensive enough for it.
         let settings = format!(
             "SET default_transaction_isolation = 'serializable';
              SET statement_timeout = {longest};
              SET idle_in_transaction_session_timeout = {longest};
              SET standard_conforming_strings = on;
-             SET enable_seqscan = {};
+             SET enable_seqscan = {seqscan};
+             SET plan_cache_mode = {plans};
              SET jit = off;
              SELECT set_config('synchronous_commit', 'on', false)
-                 WHERE current_setting('synchronous_commit') IN ('off', 'local')",
-            // Compiling a statement takes longer than such statements run, and a table that can only be read whole
-            // counts as expensive enough for it. A look at a small table by its index conflicts only with changes of what it looked at.
-            if access == Access::Write { "off" } else { "on" },
+                 WHERE current_setting('synchronous_commit') IN ('off', 'local')"
         );
         Ok(Self {
             config,
