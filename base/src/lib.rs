@@ -1,7 +1,7 @@
 //! The words and surroundings that every part of Madang shares: ids, time, chance, error kinds,
-//! access, supervised tasks, metrics, and who holds what for too long.
+//! access, supervised tasks, metrics, who holds what for too long, and the seal on secrets in rows.
 //!
-//! It holds no feature logic, does no I/O of its own and names no other crate of the workspace.
+//! It holds no feature logic, does no I/O of its own but for the key files of [`Seal`], and names no other crate of the workspace.
 //! Start at [`Base`], the bundle that every part receives first.
 
 pub mod access;
@@ -10,6 +10,7 @@ mod error;
 mod id;
 mod metrics;
 mod page;
+mod seal;
 mod spent;
 mod tasks;
 mod time;
@@ -20,6 +21,7 @@ pub use error::{ErrorKind, Failure};
 pub use id::{AccountId, CommandId, EventId, Id, KeyId, OrganisationId};
 pub use metrics::{Metrics, TaskLabels};
 pub use page::{Page, PageRequest};
+pub use seal::{Seal, SealingKeyId};
 pub use spent::Spent;
 pub use tasks::Tasks;
 pub use time::{Clock, Timestamp};

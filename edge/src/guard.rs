@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, RawPathParams, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, Uri, header, uri};
+use axum::http::{HeaderMap, HeaderName, Method, Uri, Version, header, uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base::access::{Action, Authority, Door, Principal, Refused, Resource, Subject};
@@ -289,13 +289,18 @@ async fn identify(shared: &Shared, request: &Parts) -> Result<(Caller, Proof)> {
 }
 
 pub(crate) fn session_cookie(headers: &HeaderMap) -> Option<&str> {
+    cookie(headers, SESSION_COOKIE)
+}
+
+/// A cookie's text.
+pub fn cookie<'a>(headers: &'a HeaderMap, wanted: &str) -> Option<&'a str> {
     headers
         .get_all(header::COOKIE)
         .iter()
         .filter_map(|cookies| cookies.to_str().ok())
         .flat_map(|cookies| cookies.split(';'))
         .filter_map(|cookie| cookie.trim().split_once('='))
-        .find_map(|(name, value)| (name == SESSION_COOKIE).then_some(value))
+        .find_map(|(name, value)| (name == wanted).then_some(value))
 }
 
 /// A browser says where a request comes from; what does not say so is taken for a stranger.
@@ -324,8 +329,16 @@ fn is_from_this_machine(request: &Parts) -> bool {
     });
     host_is_loopback
         && peer.is_some_and(|peer| peer.0.to_canonical().is_loopback())
-        && !headers.contains_key(header::FORWARDED)
-        && !headers.contains_key("x-forwarded-for")
+        && !is_of_a_proxy(request)
+}
+
+/// A proxy on this machine asks for others. The most used one, as it comes, shows it by speaking HTTP/1.0 only.
+fn is_of_a_proxy(request: &Parts) -> bool {
+    let is_told = |name: &HeaderName| {
+        matches!(name.as_str(), "forwarded" | "via" | "x-real-ip")
+            || name.as_str().starts_with("x-forwarded-")
+    };
+    request.version < Version::HTTP_11 || request.headers.keys().any(is_told)
 }
 
 /// Fills a resource template from the path. A slash or a star inside a parameter stays encoded: it must

@@ -29,7 +29,7 @@ pub use config::Config;
 pub use document::{Description, Info};
 pub use events::{Event, Events, LastEventId, Streams};
 pub use extract::{Input, Inputs, Json, Paging, Path, Peer, Query, SessionToken};
-pub use guard::{BoxFuture, Caller, Gate, SESSION_COOKIE, Sessions, Via, parse_token};
+pub use guard::{BoxFuture, Caller, Gate, SESSION_COOKIE, Sessions, Via, cookie, parse_token};
 pub use once::{Begun, Claims, Keyed};
 pub use operation::{Access, Operation, Undeclared};
 pub use problem::{Error, FieldProblem, Problem, Result};

@@ -1,5 +1,6 @@
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::FromRequestParts;
@@ -20,7 +21,7 @@ use tokio::net::TcpStream;
 
 use crate::document::Description;
 use crate::extract::{Input, Peer, shared};
-use crate::guard::{Admission, BoxFuture, Shared, Via, is_same_origin};
+use crate::guard::{Admission, BoxFuture, Proof, Shared, Via, is_same_origin};
 use crate::problem::{Error, Result};
 use crate::reply::Reply;
 use crate::socket::Socket;
@@ -41,6 +42,8 @@ pub struct Shown {
     pub principal: Principal,
     /// Whether their session is still there; nothing for a key, which the authority knows.
     pub still: Option<Still>,
+    /// How often to ask besides when access changes: what they showed ends by time.
+    pub still_every: Option<Duration>,
 }
 
 pub type Still = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
@@ -134,18 +137,20 @@ impl<S: Send + Sync> FromRequestParts<S> for Upgrade {
 fn shown(shared: &Arc<Shared>, parts: &Parts, admission: Admission) -> Option<Shown> {
     let caller = admission.caller?;
     if caller.via == Via::Key {
-        return Some(Shown { principal: caller.principal, still: None });
+        return Some(Shown { principal: caller.principal, still: None, still_every: None });
     }
     // No page can make a browser send a token along.
     if caller.via == Via::Session && !is_same_origin(&parts.headers, &parts.uri) {
         return None;
     }
+    let ends_by_time = matches!(admission.shown, Proof::Token(..));
+    let still_every = ends_by_time.then_some(shared.config.token_check);
     let (shared, shown) = (shared.clone(), Arc::new(admission.shown));
     let still: Still = Arc::new(move || {
         let (shared, shown) = (shared.clone(), shown.clone());
         Box::pin(async move { shown.holds(&shared).await })
     });
-    Some(Shown { principal: caller.principal, still: Some(still) })
+    Some(Shown { principal: caller.principal, still: Some(still), still_every })
 }
 
 /// Checks that a request asks for a WebSocket, and gives its key.

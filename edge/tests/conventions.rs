@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{Request, StatusCode, header};
+use axum::http::{Request, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use base::access::{Action, Authority, Door, Principal, Refused, Resource, Subject};
 use base::{AccountId, Base, ErrorKind, KeyId, OrganisationId, Page, Spent, Tasks, Timestamp};
@@ -577,8 +577,13 @@ async fn metrics_are_open_on_this_machine_only() {
     assert_eq!(with_peer("localhost:8080", "127.0.0.1", None).await, 204);
     assert_eq!(with_peer("[::1]:8080", "::ffff:127.0.0.1", None).await, 204);
     assert_eq!(with_peer("localhost", "10.0.0.9", None).await, 401);
-    assert_eq!(with_peer("localhost", "127.0.0.1", Some("x-forwarded-for")).await, 401);
-    assert_eq!(with_peer("localhost", "127.0.0.1", Some("forwarded")).await, 401);
+    for of_a_proxy in ["x-forwarded-for", "x-forwarded-proto", "forwarded", "via", "x-real-ip"] {
+        assert_eq!(with_peer("localhost", "127.0.0.1", Some(of_a_proxy)).await, 401);
+    }
+    let old = Request::get("/metrics").version(Version::HTTP_10).header("host", "localhost");
+    let mut old = old.body(Body::empty()).unwrap();
+    old.extensions_mut().insert(Peer("127.0.0.1".parse().unwrap()));
+    assert_eq!(yard.router.clone().oneshot(old).await.unwrap().status().as_u16(), 401);
     assert_eq!(with_peer("rebound.evil", "127.0.0.1", None).await, 401);
 }
 

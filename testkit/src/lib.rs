@@ -5,7 +5,9 @@
 //! that run inside a test: time, disk and network from one seed.
 
 mod browser;
+mod databases;
 pub mod disk;
+mod doorman;
 mod http;
 mod load;
 mod mailbox;
@@ -21,6 +23,8 @@ mod stomp_client;
 mod wait;
 
 pub use browser::Browser;
+pub use databases::{Databases, Fresh};
+pub use doorman::{Anybody, Doorman};
 pub use http::{Http, Reply, Stream};
 pub use load::{Figures, Publishers, Sent};
 pub use mailbox::{Mail, Mailbox};
@@ -31,4 +35,4 @@ pub use resp::{Resp, Value};
 pub use servers::{Database, MariaDb, Postgres};
 pub use stack::{Launch, Stack, free_port};
 pub use stomp_client::{StompClient, StompFrame};
-pub use wait::{within, within_every};
+pub use wait::{metric, until, within, within_every};

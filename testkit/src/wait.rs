@@ -1,6 +1,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use base::{Clock, Metrics};
 
 /// Asks until there is an answer; an error names what was waited for. The one place that polls.
 pub fn within<T>(limit: Duration, what: &str, ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
@@ -33,4 +34,21 @@ pub fn within_every<T>(
         }
         std::thread::sleep(pause);
     }
+}
+
+/// Waits until the condition holds; what it waits for is a test's only clock.
+pub async fn until(clock: &Clock, what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..1_000 {
+        if holds() {
+            return;
+        }
+        clock.sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it never came true that {what}");
+}
+
+/// What `/metrics` says of a counter.
+pub fn metric(metrics: &Metrics, name: &str) -> Option<u64> {
+    let text = metrics.text();
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
 }

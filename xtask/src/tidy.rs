@@ -64,14 +64,25 @@ fn every_arrow_points_the_right_way() {
 fn allowed(from: (&str, &str), to: (&str, &str)) -> bool {
     match (from.1, to.1) {
         ("engines", "engines") => ENGINE_ARROWS.contains(&(from.0, to.0)),
-        ("engines" | "edge", to) => to == "base",
+        ("engines" | "edge" | "testkit", to) => to == "base",
         ("features", to) => matches!(to, "base" | "edge" | "engines"),
         ("server", to) => !matches!(to, "faulty" | "testkit" | "xtask"),
         ("xtask", to) => to == "testkit",
         // A development tool: the server with a room that goes wrong.
         ("faulty", to) => matches!(to, "server" | "base" | "edge" | "engines"),
-        // `base`, `testkit` and `web-console` name nobody.
+        // `base` and `web-console` name nobody.
         _ => false,
+    }
+}
+
+#[test]
+fn one_part_seals() {
+    let ciphers = ["ring::", "aead"].concat();
+    for file in tracked(|path| {
+        path.rsplit_once('.').is_some_and(|(name, end)| end == "rs" && name != "base/src/seal")
+    }) {
+        let Ok(source) = fs::read_to_string(&file) else { continue };
+        assert!(!source.contains(&ciphers), "{}: only `base` seals", file.display());
     }
 }
 

@@ -59,9 +59,9 @@ impl Delivery {
         page: PageRequest,
     ) -> Result<Page<Endpoint>, Error> {
         let (limit, now) = (page.limit.clamp(1, PageRequest::LIMIT_MAX), self.0.clock.now());
-        let keys = self.0.keys.clone();
+        let seal = self.0.seal.clone();
         let read = async move |read: &mut Read| {
-            endpoints::page(read, organisation, &page, now, &keys).await
+            endpoints::page(read, organisation, &page, now, &seal).await
         };
         let endpoints = self.0.db.read(read).await?;
         Ok(Page::of(endpoints, limit, |endpoint| endpoint.id.to_string()))
@@ -72,9 +72,9 @@ impl Delivery {
         organisation: OrganisationId,
         id: EndpointId,
     ) -> Result<Endpoint, Error> {
-        let (now, keys) = (self.0.clock.now(), self.0.keys.clone());
+        let (now, seal) = (self.0.clock.now(), self.0.seal.clone());
         let one =
-            async move |read: &mut Read| endpoints::one(read, organisation, id, now, &keys).await;
+            async move |read: &mut Read| endpoints::one(read, organisation, id, now, &seal).await;
         self.0.db.read(one).await
     }
 
@@ -87,7 +87,7 @@ impl Delivery {
     ) -> Result<Endpoint, Error> {
         let inner = self.0.clone();
         let work = async move |tx: &mut Tx| {
-            let written = endpoints::written(tx, organisation, id, &inner.keys).await?;
+            let written = endpoints::written(tx, organisation, id, &inner.seal).await?;
             let (before, state, change) = (written.endpoint, written.state, change.clone());
             let after = inner.checked(NewEndpoint {
                 channel: before.channel,
@@ -121,9 +121,9 @@ impl Delivery {
         organisation: OrganisationId,
         id: EndpointId,
     ) -> Result<(), Error> {
-        let keys = self.0.keys.clone();
+        let seal = self.0.seal.clone();
         let work = async move |tx: &mut Tx| {
-            endpoints::written(tx, organisation, id, &keys).await?;
+            endpoints::written(tx, organisation, id, &seal).await?;
             endpoints::delete(tx, id).await
         };
         self.0.db.write(work).await?;
@@ -140,7 +140,7 @@ impl Delivery {
         let secret = Secret::new(&inner.entropy);
         let written = secret.reveal();
         let work = async move |tx: &mut Tx| {
-            let endpoint = endpoints::written(tx, organisation, id, &inner.keys).await?.endpoint;
+            let endpoint = endpoints::written(tx, organisation, id, &inner.seal).await?.endpoint;
             if endpoint.channel != Channel::Webhook {
                 return Err(Error::NoSecret(id));
             }
@@ -170,10 +170,10 @@ impl Delivery {
         let busy = |_| Error::TooMany { what: "tests", max: tests_max };
         let slot = inner.tests.clone().try_acquire_owned().map_err(busy)?;
         let (name, destination) = {
-            let (clock, keys) = (inner.clock.clone(), inner.keys.clone());
+            let (clock, seal) = (inner.clock.clone(), inner.seal.clone());
             let work = async move |tx: &mut Tx| {
-                let written = endpoints::written(tx, organisation, id, &keys).await?;
-                let destination = endpoints::destination(tx, id, clock.now(), &keys).await?;
+                let written = endpoints::written(tx, organisation, id, &seal).await?;
+                let destination = endpoints::destination(tx, id, clock.now(), &seal).await?;
                 Ok::<_, Error>((written.endpoint.name, destination))
             };
             inner.db.write(work).await?
@@ -203,7 +203,7 @@ impl Inner {
         (organisation, row): (OrganisationId, EndpointId),
         text: &str,
     ) -> Sealed {
-        self.keys.seal(Place { column, organisation, row }, text)
+        Place { column, organisation, row }.seal(&self.seal, text)
     }
 
     /// What was given for an endpoint, if it can be one; its URL in its usual form.

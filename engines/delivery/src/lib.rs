@@ -36,7 +36,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::access::Action;
-use base::{Base, Clock, Entropy, OrganisationId, Tasks};
+use base::{Base, Clock, Entropy, OrganisationId, Seal, Tasks};
 use lettre::message::Mailbox;
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
@@ -82,7 +82,7 @@ struct Inner {
     domain: String,
     relay: Option<smtp::Relay>,
     client: egress::Client,
-    keys: Arc<keys::Keys>,
+    seal: Arc<Seal>,
     board: Arc<Mutex<Board>>,
     tests: Arc<Semaphore>,
     wake: Arc<Notify>,
@@ -140,7 +140,7 @@ impl Delivery {
             }
         };
         db.migrate(store::ROOM, store::MIGRATIONS).await?;
-        let keys = sealing(&config, base, &db).await?;
+        let seal = sealing(&config, base, &db).await?;
         let name = Some(config.smtp.from_name.clone()).filter(|name| !name.is_empty());
         let inner = Inner {
             db,
@@ -152,7 +152,7 @@ impl Delivery {
             domain: from.domain().to_owned(),
             relay,
             client,
-            keys,
+            seal,
             board: Arc::new(Mutex::new(Board::new(&config))),
             tests: Arc::new(Semaphore::new(config.endpoints.tests_max)),
             wake: Arc::new(Notify::new()),
@@ -275,23 +275,27 @@ impl Meters {
     }
 }
 
-/// The keys of the file, once all that they open is sealed under the newest.
-async fn sealing(config: &Config, base: &Base, db: &Db) -> Result<Arc<keys::Keys>, Error> {
-    let now = base.clock.now();
-    let keys = Arc::new(keys::Keys::open(&config.key_file, now, &base.entropy)?);
-    let (known, is_lost) = (keys.clone(), config.key_lost);
+/// The seal, once all that its keys open is sealed under the newest.
+async fn sealing(config: &Config, base: &Base, db: &Db) -> Result<Arc<Seal>, Error> {
+    let (path, now) = (&config.key_file, base.clock.now());
+    let seal = Seal::open(path, keys::WHAT, base);
+    let seal = seal.map_err(|error| {
+        Error::Config(format!("delivery.key_file: {}: {error}", path.display()))
+    })?;
+    let seal = Arc::new(seal);
+    let (known, is_lost) = (seal.clone(), config.key_lost);
     db.write(async move |tx| store::sealed::agree(tx, &known, is_lost, now).await).await?;
     loop {
-        let known = keys.clone();
-        let seal = async move |tx: &mut Tx| {
+        let known = seal.clone();
+        let renew = async move |tx: &mut Tx| {
             let is_more = store::sealed::seal_some(tx, &known).await?;
             if !is_more {
                 store::sealed::forget_older(tx, &known).await?;
             }
             Ok::<_, Error>(is_more)
         };
-        if !db.write(seal).await? {
-            return Ok(keys);
+        if !db.write(renew).await? {
+            return Ok(seal);
         }
     }
 }

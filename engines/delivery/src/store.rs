@@ -8,11 +8,10 @@ pub(crate) mod sealed;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{OrganisationId, PageRequest, Timestamp};
+use base::{OrganisationId, PageRequest, Seal, Timestamp};
 use parking_lot::Mutex;
 use relational::{Migration, Read, Row, Tx, Value, params};
 
-use crate::keys::Keys;
 use crate::lanes::{Board, Lane, Standing};
 use crate::{
     Channel, Counts, EndpointState, Error, Message, MessageFilter, MessageId, Secret, State,
@@ -129,7 +128,7 @@ pub(crate) struct New {
 #[derive(Clone)]
 pub(crate) struct Asked {
     pub(crate) board: Arc<Mutex<Board>>,
-    pub(crate) keys: Arc<Keys>,
+    pub(crate) seal: Arc<Seal>,
     /// How long an attempt has a mail for itself; nothing while there is no server.
     pub(crate) mail_lease: Option<Duration>,
     pub(crate) post_lease: Duration,
@@ -313,7 +312,7 @@ async fn take(
     });
     let destination = match lane.lane {
         Lane::Mail => None,
-        Lane::Endpoint(id) => match endpoints::destination(tx, id, now, &asked.keys).await {
+        Lane::Endpoint(id) => match endpoints::destination(tx, id, now, &asked.seal).await {
             Ok(destination) => Some(Arc::new(destination)),
             Err(error @ Error::Sealed { .. }) => {
                 // Others do not wait for one that cannot be opened, and it says why it waits.

@@ -56,10 +56,10 @@ pub(crate) async fn run(inner: Arc<Inner>) -> Result<(), Failure> {
 pub(crate) async fn claim(inner: &Inner) -> Result<Claim, Error> {
     let mail_lease = inner.relay.is_some().then(|| inner.mail_lease());
     let (board, clock, post_lease) = (inner.board.clone(), inner.clock.clone(), inner.post_lease());
-    let keys = inner.keys.clone();
+    let seal = inner.seal.clone();
     let work = async move |tx: &mut Tx| {
-        let (board, keys, now) = (board.clone(), keys.clone(), clock.now());
-        store::claim(tx, &Asked { board, keys, mail_lease, post_lease, now }).await
+        let (board, seal, now) = (board.clone(), seal.clone(), clock.now());
+        store::claim(tx, &Asked { board, seal, mail_lease, post_lease, now }).await
     };
     let claim = inner.db.write(work).await?;
     inner.meters.unknown.inc_by(claim.unknown);

@@ -25,7 +25,7 @@ pub struct Config {
     pub unverified_sign_in: bool,
     /// What accounts may do whose address is not shown yet.
     pub unverified_grants: Vec<Grant>,
-    /// The key that seals what must be read again, made at the first start. Without it second factors are lost.
+    /// The keys that seal what must be read again, made at the first start. Without them second factors are lost.
     pub key_file: PathBuf,
     /// Who vouches for people beside Madang, by name.
     pub providers: Providers,

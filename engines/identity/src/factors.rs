@@ -71,7 +71,7 @@ impl Identity {
         self.again(account, from, password).await?;
         let inner = &self.0;
         let secret = inner.base.entropy.bytes::<{ totp::SECRET_BYTES }>();
-        let sealed = inner.seal.close(account.bytes(), &secret)?;
+        let sealed = inner.seal.close(account.bytes(), &secret);
         let (organisation, now) = (by.0.organisation, inner.base.clock.now());
         let stored = inner.db.write(async move |tx| {
             if is_on(tx, account).await? {
@@ -250,7 +250,8 @@ impl Identity {
         let row = row.ok_or(Error::NotThere("second factor"))?;
         let sealed: Vec<u8> = row.get("sealed")?;
         let last: i64 = row.get("last_step")?;
-        let secret = self.0.seal.open_for(account.bytes(), &sealed)?;
+        let secret = self.0.seal.open_closed(account.bytes(), &sealed);
+        let secret = secret.ok_or(Error::SealBroken)?;
         let step = totp::step_of(&secret, code, now, last).ok_or(Error::CodeWrong)?;
         let sql = "UPDATE totp SET last_step = ? WHERE account = ? AND last_step < ?";
         if tx.execute(sql, params![step, account, step]).await? == 0 {

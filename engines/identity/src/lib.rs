@@ -23,7 +23,6 @@ mod passkeys;
 mod password;
 mod providers;
 mod recovery;
-mod seal;
 mod sessions;
 mod tables;
 #[cfg(test)]
@@ -34,9 +33,10 @@ mod tokens;
 mod totp;
 mod webauthn;
 
+use std::path::Path;
 use std::sync::Arc;
 
-use base::Base;
+use base::{Base, Seal};
 use parking_lot::RwLock;
 use relational::Db;
 use tokio::sync::watch;
@@ -88,7 +88,7 @@ struct Inner {
     live: RwLock<live::Live>,
     epoch: watch::Sender<u64>,
     hasher: password::Hasher,
-    seal: seal::Seal,
+    seal: Seal,
     origin: origin::Origin,
     post: letters::Post,
     web: Option<Arc<dyn Web>>,
@@ -96,6 +96,14 @@ struct Inner {
     checks_email: bool,
     attempts: attempts::Attempts,
     denials: audit::Denials,
+}
+
+/// What seals second factors in rows and what browsers keep of a log-in; its tags are on challenges.
+fn sealed(path: &Path, base: &Base) -> Result<Seal, Error> {
+    let what = "Opens second factors in the rows. Keep it with the backup of the rows, and not in it. See \
+                docs/guides/identity.md.";
+    let seal = Seal::open(path, what, base);
+    seal.map_err(|error| Error::Config(format!("key_file {}: {error}", path.display())))
 }
 
 impl Identity {
@@ -108,7 +116,7 @@ impl Identity {
         let live = live::load(&db, &config).await?;
         let (post, errands) = letters::Post::new(&config, base, needs.mailer);
         let identity = Self(Arc::new(Inner {
-            seal: seal::Seal::open(&config.key_file, &base.entropy).await?,
+            seal: sealed(&config.key_file, base)?,
             origin: origin::Origin::parse(&config.origin)?,
             web: needs.web,
             checks_email: config.email_check && post.can_send(),

@@ -84,6 +84,8 @@ struct Stored {
 const NONCE_BYTES: usize = 16;
 const TAG_BYTES: usize = 32;
 const CHALLENGE_BYTES: usize = 8 + NONCE_BYTES + TAG_BYTES;
+/// The purpose that tags of challenges are for.
+const TAGS: &str = "madang identity tags";
 const NOBODY: [u8; 16] = [0; 16];
 
 impl Identity {
@@ -300,7 +302,7 @@ impl Identity {
         let expires = inner.base.clock.now().plus(inner.config.passkey_time_max);
         let expires = expires.micros().to_be_bytes();
         let nonce = inner.base.entropy.bytes::<NONCE_BYTES>();
-        let tag = inner.seal.tag(&[b"passkey", account, &expires, &nonce]);
+        let tag = inner.seal.tag(TAGS, &[b"passkey", account, &expires, &nonce]);
         URL_SAFE_NO_PAD.encode([&expires[..], &nonce, &tag].concat())
     }
 
@@ -310,7 +312,7 @@ impl Identity {
             challenge.try_into().map_err(|_| refused("the challenge is not of this server"))?;
         let (said, tag) = challenge.split_at(8 + NONCE_BYTES);
         let (expires, nonce) = said.split_at(8);
-        if !self.0.seal.is_tag(&[b"passkey", account, expires, nonce], tag) {
+        if !self.0.seal.is_tag(TAGS, &[b"passkey", account, expires, nonce], tag) {
             return Err(refused("the challenge is not of this server"));
         }
         let expires: [u8; 8] = expires.try_into().map_err(|_| Error::PasskeyRefused)?;

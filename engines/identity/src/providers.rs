@@ -239,7 +239,7 @@ impl Identity {
             .append_pair("code_challenge", &challenge)
             .append_pair("code_challenge_method", "S256");
         let text = serde_json::to_vec(&kept).map_err(|_| Error::Stored("log-in"))?;
-        let sealed = inner.seal.close(&owner(name), &text)?;
+        let sealed = inner.seal.close(&owner(name), &text);
         Ok(Visit { url: url.into(), cookie: URL_SAFE_NO_PAD.encode(sealed), lifetime })
     }
 
@@ -284,8 +284,8 @@ impl Identity {
     /// What the browser kept, if it began this here and not long ago.
     fn kept(&self, name: &str, cookie: &str, back: &Return) -> Result<Kept, Error> {
         let sealed = URL_SAFE_NO_PAD.decode(cookie).map_err(|_| refused("there is no cookie"))?;
-        let text = self.0.seal.open_for(&owner(name), &sealed);
-        let text = text.map_err(|_| refused("the cookie is not of this log-in"))?;
+        let text = self.0.seal.open_closed(&owner(name), &sealed);
+        let text = text.ok_or_else(|| refused("the cookie is not of this log-in"))?;
         let kept: Kept =
             serde_json::from_slice(&text).map_err(|_| refused("the cookie is broken"))?;
         if !bool::from(kept.state.as_bytes().ct_eq(back.state.as_bytes())) {

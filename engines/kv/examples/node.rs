@@ -1,18 +1,15 @@
 //! A node alone: `node FOLDER PORT [SETTING=VALUE…]`, settings by their names in the configuration. Everybody on this
 //! machine is let in, or with `closed=true` everybody who says AUTH, so it is for proofs and measurements only.
 
-#[path = "shared/anybody.rs"]
-mod anybody;
-
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 
-use anybody::{Anybody, somebody};
 use base::{Base, Failure};
 use kv::{Config, Kv};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Map, Value};
+use testkit::Anybody;
 use tokio::signal::unix::{SignalKind, signal};
 
 #[tokio::main(flavor = "current_thread")]
@@ -32,7 +29,7 @@ async fn main() -> Result<(), Failure> {
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
     let base = Base::system();
     let authority = Arc::new(Anybody::default());
-    let anonymous = (!is_closed).then(somebody);
+    let anonymous = (!is_closed).then(Anybody::principal);
     let kv = Kv::open(config, &base, Path::new(&folder), authority, anonymous).await?;
     let listener = TcpListener::bind(("127.0.0.1", port))?;
     let mut terminate = signal(SignalKind::terminate())?;

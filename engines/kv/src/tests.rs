@@ -1,5 +1,3 @@
-#[path = "../examples/shared/anybody.rs"]
-mod anybody;
 mod durable;
 mod failing;
 mod families;
@@ -22,6 +20,7 @@ use std::sync::Arc;
 use base::Base;
 use base::access::{Authority, Principal};
 use tempfile::TempDir;
+use testkit::Anybody;
 use tokio::runtime::Runtime;
 
 use crate::engine::{Engine, Gate, Turn};
@@ -29,7 +28,6 @@ use crate::session::Token;
 use crate::settings::Settings;
 use crate::wire::request::Args;
 use crate::{Config, Durability, Error, Kv};
-use anybody::{Anybody, somebody};
 use stream::{Client, Value};
 
 /// A command with this argument panics when it has run.
@@ -49,7 +47,7 @@ impl Desk {
     fn new() -> Self {
         Self::with(
             &Config::default(),
-            Gate { authority: Arc::new(Anybody::default()), anonymous: Some(somebody()) },
+            Gate { authority: Arc::new(Anybody::default()), anonymous: Some(Anybody::principal()) },
         )
     }
 
@@ -104,7 +102,7 @@ struct House {
 
 impl House {
     fn open(config: Config, folder: &Path) -> Result<Self, Error> {
-        Self::with(config, folder, Arc::new(Anybody::default()), Some(somebody()))
+        Self::with(config, folder, Arc::new(Anybody::default()), Some(Anybody::principal()))
     }
 
     fn with(

@@ -34,13 +34,14 @@ pub(crate) struct Broker {
     pub(crate) meter: Meter,
     pub(crate) connections: AtomicUsize,
     pub(crate) is_served: AtomicBool,
-    budget: Arc<Budget>,
+    /// Bytes of messages that wait in memory, in all organisations together.
+    waiting: Arc<AtomicUsize>,
     organisations: RwLock<HashMap<OrganisationId, Arc<Organisation>>>,
     /// The last number of a session or a message.
     last_number: AtomicU64,
     /// What it was at the start.
     first_number: u64,
-    /// Sessions by the moment when something is due; a moment may be out of date.
+    /// Sessions by the moment when something is due, each at one moment at most, which may be out of date.
     due: Mutex<BTreeMap<(Timestamp, u64), Weak<Session>>>,
 }
 
@@ -50,6 +51,7 @@ pub(crate) struct Organisation {
     pub(crate) sessions: Mutex<HashMap<Arc<str>, Arc<Session>>>,
     pub(crate) subscribers: RwLock<Trie<Subscriber>>,
     pub(crate) retained: Arc<Mutex<Retained>>,
+    budget: Arc<Budget>,
 }
 
 pub(crate) struct Subscriber {
@@ -117,7 +119,7 @@ impl Broker {
             meter: Meter::new(&base.metrics),
             connections: AtomicUsize::new(0),
             is_served: AtomicBool::new(false),
-            budget: Arc::default(),
+            waiting: Arc::default(),
             organisations: RwLock::default(),
             last_number: AtomicU64::new(first_number),
             first_number,
@@ -159,7 +161,7 @@ impl Broker {
         let Some(principal) = kept.principal else { return Some(kept.number) };
         let organisation = self.organisation(principal.organisation);
         let session =
-            Session::new(kept.number, kept.client.clone(), principal, self.budget.clone());
+            Session::new(kept.number, kept.client.clone(), principal, organisation.budget.clone());
         let session = Arc::new(session);
         {
             let mut state = session.state.lock();
@@ -192,6 +194,7 @@ impl Broker {
                 sessions: Mutex::default(),
                 subscribers: RwLock::default(),
                 retained: Arc::default(),
+                budget: Budget::of(&self.waiting),
             })
         };
         organisations.entry(id).or_insert_with(made).clone()
@@ -262,7 +265,7 @@ impl Broker {
             number,
             arrival.client.clone(),
             arrival.principal.clone(),
-            self.budget.clone(),
+            organisation.budget.clone(),
         );
         session.state.lock().is_connected = true;
         let session = Arc::new(session);
@@ -385,6 +388,7 @@ impl Broker {
     /// What is left to do when a session ended: its will and its rows.
     async fn finish(self: &Arc<Self>, organisation: &Arc<Organisation>, session: &Arc<Session>) {
         session.space.notify_waiters();
+        self.schedule(session);
         let (will, principal, is_stored) = {
             let mut state = session.state.lock();
             let is_due = state.will_at.take().is_some();
@@ -399,10 +403,18 @@ impl Broker {
         }
     }
 
-    /// Looks at the session again when its will or its end is due.
+    /// Looks at the session again when its will or its end is due; at one that has ended, never.
     pub(crate) fn schedule(&self, session: &Arc<Session>) {
-        if let Some(due) = session.state.lock().due() {
-            self.due.lock().insert((due, session.number), Arc::downgrade(session));
+        let mut state = session.state.lock();
+        let due = if state.has_ended { None } else { state.due() };
+        let former = std::mem::replace(&mut state.looked_at, due);
+        let mut all = self.due.lock();
+        // A client that comes and goes leaves nothing behind each time.
+        if let Some(former) = former {
+            all.remove(&(former, session.number));
+        }
+        if let Some(due) = due {
+            all.insert((due, session.number), Arc::downgrade(session));
         }
     }
 
@@ -428,6 +440,12 @@ impl Broker {
         }
     }
 
+    /// How many sessions are to be looked at.
+    #[cfg(test)]
+    pub(crate) fn due_count(&self) -> usize {
+        self.due.lock().len()
+    }
+
     fn take_due(&self, now: Timestamp) -> Vec<Arc<Session>> {
         let mut due = self.due.lock();
         let later = due.split_off(&(now.plus(Duration::from_micros(1)), 0));
@@ -439,6 +457,7 @@ impl Broker {
         let organisation = self.organisation(session.organisation);
         let (will, principal, is_over) = {
             let mut state = session.state.lock();
+            state.looked_at = None;
             if state.is_connected || state.has_ended {
                 return;
             }

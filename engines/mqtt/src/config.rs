@@ -37,7 +37,7 @@ pub struct Config {
     pub queue_messages_max: usize,
     /// Bytes of the messages that wait for one client.
     pub queue_bytes_max: usize,
-    /// Bytes of waiting messages in memory, for all clients together.
+    /// Bytes of waiting messages in memory, for all clients together; those of one organisation have at most half.
     pub queues_bytes_max: usize,
     /// How long a publish waits for room in the queue of a connected subscriber.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]

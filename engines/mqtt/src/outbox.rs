@@ -40,13 +40,32 @@ pub(crate) struct Room {
     pub(crate) bytes: usize,
 }
 
-/// Bytes of messages that all queues together hold in memory.
+/// Bytes of messages that the queues of one organisation hold in memory, and those of all together.
 #[derive(Debug, Default)]
-pub(crate) struct Budget(AtomicUsize);
+pub(crate) struct Budget {
+    own: AtomicUsize,
+    all: Arc<AtomicUsize>,
+}
 
 impl Budget {
-    pub(crate) fn used(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+    pub(crate) fn of(all: &Arc<AtomicUsize>) -> Arc<Self> {
+        Arc::new(Self { own: AtomicUsize::new(0), all: all.clone() })
+    }
+
+    /// Half is left to others: who cannot be given anything loses subscribers for it.
+    fn has_room(&self, cost: usize, total: usize) -> bool {
+        self.own.load(Ordering::Relaxed) + cost <= total / 2
+            && self.all.load(Ordering::Relaxed) + cost <= total
+    }
+
+    fn add(&self, cost: usize) {
+        self.own.fetch_add(cost, Ordering::Relaxed);
+        self.all.fetch_add(cost, Ordering::Relaxed);
+    }
+
+    fn take(&self, cost: usize) {
+        self.own.fetch_sub(cost, Ordering::Relaxed);
+        self.all.fetch_sub(cost, Ordering::Relaxed);
     }
 }
 
@@ -93,7 +112,7 @@ impl Outbox {
     pub(crate) fn has_room(&self, cost: usize, limits: Room, total: usize) -> bool {
         self.reserved.messages < limits.messages
             && self.reserved.bytes + cost <= limits.bytes
-            && self.budget.used() + cost <= total
+            && self.budget.has_room(cost, total)
     }
 
     /// Promises room to a delivery that will be pushed, or is kept in a row.
@@ -296,18 +315,18 @@ impl Outbox {
 
     fn hold(&mut self, cost: usize) {
         self.resident += cost;
-        self.budget.0.fetch_add(cost, Ordering::Relaxed);
+        self.budget.add(cost);
     }
 
     fn let_go(&mut self, cost: usize) {
         self.resident -= cost;
-        self.budget.0.fetch_sub(cost, Ordering::Relaxed);
+        self.budget.take(cost);
     }
 }
 
 impl Drop for Outbox {
     fn drop(&mut self) {
-        self.budget.0.fetch_sub(self.resident, Ordering::Relaxed);
+        self.budget.take(self.resident);
     }
 }
 
@@ -385,7 +404,7 @@ mod tests {
         assert_eq!(flush(&mut outbox, 2), "5/5");
         outbox.acknowledge(5);
         assert_eq!((outbox.reserved.messages, outbox.reserved.bytes), (0, 0));
-        assert_eq!(budget.used(), 0);
+        assert_eq!(budget.all.load(Ordering::Relaxed), 0);
     }
 
     #[test]
@@ -412,7 +431,20 @@ mod tests {
         let flushed = outbox.flush(NOW, 9, |_, _| Written::TooLarge);
         assert_eq!((flushed.expired, flushed.too_large), (1, 1));
         assert_eq!(flushed.finished, [1, 2], "their rows go as well");
-        assert_eq!((outbox.reserved.messages, budget.used()), (0, 0));
+        assert_eq!((outbox.reserved.messages, budget.all.load(Ordering::Relaxed)), (0, 0));
+    }
+
+    #[test]
+    fn one_organisation_leaves_half_of_the_memory_to_the_others() {
+        let all = Arc::default();
+        let (mut greedy, modest) = (Outbox::new(Budget::of(&all)), Outbox::new(Budget::of(&all)));
+        let room = Room { messages: 1_000, bytes: 1_000_000 };
+        while greedy.has_room(100, room, 10_000) {
+            push(&mut greedy, delivery(1, Qos::AtLeastOnce));
+        }
+        assert!(modest.has_room(4_000, room, 10_000));
+        drop(greedy);
+        assert_eq!(all.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub(crate) struct State {
     pub(crate) will_at: Option<Timestamp>,
     /// When it ends, while there is no connection.
     pub(crate) expires_at: Option<Timestamp>,
+    /// The moment at which the broker looks at it again.
+    pub(crate) looked_at: Option<Timestamp>,
     /// Packets of QoS 2 that the client has not released.
     pub(crate) received: Vec<u16>,
 }
@@ -76,6 +78,7 @@ impl Session {
                 will: None,
                 will_at: None,
                 expires_at: None,
+                looked_at: None,
                 received: Vec::new(),
             }),
             wake: Notify::new(),

@@ -42,7 +42,7 @@ pub(crate) fn start(shared: &Arc<Shared>) -> Result<Engine, Error> {
         }
         let slot = Slot::new(What::Write, shared);
         session.report_to(&slot);
-        let tx = Tx { session: AnySession::Remote(Box::new(session)) };
+        let tx = Tx(Read { session: AnySession::Remote(Box::new(session)) });
         let worker = Worker::new(tx, queues.writes.clone(), slot, turns.clone());
         threads.start("rows-write", move || worker.run())?;
     }

@@ -1,3 +1,4 @@
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use base::{CommandId, EventId, OrganisationId};
@@ -11,13 +12,11 @@ pub struct Read {
     pub(crate) session: Session,
 }
 
-/// One transaction: it sees the rows as if it ran alone.
+/// One transaction: it sees the rows as if it ran alone, and reads as [`Read`] does.
 ///
 /// The contract is the same on every database: placeholders are `?`, and a statement that failed ends the
 /// transaction: later statements and the commit give the same error again, even when the closure says `Ok`.
-pub struct Tx {
-    pub(crate) session: Session,
-}
+pub struct Tx(pub(crate) Read);
 
 /// Something that happened, told to the other parts once the transaction is durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,26 +53,22 @@ impl Read {
     }
 }
 
+impl Deref for Tx {
+    type Target = Read;
+
+    fn deref(&self) -> &Read {
+        &self.0
+    }
+}
+
+impl DerefMut for Tx {
+    fn deref_mut(&mut self) -> &mut Read {
+        &mut self.0
+    }
+}
+
 #[allow(clippy::unused_async, reason = "a database over the network is awaited here")]
 impl Tx {
-    pub async fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, Error> {
-        self.session.query(sql, params)
-    }
-
-    /// The first row; an error of kind `NotFound` when there is none.
-    pub async fn query_one(&mut self, sql: &str, params: &[Value]) -> Result<Row, Error> {
-        self.query_optional(sql, params).await?.ok_or(Error::NotFound)
-    }
-
-    /// The first row, if there is one.
-    pub async fn query_optional(
-        &mut self,
-        sql: &str,
-        params: &[Value],
-    ) -> Result<Option<Row>, Error> {
-        self.session.first(sql, params)
-    }
-
     /// Runs one statement that changes rows, and says how many it changed.
     pub async fn execute(&mut self, sql: &str, params: &[Value]) -> Result<u64, Error> {
         self.session.execute(sql, params)

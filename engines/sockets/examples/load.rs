@@ -9,46 +9,17 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Instant;
 
-use base::access::{Action, Authority, Door, Principal, Refused, Resource, Subject};
-use base::{Base, Failure, KeyId, OrganisationId};
+use base::{Base, Failure};
 use eventlog::EventLog;
 use relational::Db;
 use rustix::process::{Resource as Limit, Rlimit, getrlimit, setrlimit};
 use sockets::{Config, Sockets};
+use testkit::Anybody;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
-
-struct Everybody(watch::Sender<u64>);
-
-impl Authority for Everybody {
-    fn authenticate<'a>(
-        &'a self,
-        _: Door,
-        _: &'a str,
-        _: &'a str,
-    ) -> Pin<Box<dyn Future<Output = Result<Principal, Refused>> + Send + 'a>> {
-        let subject = Subject::Key(KeyId::fixed(1));
-        let organisation = OrganisationId::DEFAULT;
-        Box::pin(async move { Ok(Principal { organisation, subject, name: "key".into() }) })
-    }
-
-    fn authorize(&self, _: &Principal, _: Action, _: Resource<'_>) -> Result<(), Refused> {
-        Ok(())
-    }
-
-    fn epoch(&self) -> watch::Receiver<u64> {
-        self.0.subscribe()
-    }
-
-    fn is_current(&self, _: &Principal) -> bool {
-        true
-    }
-}
 
 fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -74,7 +45,7 @@ async fn serve() -> Result<(), Failure> {
     let db = Db::open(rows, &base).await?;
     let log = eventlog::Config { dir: folder.path().join("log"), ..Default::default() };
     let log = EventLog::open(log, &base).await?;
-    let authority = Arc::new(Everybody(watch::Sender::new(1)));
+    let authority = Arc::new(Anybody::default());
     let config = Config { connections_max: 100_000, ..Config::default() };
     let sockets = Sockets::open(config, &base, (log, db), authority, Vec::new()).await?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;

@@ -47,6 +47,8 @@ pub struct Guest {
     pub principal: Principal,
     /// Asked whenever access changes: whether their session is still there.
     pub still: Option<Still>,
+    /// Asked so often besides: a session that ends by time changes nobody's access.
+    pub still_every: Option<Duration>,
 }
 
 pub type Still = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
@@ -107,6 +109,7 @@ struct Admitted {
     member: Arc<Member>,
     principal: Arc<Principal>,
     still: Option<Still>,
+    still_every: Option<Duration>,
     sender: String,
 }
 
@@ -117,6 +120,8 @@ struct Beats {
     stalled: Option<Instant>,
     sends: Option<Duration>,
     hears: Option<Duration>,
+    /// When somebody's session was last looked at.
+    looked: Instant,
 }
 
 #[derive(Clone, Copy)]
@@ -220,6 +225,7 @@ impl Live {
                 stalled: None,
                 sends: None,
                 hears: None,
+                looked: now,
             },
             is_starved: true,
             is_eof: false,
@@ -253,6 +259,7 @@ impl Live {
                     interrupts.due = None;
                     interrupts.timer = Box::pin(pending());
                     self.tick();
+                    self.look_again().await;
                 }
                 Event::Control(control) => self.controlled(control),
                 Event::Done(done) => self.done(done),
@@ -348,7 +355,7 @@ impl Live {
             let admitted = match (&connect.key, guest) {
                 (Some((key, secret)), _) => {
                     let checked = authority.authenticate(Door::Stomp, key, secret).await;
-                    checked.map(|principal| Guest { principal, still: None })
+                    checked.map(|principal| Guest { principal, still: None, still_every: None })
                 }
                 // They may have been signed out since the request.
                 (None, Some(guest)) => match &guest.still {
@@ -400,6 +407,7 @@ impl Live {
             member,
             principal: Arc::new(guest.principal),
             still: guest.still,
+            still_every: guest.still_every,
         });
         self.receipt(connect.receipt);
     }
@@ -630,6 +638,19 @@ impl Live {
         } else if let Some(first) = self.resuming.front_mut() {
             first.1 = from;
         }
+    }
+
+    /// Looks at a session that may have ended by time.
+    async fn look_again(&mut self) {
+        let now = self.hub.base.clock.instant();
+        if self.look_due().is_some_and(|due| due <= now) {
+            self.beats.looked = now;
+            self.check_access().await;
+        }
+    }
+
+    fn look_due(&self) -> Option<Instant> {
+        Some(self.beats.looked + self.admitted.as_ref()?.still_every?)
     }
 
     async fn check_access(&mut self) {
@@ -887,7 +908,7 @@ impl Live {
         let send = self.beats.sends.map(|every| self.beats.last_written + early(every));
         // Twice, for what the network and the client's clock add.
         let hear = self.beats.hears.map(|every| self.beats.last_read + every * 2);
-        [connect, stall, send, hear].into_iter().flatten().min()
+        [connect, stall, send, hear, self.look_due()].into_iter().flatten().min()
     }
 
     /// The timer fires no later than the next deadline; one that moved on is looked at when it fires.

@@ -79,6 +79,13 @@ impl Follow {
     /// The next message; nothing when it may no longer listen, or was too slow.
     pub async fn next(&mut self) -> Option<Followed> {
         loop {
+            // Also while there is something to give: a slow reader is given what is kept for hours.
+            if self.epoch.has_changed().is_ok_and(|has_changed| has_changed) {
+                self.epoch.mark_unchanged();
+                if !self.may_still() {
+                    return None;
+                }
+            }
             if let Some(followed) = self.waiting.pop_front() {
                 return Some(followed);
             }
@@ -102,15 +109,16 @@ impl Follow {
             }
             tokio::select! {
                 () = self.outbox.wake.notified() => {}
-                changed = self.epoch.changed() => {
-                    let may = self.hub.authority.is_current(&self.principal)
-                        && self.hub.may_subscribe(&self.principal, &self.destination);
-                    if changed.is_err() || !may {
-                        return None;
-                    }
+                changed = self.epoch.changed() => if changed.is_err() || !self.may_still() {
+                    return None;
                 }
             }
         }
+    }
+
+    fn may_still(&self) -> bool {
+        self.hub.authority.is_current(&self.principal)
+            && self.hub.may_subscribe(&self.principal, &self.destination)
     }
 
     fn take(&mut self) -> Result<(), End> {

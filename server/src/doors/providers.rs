@@ -130,10 +130,10 @@ async fn finish(
     peer: Peer,
     headers: HeaderMap,
 ) -> edge::Result<Response> {
-    let kept = kept_cookie(&headers).unwrap_or_default();
+    let kept = edge::cookie(&headers, COOKIE).unwrap_or_default();
     let back = Return { state: back.state, code: back.code, issuer: back.iss };
     let visitor = visitor(&peer, &headers);
-    let finished = doors.identity.finish_provider(&visitor, &name, (&kept, back)).await;
+    let finished = doors.identity.finish_provider(&visitor, &name, (kept, back)).await;
     let gone = format!("{COOKIE}=; Path=/v1/session/providers; HttpOnly; SameSite=Lax; Max-Age=0");
     let to = |page: String| {
         let headers = [(header::LOCATION, page), (header::SET_COOKIE, gone)];
@@ -185,14 +185,4 @@ fn leave(visit: Visit) -> Response {
         "{COOKIE}={cookie}; Path=/v1/session/providers; HttpOnly; SameSite=Lax; Max-Age={seconds}"
     );
     ([(header::SET_COOKIE, kept)], Json(VisitBody { url })).into_response()
-}
-
-fn kept_cookie(headers: &HeaderMap) -> Option<String> {
-    headers
-        .get_all(header::COOKIE)
-        .iter()
-        .filter_map(|cookies| cookies.to_str().ok())
-        .flat_map(|cookies| cookies.split(';'))
-        .filter_map(|cookie| cookie.trim().split_once('='))
-        .find_map(|(name, value)| (name == COOKIE).then(|| value.to_owned()))
 }

@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use edge::{
     Caller, Event, Events, LastEventId, NoContent, Operation, PageBody, Paging, Path, Routes,
-    State, Streams, Switching, Taken, Upgrade,
+    Shown, State, Streams, Switching, Taken, Upgrade,
 };
 use futures::stream::unfold;
 use schemars::JsonSchema;
@@ -152,7 +152,11 @@ async fn stomp(State(doors): State<Doors>, upgrade: Upgrade) -> edge::Result<Swi
 
 async fn serve(sockets: Sockets, taken: Taken) {
     let Taken { stream, read, peer, shown } = taken;
-    let guest = shown.map(|shown| Guest { principal: shown.principal, still: shown.still });
+    let guest = shown.map(|Shown { principal, still, still_every }| Guest {
+        principal,
+        still,
+        still_every,
+    });
     sockets.serve(Arrival { stream, read, peer, guest, is_web: true }).await;
 }
 

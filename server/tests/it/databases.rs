@@ -4,18 +4,18 @@ use std::collections::BTreeSet;
 
 use base::Base;
 use relational::{Address, Config, Db};
-use testkit::{MariaDb, Postgres};
+use testkit::Database;
 
 use crate::{contract, launch};
 
 /// Every flow on a database of its own; gives the tables that all rooms made in the last one.
-fn the_stack_works(database: &dyn Fn(&str) -> String) -> BTreeSet<String> {
+fn the_stack_works(database: &Database) -> BTreeSet<String> {
     let flows =
         [contract::first_reading, contract::mails_are_kept, contract::done_once].into_iter();
     let mut last = String::new();
     for (number, flow) in flows.enumerate() {
         let folder = tempfile::tempdir().unwrap();
-        last = database(&format!("stack{number}"));
+        last = database.make(&format!("stack{number}")).unwrap();
         flow(&launch(&folder).environment("MADANG__RELATIONAL__URL", &last));
         let own = folder.path().join("data/rows/rows.db");
         assert!(!own.exists(), "the rows went into the stack's own database");
@@ -35,10 +35,8 @@ fn described(config: Config) -> BTreeSet<String> {
 
 #[test]
 fn the_stack_works_on_other_databases_with_the_same_tables() {
-    let postgres = Postgres::start().unwrap();
-    let on_postgres = the_stack_works(&|name| postgres.database(name).unwrap());
-    let mariadb = MariaDb::start().unwrap();
-    let on_mariadb = the_stack_works(&|name| mariadb.database(name).unwrap());
+    let on_postgres = the_stack_works(&Database::postgres().unwrap());
+    let on_mariadb = the_stack_works(&Database::mariadb().unwrap());
     let folder = tempfile::tempdir().unwrap();
     launch(&folder).start().unwrap().terminate().unwrap();
     let path = folder.path().join("data/rows/rows.db");

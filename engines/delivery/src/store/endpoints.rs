@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use base::{OrganisationId, PageRequest, Timestamp};
+use base::{OrganisationId, PageRequest, Seal, Timestamp};
 use relational::{Read, Row, Tx, Value, params};
 
 use super::{Destination, Ended, Health, channel_of, number_of, sealed, unknown};
-use crate::keys::{Column, Keys, Place, Sealed};
+use crate::keys::{Column, Place, Sealed};
 use crate::lanes::{Lane, Standing};
 use crate::schedule::back_off;
 use crate::{EmailAddress, Endpoint, EndpointId, EndpointState, Error, NewEndpoint, SecretInfo};
@@ -36,12 +36,12 @@ pub(crate) async fn destination(
     tx: &mut Tx,
     id: EndpointId,
     now: Timestamp,
-    keys: &Keys,
+    seal: &Seal,
 ) -> Result<Destination, Error> {
     let sql =
         "SELECT id, organisation, channel, url, sealed_by FROM delivery_endpoints WHERE id = ?";
     let row = tx.query_optional(sql, params![id]).await?.ok_or(Error::NoEndpoint(id))?;
-    let (channel, url) = (channel_of(&row)?, url_of(&row, keys)?);
+    let (channel, url) = (channel_of(&row)?, url_of(&row, seal)?);
     let sql = "SELECT id, organisation, secret, sealed_by FROM delivery_secrets \
                WHERE endpoint = ? AND (expires IS NULL OR expires > ?) \
                ORDER BY CASE WHEN expires IS NULL THEN 0 ELSE 1 END, id DESC";
@@ -52,7 +52,7 @@ pub(crate) async fn destination(
             organisation: row.get("organisation")?,
             row: row.get("id")?,
         };
-        match sealed::opened(&row, keys, place, "secret") {
+        match sealed::opened(&row, seal, place, "secret") {
             Ok(secret) => secrets.push(secret.parse().map_err(|_| unknown("secret"))?),
             // A newer one may have been made since its key was lost.
             Err(error @ Error::Sealed { .. }) => refused = Some(error),
@@ -66,10 +66,10 @@ pub(crate) async fn destination(
 }
 
 /// The whole URL of an endpoint's row.
-fn url_of(row: &Row, keys: &Keys) -> Result<String, Error> {
+fn url_of(row: &Row, seal: &Seal) -> Result<String, Error> {
     let place =
         Place { column: Column::Url, organisation: row.get("organisation")?, row: row.get("id")? };
-    sealed::opened(row, keys, place, "url")
+    sealed::opened(row, seal, place, "url")
 }
 
 /// Whether an endpoint of the organisation gets messages, with its channel and name.
@@ -167,7 +167,7 @@ pub(crate) async fn written(
     tx: &mut Tx,
     organisation: OrganisationId,
     id: EndpointId,
-    keys: &Keys,
+    seal: &Seal,
 ) -> Result<Written, Error> {
     let sql = "SELECT id, organisation, channel, name, url, sealed_by, event_types, contact, rate_max, state \
                FROM delivery_endpoints WHERE organisation = ? AND id = ?";
@@ -181,7 +181,7 @@ pub(crate) async fn written(
         contact: contact_of(&row)?,
         rate_max: row.get("rate_max")?,
     };
-    Ok(Written { endpoint, url: url_of(&row, keys), state: state_of(&row)? })
+    Ok(Written { endpoint, url: url_of(&row, seal), state: state_of(&row)? })
 }
 
 pub(crate) async fn count(tx: &mut Tx, organisation: OrganisationId) -> Result<u64, Error> {
@@ -263,7 +263,7 @@ pub(crate) async fn page(
     organisation: OrganisationId,
     page: &PageRequest,
     now: Timestamp,
-    keys: &Keys,
+    seal: &Seal,
 ) -> Result<Vec<Endpoint>, Error> {
     let mut sql = format!("SELECT {COLUMNS} FROM delivery_endpoints WHERE organisation = ?");
     let mut values = params![organisation].to_vec();
@@ -286,7 +286,7 @@ pub(crate) async fn page(
     let endpoint = |row: &Row| -> Result<Endpoint, Error> {
         let id: EndpointId = row.get("id")?;
         let secrets = secrets.get(&id).cloned().unwrap_or_default();
-        endpoint_of(row, secrets, keys)
+        endpoint_of(row, secrets, seal)
     };
     rows.iter().map(endpoint).collect()
 }
@@ -296,7 +296,7 @@ pub(crate) async fn one(
     organisation: OrganisationId,
     id: EndpointId,
     now: Timestamp,
-    keys: &Keys,
+    seal: &Seal,
 ) -> Result<Endpoint, Error> {
     let sql = format!("SELECT {COLUMNS} FROM delivery_endpoints WHERE organisation = ? AND id = ?");
     let row = read.query_optional(&sql, params![organisation, id]).await?;
@@ -305,7 +305,7 @@ pub(crate) async fn one(
                WHERE endpoint = ? AND (expires IS NULL OR expires > ?) \
                ORDER BY CASE WHEN expires IS NULL THEN 0 ELSE 1 END, id DESC";
     let secrets = read.query(sql, params![id, now]).await?;
-    endpoint_of(&row, secrets.iter().map(secret_of).collect::<Result<_, _>>()?, keys)
+    endpoint_of(&row, secrets.iter().map(secret_of).collect::<Result<_, _>>()?, seal)
 }
 
 /// How an endpoint's failures are judged.
@@ -382,8 +382,8 @@ pub(crate) async fn note(
     }))
 }
 
-fn endpoint_of(row: &Row, secrets: Vec<SecretInfo>, keys: &Keys) -> Result<Endpoint, Error> {
-    let url = match url_of(row, keys) {
+fn endpoint_of(row: &Row, secrets: Vec<SecretInfo>, seal: &Seal) -> Result<Endpoint, Error> {
+    let url = match url_of(row, seal) {
         Ok(url) => shown(&url),
         // The others of the list are shown all the same.
         Err(Error::Sealed { key, .. }) => format!("(sealed under {key})"),

@@ -1,9 +1,9 @@
 //! URLs and secrets in their rows: sealed, or plain as an earlier version left them.
 
-use base::{OrganisationId, Timestamp};
+use base::{OrganisationId, Seal, SealingKeyId, Timestamp};
 use relational::{Row, Tx, Value, params};
 
-use crate::keys::{Column, Keys, Place, Sealed, SealingKeyId};
+use crate::keys::{Column, Place, Sealed};
 use crate::{EndpointId, Error};
 
 /// Rows that one commit seals.
@@ -14,13 +14,13 @@ const COLUMNS: [(&str, &str, Column); 2] =
 /// What a row holds in its column, whose key stands beside it.
 pub(super) fn opened(
     row: &Row,
-    keys: &Keys,
+    seal: &Seal,
     place: Place,
     name: &'static str,
 ) -> Result<String, Error> {
     let text: String = row.get(name)?;
     match row.get::<Option<SealingKeyId>>("sealed_by")? {
-        Some(key) => keys.open_sealed(place, &Sealed { key, text }),
+        Some(key) => place.open(seal, &Sealed { key, text }),
         None => Ok(text),
     }
 }
@@ -29,13 +29,13 @@ pub(super) fn opened(
 /// before is given up.
 pub(crate) async fn agree(
     tx: &mut Tx,
-    keys: &Keys,
+    seal: &Seal,
     is_lost: bool,
     now: Timestamp,
 ) -> Result<(), Error> {
     let rows = tx.query("SELECT id FROM delivery_keys ORDER BY id", &[]).await?;
     let used = rows.iter().map(|row| row.get("id")).collect::<Result<Vec<SealingKeyId>, _>>()?;
-    if let Some(missing) = used.iter().find(|key| !keys.has(**key))
+    if let Some(missing) = used.iter().find(|key| !seal.has(**key))
         && !is_lost
     {
         return Err(Error::Config(format!(
@@ -44,24 +44,24 @@ pub(crate) async fn agree(
              endpoint its URL and a secret anew"
         )));
     }
-    if !used.contains(&keys.newest()) {
+    if !used.contains(&seal.newest()) {
         let insert = "INSERT INTO delivery_keys (id, first_used) VALUES (?, ?)";
-        tx.execute(insert, params![keys.newest(), now]).await?;
+        tx.execute(insert, params![seal.newest(), now]).await?;
     }
     Ok(())
 }
 
 /// Forgets older keys of the file, under which nothing is sealed any more.
-pub(crate) async fn forget_older(tx: &mut Tx, keys: &Keys) -> Result<(), Error> {
-    for key in keys.older() {
+pub(crate) async fn forget_older(tx: &mut Tx, seal: &Seal) -> Result<(), Error> {
+    for key in seal.older() {
         tx.execute("DELETE FROM delivery_keys WHERE id = ?", params![key]).await?;
     }
     Ok(())
 }
 
 /// Seals rows that are plain or under an older key of the file; says whether there may be more.
-pub(crate) async fn seal_some(tx: &mut Tx, keys: &Keys) -> Result<bool, Error> {
-    let older: Vec<SealingKeyId> = keys.older().collect();
+pub(crate) async fn seal_some(tx: &mut Tx, seal: &Seal) -> Result<bool, Error> {
+    let older: Vec<SealingKeyId> = seal.older().collect();
     let mut is_more = false;
     for (table, name, column) in COLUMNS {
         let marks = vec!["?"; older.len()].join(", ");
@@ -78,7 +78,7 @@ pub(crate) async fn seal_some(tx: &mut Tx, keys: &Keys) -> Result<bool, Error> {
             let (organisation, id): (OrganisationId, EndpointId) =
                 (row.get("organisation")?, row.get("id")?);
             let place = Place { column, organisation, row: id };
-            let sealed = keys.seal(place, &opened(row, keys, place, name)?);
+            let sealed = place.seal(seal, &opened(row, seal, place, name)?);
             let update = format!("UPDATE {table} SET {name} = ?, sealed_by = ? WHERE id = ?");
             tx.execute(&update, params![sealed.text, sealed.key, id]).await?;
         }

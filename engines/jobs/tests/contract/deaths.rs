@@ -164,7 +164,7 @@ pub(crate) async fn cut_connections_lose_nothing_and_double_nothing(ground: &Gro
     let cutting = async {
         for _ in 0..5 {
             server.base.clock.sleep(Duration::from_millis(120)).await;
-            ground.cut(&opened.name);
+            ground.0.cut(&opened.name).unwrap();
         }
     };
     tokio::join!(cutting, enqueue(&server, COUNT));
@@ -176,7 +176,7 @@ pub(crate) async fn a_crash_of_the_database_loses_nothing_and_doubles_nothing(gr
     let opened = ground.open().await;
     let server = opened.other(register).await;
     let half = enqueue(&server, COUNT / 2);
-    tokio::join!(half, async { ground.crash() });
+    tokio::join!(half, async { ground.0.crash().unwrap() });
     enqueue(&server, COUNT).await;
     all_are_done_once(&opened, &server, COUNT).await;
 }

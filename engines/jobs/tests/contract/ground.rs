@@ -1,22 +1,16 @@
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use base::{Base, OrganisationId};
 use jobs::{Config, Done, Enqueued, Failed, Job, JobId, Jobs, Kind, New, State};
 use relational::{Address, Db, Migration, Tx, params};
-use tempfile::TempDir;
-use testkit::Database;
+use testkit::{Databases, Fresh, metric};
 use tokio::runtime::Runtime;
 
 pub(crate) const OURS: OrganisationId = OrganisationId::DEFAULT;
 pub(crate) const THEIRS: OrganisationId = OrganisationId::fixed(2);
 
 /// One kind of database.
-pub(crate) struct Ground {
-    database: Database,
-    folder: TempDir,
-    made: AtomicU32,
-}
+pub(crate) struct Ground(pub(crate) Databases);
 
 static EFFECTS: &[Migration] = &[Migration {
     id: "0001-effects",
@@ -28,46 +22,19 @@ static EFFECTS: &[Migration] = &[Migration {
 }];
 
 impl Ground {
-    pub(crate) fn embedded() -> Self {
-        Self::of(Database::Embedded)
-    }
-
-    pub(crate) fn postgres() -> Self {
-        Self::of(Database::postgres().unwrap())
-    }
-
-    pub(crate) fn mariadb() -> Self {
-        Self::of(Database::mariadb().unwrap())
-    }
-
-    fn of(database: Database) -> Self {
-        Self { database, folder: tempfile::tempdir().unwrap(), made: AtomicU32::new(0) }
-    }
-
     pub(crate) fn name(&self) -> &'static str {
-        self.database.name()
+        self.0.name()
     }
 
     /// An empty database.
     pub(crate) async fn open(&self) -> Opened {
-        let name = format!("jobs{}", self.made.fetch_add(1, Ordering::Relaxed));
-        let path = self.folder.path().join(&name).join("rows.db");
-        let url = self.database.make(&name).unwrap();
+        let Fresh { name, url, path } = self.0.fresh().unwrap();
         let config =
             relational::Config { url: Address::new(url), path, ..relational::Config::default() };
         let base = Base::system();
         let db = Db::open(config.clone(), &base).await.unwrap();
         db.migrate("effects", EFFECTS).await.unwrap();
         Opened { db, base, config, name }
-    }
-
-    /// Cuts every connection to the database.
-    pub(crate) fn cut(&self, database: &str) {
-        self.database.cut(database).unwrap();
-    }
-
-    pub(crate) fn crash(&mut self) {
-        self.database.crash().unwrap();
     }
 }
 
@@ -209,9 +176,7 @@ impl Server {
     }
 
     pub(crate) fn metric(&self, name: &str) -> u64 {
-        let text = self.base.metrics.text();
-        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
-        line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
+        metric(&self.base.metrics, name).unwrap()
     }
 }
 

@@ -17,14 +17,7 @@ mod single;
 mod times;
 
 use ground::Ground;
-
-/// Runs each case on an empty database of its own, and says which one it is in.
-macro_rules! cases {
-    ($ground:expr; $($case:path),+ $(,)?) => {$(
-        eprintln!("{}: {}", $ground.name(), stringify!($case));
-        $case(&$ground).await;
-    )+};
-}
+use testkit::{Databases, cases};
 
 async fn contract(ground: &Ground) {
     cases!(
@@ -74,12 +67,12 @@ async fn shared(ground: &Ground) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_keep_the_contract_on_the_embedded_database() {
-    contract(&Ground::embedded()).await;
+    contract(&Ground(Databases::embedded().unwrap())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_keep_the_contract_on_postgresql() {
-    let mut ground = Ground::postgres();
+    let mut ground = Ground(Databases::postgres().unwrap());
     contract(&ground).await;
     shared(&ground).await;
     deaths::a_crash_of_the_database_loses_nothing_and_doubles_nothing(&mut ground).await;
@@ -87,7 +80,7 @@ async fn jobs_keep_the_contract_on_postgresql() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_keep_the_contract_on_mariadb() {
-    let mut ground = Ground::mariadb();
+    let mut ground = Ground(Databases::mariadb().unwrap());
     contract(&ground).await;
     shared(&ground).await;
     deaths::a_crash_of_the_database_loses_nothing_and_doubles_nothing(&mut ground).await;

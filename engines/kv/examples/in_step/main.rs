@@ -1,17 +1,15 @@
 //! Random commands of every family against this store and a real redis-server: `in_step [COMMANDS [SEED]]`. Prints
 //! what was equal, and fails when anything was not.
 
-#[path = "../shared/anybody.rs"]
-mod anybody;
 mod stream;
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use anybody::{Anybody, somebody};
 use base::{Base, Failure};
 use kv::{Config, Durability, Kv};
+use testkit::Anybody;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Failure> {
@@ -21,8 +19,14 @@ async fn main() -> Result<(), Failure> {
     let folder = tempfile::tempdir()?;
     let base = Base::system();
     let config = Config { durability: Durability::Off, ..Config::default() };
-    let kv = Kv::open(config, &base, folder.path(), Arc::new(Anybody::default()), Some(somebody()))
-        .await?;
+    let kv = Kv::open(
+        config,
+        &base,
+        folder.path(),
+        Arc::new(Anybody::default()),
+        Some(Anybody::principal()),
+    )
+    .await?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let ours = listener.local_addr()?;
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();

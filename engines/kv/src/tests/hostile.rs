@@ -1,5 +1,5 @@
 use super::stream::{Random, Value};
-use super::{Desk, House, anybody, folder, relaxed};
+use super::{Anybody, Desk, House, folder, relaxed};
 use crate::engine::Gate;
 use std::sync::Arc;
 
@@ -128,7 +128,7 @@ fn every_command_takes_any_arguments_without_a_panic() {
 
 #[test]
 fn nobody_takes_memory_before_they_said_who_they_are() {
-    let gate = Gate { authority: Arc::new(anybody::Anybody::default()), anonymous: None };
+    let gate = Gate { authority: Arc::new(Anybody::default()), anonymous: None };
     let mut desk = Desk::with(&crate::Config::default(), gate);
     for bytes in [&b"*1000\r\n"[..], b"*2\r\n$4\r\nAUTH\r\n$100000000\r\n"] {
         let client = desk.join();

@@ -1,48 +1,15 @@
-use std::future::{Future, ready};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use base::OrganisationId;
-use base::access::{Action, Authority, Door, Principal, Refused, Resource, Subject};
-use tokio::sync::watch;
+use base::access::Door;
+use testkit::Doorman;
 
 use super::stream::{Client, Value};
 use super::{House, bulk, folder, ok, relaxed};
 
-/// Knows a few by name; each may do what its grants say.
-struct Book {
-    epoch: watch::Sender<u64>,
-    is_revoked: AtomicBool,
-}
-
-const OTHER: OrganisationId = OrganisationId::fixed(2);
-
-impl Authority for Book {
-    fn authenticate<'a>(
-        &'a self,
-        door: Door,
-        key: &'a str,
-        secret: &'a str,
-    ) -> Pin<Box<dyn Future<Output = Result<Principal, Refused>> + Send + 'a>> {
-        assert_eq!(door, Door::Resp);
-        let organisation = if key == "other" { OTHER } else { OrganisationId::DEFAULT };
-        let principal =
-            Principal { organisation, subject: Subject::System("test"), name: key.into() };
-        Box::pin(ready(if secret == "right" {
-            Ok(principal)
-        } else {
-            Err(Refused::Unauthenticated)
-        }))
-    }
-
-    fn authorize(
-        &self,
-        principal: &Principal,
-        action: Action,
-        resource: Resource<'_>,
-    ) -> Result<(), Refused> {
-        assert_eq!(principal.organisation, resource.organisation);
+/// Each key may do what its grants say.
+fn doorman() -> Arc<Doorman> {
+    let doorman = Doorman::new(Door::Resp, &["admin", "reader", "session", "foreign"]);
+    doorman.forbid_when(|principal, action, resource| {
         let grants: &[(&str, &str)] = match &*principal.name {
             "reader" => &[("kv.read", "kv/")],
             "session" => &[
@@ -53,19 +20,9 @@ impl Authority for Book {
             _ => &[("", "")],
         };
         let path = resource.path;
-        let is_allowed = grants
-            .iter()
-            .any(|(deed, start)| action.0.starts_with(deed) && path.starts_with(start));
-        is_allowed.then_some(()).ok_or(Refused::Forbidden)
-    }
-
-    fn epoch(&self) -> watch::Receiver<u64> {
-        self.epoch.subscribe()
-    }
-
-    fn is_current(&self, principal: &Principal) -> bool {
-        &*principal.name != "reader" || !self.is_revoked.load(Ordering::Acquire)
-    }
+        !grants.iter().any(|(deed, start)| action.0.starts_with(deed) && path.starts_with(start))
+    });
+    Arc::new(doorman)
 }
 
 fn error(client: &mut Client, words: &[&str]) -> String {
@@ -78,19 +35,19 @@ fn error(client: &mut Client, words: &[&str]) -> String {
 #[test]
 fn each_may_do_what_their_grants_say_and_organisations_do_not_meet() {
     let folder = folder();
-    let book = Arc::new(Book { epoch: watch::Sender::new(0), is_revoked: AtomicBool::new(false) });
-    let house = House::with(relaxed(), folder.path(), book.clone(), None).unwrap();
+    let doorman = doorman();
+    let house = House::with(relaxed(), folder.path(), doorman.clone(), None).unwrap();
     let (mut admin, mut reader, mut session, mut other) =
         (house.client(), house.client(), house.client(), house.client());
     assert_eq!(error(&mut admin, &["GET", "a"]), "NOAUTH");
     assert_eq!(error(&mut admin, &["AUTH", "admin", "wrong"]), "WRONGPASS");
-    assert_eq!(admin.ask(&["AUTH", "admin:right"]).unwrap(), ok());
-    assert_eq!(reader.ask(&["AUTH", "reader", "right"]).unwrap(), ok());
+    assert_eq!(admin.ask(&["AUTH", "admin:admin-secret"]).unwrap(), ok());
+    assert_eq!(reader.ask(&["AUTH", "reader", "reader-secret"]).unwrap(), ok());
     assert!(matches!(
-        session.ask(&["HELLO", "3", "AUTH", "session", "right", "SETNAME", "s"]).unwrap(),
+        session.ask(&["HELLO", "3", "AUTH", "session", "session-secret", "SETNAME", "s"]).unwrap(),
         Value::Array(_)
     ));
-    assert_eq!(other.ask(&["AUTH", "other", "right"]).unwrap(), ok());
+    assert_eq!(other.ask(&["AUTH", "foreign", "foreign-secret"]).unwrap(), ok());
 
     assert_eq!(admin.ask(&["SET", "a", "1"]).unwrap(), ok());
     assert_eq!(reader.ask(&["GET", "a"]).unwrap(), bulk("1"));
@@ -147,15 +104,14 @@ fn each_may_do_what_their_grants_say_and_organisations_do_not_meet() {
     assert_eq!(admin.ask(&["GET", "a"]).unwrap(), bulk("1"));
 
     // A key that is taken away ends its open connections.
-    book.is_revoked.store(true, Ordering::Release);
-    book.epoch.send_modify(|epoch| *epoch += 1);
+    doorman.revoke("reader");
     while reader.ask(&["PING"]).is_ok() {}
     assert_eq!(admin.ask(&["PING"]).unwrap(), Value::Simple("PONG".into()));
     house.close();
 
-    let house = House::with(relaxed(), folder.path(), book, None).unwrap();
+    let house = House::with(relaxed(), folder.path(), doorman, None).unwrap();
     let mut other = house.client();
-    assert_eq!(other.ask(&["AUTH", "other", "right"]).unwrap(), ok());
+    assert_eq!(other.ask(&["AUTH", "foreign", "foreign-secret"]).unwrap(), ok());
     assert_eq!(other.ask(&["GET", "b"]).unwrap(), bulk("kept"));
     assert_eq!(other.ask(&["DBSIZE"]).unwrap(), Value::Int(1));
     house.close();

@@ -1,85 +1,26 @@
 //! A broker with its surroundings.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::access::{Action, Authority, Door, Principal, Refused, Resource, Subject};
-use base::{Base, KeyId, OrganisationId, Timestamp};
+use base::access::{Door, Principal};
+use base::{Base, Timestamp};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use relational::Db;
 use tempfile::TempDir;
+use testkit::Doorman;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 
 use super::client::{Client, Version};
 use crate::{Accepted, Config, Intake, Left, Message, Mqtt};
 
-pub(super) const OTHER: OrganisationId = OrganisationId::fixed(2);
-
-/// Knows the keys `roof`, `cellar` and `attic` of one organisation and `foreign` of another; each one's secret is
-/// its name with `-secret`.
-pub(super) struct Doorman {
-    epoch: watch::Sender<u64>,
-    revoked: Mutex<HashSet<String>>,
-    /// Parts of resources that nobody may touch.
-    forbidden: Mutex<HashSet<String>>,
-}
-
-impl Doorman {
-    pub(super) fn new() -> Self {
-        Self {
-            epoch: watch::Sender::new(1),
-            revoked: Mutex::default(),
-            forbidden: Mutex::new(HashSet::from(["forbidden".to_owned()])),
-        }
-    }
-
-    pub(super) fn revoke(&self, key: &str) {
-        self.revoked.lock().insert(key.to_owned());
-        self.epoch.send_modify(|epoch| *epoch += 1);
-    }
-
-    pub(super) fn forbid(&self, part: &str) {
-        self.forbidden.lock().insert(part.to_owned());
-        self.epoch.send_modify(|epoch| *epoch += 1);
-    }
-}
-
-impl Authority for Doorman {
-    fn authenticate<'a>(
-        &'a self,
-        door: Door,
-        key: &'a str,
-        secret: &'a str,
-    ) -> Pin<Box<dyn Future<Output = Result<Principal, Refused>> + Send + 'a>> {
-        assert_eq!(door, Door::Mqtt);
-        let known = ["roof", "cellar", "attic", "foreign"].iter().position(|it| *it == key);
-        let is_right = secret == format!("{key}-secret") && !self.revoked.lock().contains(key);
-        let found = known.filter(|_| is_right).map(|number| Principal {
-            organisation: if key == "foreign" { OTHER } else { OrganisationId::DEFAULT },
-            subject: Subject::Key(KeyId::fixed(number as u128 + 1)),
-            name: key.into(),
-        });
-        Box::pin(async move { found.ok_or(Refused::Unauthenticated) })
-    }
-
-    fn authorize(&self, _: &Principal, _: Action, on: Resource<'_>) -> Result<(), Refused> {
-        let is_forbidden = self.forbidden.lock().iter().any(|part| on.path.contains(part.as_str()));
-        if is_forbidden { Err(Refused::Forbidden) } else { Ok(()) }
-    }
-
-    fn epoch(&self) -> watch::Receiver<u64> {
-        self.epoch.subscribe()
-    }
-
-    fn is_current(&self, principal: &Principal) -> bool {
-        !self.revoked.lock().contains(&*principal.name)
-    }
+pub(super) fn doorman() -> Doorman {
+    Doorman::new(Door::Mqtt, &["roof", "cellar", "attic", "foreign"])
 }
 
 /// Takes messages over as their topic says.
@@ -173,7 +114,7 @@ impl House {
         let mut config = Config::default();
         change(&mut config);
         let folder = tempfile::tempdir().unwrap();
-        let doorman = Arc::new(Doorman::new());
+        let doorman = Arc::new(doorman());
         let desk = Arc::new(Desk::default());
         Self::start(base, folder, config, (doorman, desk)).await
     }
@@ -212,19 +153,10 @@ impl House {
     }
 
     pub(super) fn metric(&self, name: &str) -> u64 {
-        let text = self.base.metrics.text();
-        let line = text.lines().find_map(|line| line.strip_prefix(name));
-        line.map_or(0, |value| value.trim().parse().unwrap())
+        testkit::metric(&self.base.metrics, name).unwrap_or(0)
     }
 
-    /// Waits until the condition holds; what it waits for is a test's only clock.
     pub(super) async fn until(&self, what: &str, holds: impl Fn() -> bool) {
-        for _ in 0..1_000 {
-            if holds() {
-                return;
-            }
-            self.base.clock.sleep(Duration::from_millis(10)).await;
-        }
-        panic!("it never came true that {what}");
+        testkit::until(&self.base.clock, what, holds).await;
     }
 }

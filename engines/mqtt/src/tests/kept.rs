@@ -197,6 +197,20 @@ async fn a_session_and_its_messages_expire() {
 }
 
 #[tokio::test]
+async fn a_client_that_comes_and_goes_leaves_one_thing_to_look_at() {
+    let house = House::new().await;
+    for round in 0..10 {
+        for version in BOTH {
+            let anew = |clean| kept(&house, version).change(|connect| connect.clean_start = clean);
+            let (client, _) = anew(version == Version::V5 && round % 2 == 0).enter().await;
+            drop(client);
+            house.until("it is gone", || house.mqtt.connections() == 0).await;
+        }
+    }
+    assert_eq!(house.mqtt.0.due_count(), 1);
+}
+
+#[tokio::test]
 async fn a_will_is_sent_when_its_client_is_lost() {
     let house = House::new().await;
     let mut watcher = house.client(Version::V5, "watcher").await;

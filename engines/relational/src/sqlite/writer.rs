@@ -10,7 +10,7 @@ use crate::queue::Queue;
 use crate::session::Session as AnySession;
 use crate::shared::Shared;
 use crate::work::{Fate, Order, Verdict, poll_once};
-use crate::{Error, Tx};
+use crate::{Error, Read, Tx};
 
 /// Has the only connection that writes. Closures that wait together share one commit; each is a savepoint
 /// in it, so that one that fails takes nothing of the others along.
@@ -54,7 +54,7 @@ impl Writer {
     ) -> Self {
         let shared = session.shared().clone();
         session.report_to(&slot);
-        let tx = Tx { session: AnySession::Embedded(session) };
+        let tx = Tx(Read { session: AnySession::Embedded(session) });
         Self { tx, shared, queue, signal, slot, checkpoint_at: 0 }
     }
 

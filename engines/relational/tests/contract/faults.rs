@@ -87,7 +87,7 @@ pub(crate) async fn cut_connections_lose_nothing_and_double_nothing(ground: &Gro
     let writers = Writers::start(&opened);
     for _ in 0..8 {
         let before = done(&opened.db).await.len();
-        tokio::task::block_in_place(|| ground.cut(&opened.name));
+        tokio::task::block_in_place(|| ground.0.cut(&opened.name).unwrap());
         while done(&opened.db).await.len() < before + 20 {}
     }
     writers.check(&opened.db).await;
@@ -99,7 +99,7 @@ pub(crate) async fn a_crash_of_the_server_loses_nothing_that_was_acknowledged(gr
     let writers = Writers::start(&opened);
     for more in [100, 200] {
         while done(&opened.db).await.len() < more {}
-        tokio::task::block_in_place(|| ground.crash());
+        tokio::task::block_in_place(|| ground.0.crash().unwrap());
     }
     while done(&opened.db).await.len() < 300 {}
     writers.check(&opened.db).await;

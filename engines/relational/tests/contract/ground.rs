@@ -1,16 +1,9 @@
-use std::sync::atomic::{AtomicU32, Ordering};
-
 use base::Base;
 use relational::{Address, Config, Db};
-use tempfile::TempDir;
-use testkit::Database;
+use testkit::{Databases, Fresh, metric};
 
 /// One kind of database.
-pub(crate) struct Ground {
-    database: Database,
-    folder: TempDir,
-    made: AtomicU32,
-}
+pub(crate) struct Ground(pub(crate) Databases);
 
 /// One opened database.
 pub(crate) struct Opened {
@@ -21,31 +14,13 @@ pub(crate) struct Opened {
 }
 
 impl Ground {
-    pub(crate) fn embedded() -> Self {
-        Self::of(Database::Embedded)
-    }
-
-    pub(crate) fn postgres() -> Self {
-        Self::of(Database::postgres().unwrap())
-    }
-
-    pub(crate) fn mariadb() -> Self {
-        Self::of(Database::mariadb().unwrap())
-    }
-
-    fn of(database: Database) -> Self {
-        Self { database, folder: tempfile::tempdir().unwrap(), made: AtomicU32::new(0) }
-    }
-
     pub(crate) fn name(&self) -> &'static str {
-        self.database.name()
+        self.0.name()
     }
 
     /// Settings for an empty database.
     pub(crate) fn fresh(&self) -> (String, Config) {
-        let name = format!("contract{}", self.made.fetch_add(1, Ordering::Relaxed));
-        let path = self.folder.path().join(&name).join("rows.db");
-        let url = self.database.make(&name).unwrap();
+        let Fresh { name, url, path } = self.0.fresh().unwrap();
         (name, Config { url: Address::new(url), path, ..Config::default() })
     }
 
@@ -61,22 +36,11 @@ impl Ground {
         let db = Db::open(config.clone(), &base).await.unwrap();
         Opened { db, base, config, name }
     }
-
-    /// Cuts every connection to the database but this one.
-    pub(crate) fn cut(&self, database: &str) {
-        self.database.cut(database).unwrap();
-    }
-
-    pub(crate) fn crash(&mut self) {
-        self.database.crash().unwrap();
-    }
 }
 
 impl Opened {
     /// What `/metrics` says of a counter.
     pub(crate) fn metric(&self, name: &str) -> u64 {
-        let text = self.base.metrics.text();
-        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
-        line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
+        metric(&self.base.metrics, name).unwrap()
     }
 }

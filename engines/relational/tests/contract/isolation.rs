@@ -17,8 +17,9 @@ static TABLES: &[Migration] = &[Migration {
         CREATE INDEX notes_by_place ON notes (place)",
 }];
 
+/// Some callers share a commit, and others come after it.
 async fn notes(ground: &Ground) -> Opened {
-    let opened = ground.open().await;
+    let opened = ground.open_with(|config| config.group_max = 16).await;
     opened.db.migrate("notes", TABLES).await.unwrap();
     opened
 }

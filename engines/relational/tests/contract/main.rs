@@ -17,14 +17,7 @@ mod schema;
 mod statements;
 
 use ground::Ground;
-
-/// Runs each case on an empty database of its own, and says which one it is in.
-macro_rules! cases {
-    ($ground:expr; $($case:path),+ $(,)?) => {$(
-        eprintln!("{}: {}", $ground.name(), stringify!($case));
-        $case(&$ground).await;
-    )+};
-}
+use testkit::{Databases, cases};
 
 async fn contract(ground: &Ground) {
     cases!(
@@ -63,12 +56,12 @@ async fn shared(ground: &Ground) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_embedded_database_keeps_the_contract() {
-    contract(&Ground::embedded()).await;
+    contract(&Ground(Databases::embedded().unwrap())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn postgresql_keeps_the_contract() {
-    let mut ground = Ground::postgres();
+    let mut ground = Ground(Databases::postgres().unwrap());
     contract(&ground).await;
     shared(&ground).await;
     faults::a_crash_of_the_server_loses_nothing_that_was_acknowledged(&mut ground).await;
@@ -76,7 +69,7 @@ async fn postgresql_keeps_the_contract() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mariadb_keeps_the_contract() {
-    let mut ground = Ground::mariadb();
+    let mut ground = Ground(Databases::mariadb().unwrap());
     contract(&ground).await;
     shared(&ground).await;
     schema::a_migration_that_was_interrupted_goes_on(&ground).await;
@@ -85,7 +78,11 @@ async fn mariadb_keeps_the_contract() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_work_is_the_same_number_of_statements_and_the_same_tables() {
-    let grounds = [Ground::embedded(), Ground::postgres(), Ground::mariadb()];
+    let grounds = [
+        Ground(Databases::embedded().unwrap()),
+        Ground(Databases::postgres().unwrap()),
+        Ground(Databases::mariadb().unwrap()),
+    ];
     statements::counts_are_equal(&grounds).await;
     schema::tables_are_equal(&grounds).await;
 }

@@ -104,7 +104,7 @@ async fn an_administrator_sees_connections_of_their_organisation_and_closes_them
     assert_eq!((info.name.as_str(), info.version, info.subscriptions), ("mina", "1.2", 1));
     assert_eq!((info.received, info.sent, info.is_web), (1, 1, false));
     assert!(house.sockets.connections_of(OrganisationId::DEFAULT, info.id, 10).is_empty());
-    assert!(house.sockets.close(super::house::OTHER, info.id).is_err(), "not theirs");
+    assert!(house.sockets.close(testkit::Doorman::OTHER, info.id).is_err(), "not theirs");
     house.sockets.close(OrganisationId::DEFAULT, info.id).unwrap();
     assert_eq!(mina.error().await.text(), "closed by an administrator");
     foreign.hears_nothing().await;

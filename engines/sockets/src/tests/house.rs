@@ -1,105 +1,23 @@
 //! Sockets with their surroundings.
 
-use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::access::{Action, Authority, Door, Principal, Refused, Resource, Subject};
-use base::{Base, KeyId, OrganisationId, Timestamp};
+use base::access::{Action, Door};
+use base::{Base, OrganisationId, Timestamp};
 use bytes::Bytes;
 use eventlog::{EventLog, Record};
-use futures::future::BoxFuture;
-use parking_lot::Mutex;
 use relational::Db;
 use tempfile::TempDir;
+use testkit::Doorman;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 
 use super::client::Client;
 use crate::{Config, Sockets, Source};
 
-pub(super) const OTHER: OrganisationId = OrganisationId::fixed(2);
-
-/// Knows the keys `mina`, `joon` and `bora` of one organisation and `foreign` of another; each one's secret is its name
-/// with `-secret`.
-pub(super) struct Doorman {
-    epoch: watch::Sender<u64>,
-    revoked: Mutex<HashSet<String>>,
-    /// Parts of `action resource` that nobody may.
-    forbidden: Mutex<HashSet<String>>,
-    /// Loses its key while it is being let in.
-    leaving: Mutex<Option<String>>,
-}
-
-impl Doorman {
-    fn new() -> Self {
-        Self {
-            epoch: watch::Sender::new(1),
-            revoked: Mutex::default(),
-            forbidden: Mutex::new(HashSet::from(["forbidden".to_owned()])),
-            leaving: Mutex::default(),
-        }
-    }
-
-    pub(super) fn revoke(&self, key: &str) {
-        self.revoked.lock().insert(key.to_owned());
-        self.epoch.send_modify(|epoch| *epoch += 1);
-    }
-
-    pub(super) fn revoke_while_let_in(&self, key: &str) {
-        *self.leaving.lock() = Some(key.to_owned());
-    }
-
-    pub(super) fn forbid(&self, part: &str) {
-        self.forbidden.lock().insert(part.to_owned());
-        self.epoch.send_modify(|epoch| *epoch += 1);
-    }
-
-    pub(super) fn principal(key: &str) -> Option<Principal> {
-        let number = ["mina", "joon", "bora", "foreign"].iter().position(|it| *it == key)?;
-        Some(Principal {
-            organisation: if key == "foreign" { OTHER } else { OrganisationId::DEFAULT },
-            subject: Subject::Key(KeyId::fixed(number as u128 + 1)),
-            name: key.into(),
-        })
-    }
-}
-
-impl Authority for Doorman {
-    fn authenticate<'a>(
-        &'a self,
-        door: Door,
-        key: &'a str,
-        secret: &'a str,
-    ) -> BoxFuture<'a, Result<Principal, Refused>> {
-        assert_eq!(door, Door::Stomp);
-        let is_right = secret == format!("{key}-secret") && !self.revoked.lock().contains(key);
-        let found = Self::principal(key).filter(|_| is_right);
-        let leaves = self.leaving.lock().as_deref() == Some(key);
-        Box::pin(async move {
-            if leaves {
-                self.revoke(key);
-                // The connection hears of it meanwhile.
-                base::Clock::system().sleep(Duration::from_millis(50)).await;
-            }
-            found.ok_or(Refused::Unauthenticated)
-        })
-    }
-
-    fn authorize(&self, _: &Principal, action: Action, on: Resource<'_>) -> Result<(), Refused> {
-        let deed = format!("{} {}", action.0, on.path);
-        let is_forbidden = self.forbidden.lock().iter().any(|part| deed.contains(part.as_str()));
-        if is_forbidden { Err(Refused::Forbidden) } else { Ok(()) }
-    }
-
-    fn epoch(&self) -> watch::Receiver<u64> {
-        self.epoch.subscribe()
-    }
-
-    fn is_current(&self, principal: &Principal) -> bool {
-        !self.revoked.lock().contains(&*principal.name)
-    }
+pub(super) fn doorman() -> Doorman {
+    Doorman::new(Door::Stomp, &["mina", "joon", "bora", "foreign"])
 }
 
 /// Records of the topic `measured`: told as `sea.KEY`, and all of them as `sea`.
@@ -148,7 +66,7 @@ impl House {
         let mut config = Config::default();
         change(&mut config);
         let folder = Arc::new(tempfile::tempdir().unwrap());
-        Self::start(folder, config, Arc::new(Doorman::new())).await
+        Self::start(folder, config, Arc::new(doorman())).await
     }
 
     async fn start(folder: Arc<TempDir>, config: Config, doorman: Arc<Doorman>) -> Self {
@@ -203,19 +121,10 @@ impl House {
     }
 
     pub(super) fn metric(&self, name: &str) -> u64 {
-        let text = self.base.metrics.text();
-        let line = text.lines().find_map(|line| line.strip_prefix(name));
-        line.map_or(0, |value| value.trim().parse().unwrap())
+        testkit::metric(&self.base.metrics, name).unwrap_or(0)
     }
 
-    /// Waits until the condition holds; what it waits for is a test's only clock.
     pub(super) async fn until(&self, what: &str, holds: impl Fn() -> bool) {
-        for _ in 0..1_000 {
-            if holds() {
-                return;
-            }
-            self.base.clock.sleep(Duration::from_millis(10)).await;
-        }
-        panic!("it never came true that {what}");
+        testkit::until(&self.base.clock, what, holds).await;
     }
 }

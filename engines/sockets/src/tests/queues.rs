@@ -335,7 +335,7 @@ async fn messages_that_nobody_takes_are_in_their_rows_and_a_consumer_has_a_share
 }
 
 fn work() -> (base::access::Principal, Destination) {
-    let principal = super::house::Doorman::principal("joon").unwrap();
+    let principal = super::house::doorman().principal("joon").unwrap();
     (principal, Destination::parse("/queue/work", 100).unwrap())
 }
 

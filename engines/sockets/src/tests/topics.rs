@@ -3,7 +3,7 @@
 use base::OrganisationId;
 
 use super::client::Client;
-use super::house::{Doorman, House};
+use super::house::{House, doorman};
 use crate::{Error, Followed};
 
 #[tokio::test]
@@ -28,7 +28,7 @@ async fn a_message_reaches_everybody_who_listens_and_nobody_else() {
     assert_eq!(subscriptions, ["1", "2"]);
     let heard = joon.hear().await;
     assert_eq!(heard.header("subscription"), "x");
-    let sender = crate::destination::holder(Doorman::principal("joon").unwrap().subject);
+    let sender = crate::destination::holder(doorman().principal("joon").unwrap().subject);
     assert_eq!(heard.header("sender"), sender, "who sends is said by the server");
     mina.done("UNSUBSCRIBE\nid:1").await;
     joon.publish("/topic/room/7", "again").await;
@@ -196,7 +196,7 @@ async fn what_is_not_to_be_kept_is_told_and_forgotten() {
 #[tokio::test]
 async fn a_user_s_queue_reaches_all_their_connections_and_resumes() {
     let house = House::new().await;
-    let mina = Doorman::principal("mina").unwrap();
+    let mina = doorman().principal("mina").unwrap();
     let (mut one, mut two) = (house.client("mina").await, house.client("mina").await);
     let mut joon = house.client("joon").await;
     for client in [&mut one, &mut two, &mut joon] {
@@ -255,7 +255,7 @@ async fn records_of_the_log_appear_as_topics_and_resume() {
 #[tokio::test]
 async fn a_reader_of_another_kind_follows_and_resumes() {
     let house = House::new().await;
-    let mina = Doorman::principal("mina").unwrap();
+    let mina = doorman().principal("mina").unwrap();
     let organisation = mina.organisation;
     let publish = async |body: &'static str| {
         let published = house.sockets.publish(organisation, "/topic/a", &[("k", "v")], body.into());
@@ -287,6 +287,20 @@ async fn a_reader_of_another_kind_follows_and_resumes() {
     assert_eq!(house.sockets.topics(organisation), []);
     let mut client: Client = house.client("mina").await;
     client.hears_nothing().await;
+}
+
+#[tokio::test]
+async fn a_reader_that_is_behind_gets_nothing_more_once_it_may_not() {
+    let house = House::with(|config| config.resume_bytes_max = 300).await;
+    let mina = doorman().principal("mina").unwrap();
+    let mut sender = house.client("joon").await;
+    for number in 0..30 {
+        sender.publish("/topic/a", &number.to_string()).await;
+    }
+    let mut follow = house.sockets.follow(&mina, "a", Some("t.0.0")).await.unwrap();
+    assert!(matches!(follow.next().await, Some(Followed::Message { .. })));
+    house.doorman.forbid("topic/a");
+    assert_eq!(follow.next().await, None);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::house::{Doorman, House};
+use super::house::{House, doorman};
 use crate::{Arrival, Guest, Still};
 
 /// A client of a WebSocket that is open already.
@@ -68,7 +68,7 @@ impl Web {
 }
 
 fn guest(still: Option<Still>) -> Guest {
-    Guest { principal: Doorman::principal("mina").unwrap(), still }
+    Guest { principal: doorman().principal("mina").unwrap(), still, still_every: None }
 }
 
 #[tokio::test]
@@ -132,6 +132,24 @@ async fn who_came_with_a_session_needs_no_key_and_goes_with_it() {
     let mut web = Web::open(&house, None, &[]).await;
     web.say("CONNECT\naccept-version:1.2\n\n\0").await;
     assert!(web.text().await.starts_with("ERROR\nmessage:no valid credentials"));
+}
+
+#[tokio::test]
+async fn a_session_that_ends_by_time_ends_its_connection() {
+    let house = House::new().await;
+    let signed_in = Arc::new(AtomicBool::new(true));
+    let asked = signed_in.clone();
+    let still: Still = Arc::new(move || {
+        let answer = asked.load(Ordering::SeqCst);
+        Box::pin(async move { answer })
+    });
+    let every = Some(std::time::Duration::from_millis(20));
+    let guest = Guest { still_every: every, ..guest(Some(still)) };
+    let mut web = Web::open(&house, Some(guest), &[]).await;
+    web.say("CONNECT\naccept-version:1.2\n\n\0").await;
+    assert!(web.text().await.starts_with("CONNECTED\n"));
+    signed_in.store(false, Ordering::SeqCst);
+    assert!(web.text().await.starts_with("ERROR\nmessage:the key or the session is not valid"));
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use super::client::{Client, Line};
 use super::memory::{Memory, Tables};
 use super::model::{Desk, Shared, Will, number};
 use crate::broker::Broker;
-use crate::tests::house::Doorman;
+use crate::tests::house::doorman;
 use crate::{Config, connection};
 
 const TICK: Duration = Duration::from_millis(10);
@@ -82,7 +82,7 @@ impl World {
             is_calm: self.is_calm.clone(),
         };
         let store = Memory::new(&self.sim, &base, &self.tables, &self.is_calm);
-        let doors = (Arc::new(Doorman::new()) as _, Arc::new(desk) as _);
+        let doors = (Arc::new(doorman()) as _, Arc::new(desk) as _);
         let opened = Broker::open(Config::default(), &base, Arc::new(store), doors).await;
         let broker = opened.map_err(|error| error.to_string())?;
         let sweeper = broker.clone();
