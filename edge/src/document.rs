@@ -218,10 +218,17 @@ fn responses(operation: &Operation, said: &Description) -> Value {
         }
         responses.insert(status.to_string(), response);
     }
+    let refusal = |status: Option<u16>| match operation.shape {
+        None => json!({ "$ref": "#/components/responses/Problem" }),
+        Some(_) => json!({
+            "description": status.map_or("Answer", words),
+            "content": { "application/json": {} },
+        }),
+    };
     for status in refusals(operation, said) {
-        responses.insert(status.to_string(), json!({ "$ref": "#/components/responses/Problem" }));
+        responses.insert(status.to_string(), refusal(Some(status)));
     }
-    responses.insert("default".into(), json!({ "$ref": "#/components/responses/Problem" }));
+    responses.insert("default".into(), refusal(None));
     responses.into()
 }
 

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 
 use crate::around::RequestId;
 use crate::document::Description;
-use crate::guard::{BodyLimit, Caller, Shared, session_cookie};
+use crate::guard::{BodyLimit, Caller, Shared, is_from_this_machine, session_cookie};
 use crate::problem::{Error, Result};
 
 /// Something that a handler takes. It says itself what that means for the document.
@@ -46,6 +46,10 @@ pub struct Paging(pub PageRequest);
 /// The address that the request came from; unspecified when it came through no socket.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub IpAddr);
+
+/// Whether the request came from this machine itself, and not through a proxy on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FromHere(pub bool);
 
 /// The text of the session cookie, for signing out.
 #[derive(Debug, Clone)]
@@ -163,6 +167,14 @@ impl<S: Send + Sync> FromRequestParts<S> for Peer {
     }
 }
 
+impl<S: Send + Sync> FromRequestParts<S> for FromHere {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        Ok(Self(is_from_this_machine(parts)))
+    }
+}
+
 impl<S: Send + Sync> FromRequestParts<S> for SessionToken {
     type Rejection = Error;
 
@@ -221,7 +233,7 @@ macro_rules! says_nothing {
         }
     )*};
 }
-says_nothing!(Caller, Option<Caller>, Peer, SessionToken, RequestId, HeaderMap);
+says_nothing!(Caller, Option<Caller>, Peer, FromHere, SessionToken, RequestId, HeaderMap);
 
 impl<S> Input for State<S> {
     fn describe(_: &mut Description, _: &mut SchemaGenerator) {}

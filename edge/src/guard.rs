@@ -19,7 +19,7 @@ use crate::extract::{Peer, discard};
 use crate::metrics::Counts;
 use crate::once::{self, Claims};
 use crate::operation::{Access, Operation};
-use crate::problem::{Error, Result};
+use crate::problem::{Error, Result, shaped};
 use crate::{Config, Query};
 
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -174,13 +174,18 @@ pub(crate) async fn pass(
     let admitted = admit(&shared, &entrance, &mut parts).await;
     let admitted = admitted.and_then(|()| once::key(&shared, &entrance.operation, &parts));
     let request = Request::from_parts(parts, body);
-    match admitted {
+    let shape = entrance.operation.shape;
+    let response = match admitted {
         Ok(None) => handle(&shared, &entrance, request, next).await,
         Ok(Some(key)) => once::once(shared, entrance, key, request, next).await,
         Err(error) => {
             discard(request).await;
             error.into_response()
         }
+    };
+    match shape {
+        Some(shape) => shaped(shape, response),
+        None => response,
     }
 }
 
@@ -191,6 +196,14 @@ pub(crate) async fn handle(
     request: Request,
     next: Next,
 ) -> Response {
+    let response = run(shared, entrance, request, next).await;
+    match entrance.operation.shape {
+        Some(shape) => shaped(shape, response),
+        None => response,
+    }
+}
+
+async fn run(shared: &Arc<Shared>, entrance: &Entrance, request: Request, next: Next) -> Response {
     if entrance.operation.is_at_the_door {
         return next.run(request).await;
     }
@@ -259,6 +272,9 @@ async fn permit(shared: &Shared, operation: &Operation, request: &mut Parts) -> 
     Ok(Admission { caller: Some(caller), action: Some((action, path)), shown })
 }
 
+/// How the text of a key is announced: by RFC 6750, and as clients of some compatible APIs do.
+const SCHEMES: [&str; 2] = ["bearer", "token"];
+
 /// A bearer key counts before a cookie: whoever sends one means it.
 async fn identify(shared: &Shared, request: &Parts) -> Result<(Caller, Proof)> {
     let headers = &request.headers;
@@ -268,7 +284,7 @@ async fn identify(shared: &Shared, request: &Parts) -> Result<(Caller, Proof)> {
             .to_str()
             .ok()
             .and_then(|given| given.split_once(' '))
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .filter(|(scheme, _)| SCHEMES.iter().any(|it| scheme.eq_ignore_ascii_case(it)))
             .and_then(|(_, token)| parse_token(token.trim()))
             .ok_or(Refused::Unauthenticated)?;
         let principal = shared.authority.authenticate(Door::Http, id, secret).await?;
@@ -316,7 +332,7 @@ pub(crate) fn is_same_origin(headers: &HeaderMap, target: &Uri) -> bool {
 
 /// A page of another site can make a browser on this machine ask, by a name that points here: so the
 /// host must be this machine's too.
-fn is_from_this_machine(request: &Parts) -> bool {
+pub(crate) fn is_from_this_machine(request: &Parts) -> bool {
     let headers = &request.headers;
     let peer = request.extensions.get::<Peer>();
     let host = request.uri.host().map(str::to_owned).or_else(|| {

@@ -1,7 +1,10 @@
 use axum::http::Method;
+use axum::response::Response;
 use base::ErrorKind;
 use base::access::Action;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
+
+use crate::problem::Refusal;
 
 /// One thing that the API does, as data: where it is, who may, and what else it can say. What it takes
 /// and gives is read from its handler's signature, so the two cannot differ.
@@ -16,9 +19,13 @@ pub struct Operation {
     pub(crate) is_at_the_door: bool,
     pub(crate) media: Vec<&'static str>,
     pub(crate) returns: Vec<(u16, SchemaOf)>,
+    pub(crate) shape: Option<Shape>,
 }
 
 type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
+
+/// Writes a refusal as a compatible API does.
+pub(crate) type Shape = fn(&Refusal) -> Response;
 
 /// An operation that has not said who may call it; it cannot be added to [`crate::Routes`].
 #[derive(Clone)]
@@ -120,6 +127,13 @@ impl Operation {
         self
     }
 
+    /// Refuses in the words of the API that it is compatible with, in place of problems (RFC 9457).
+    #[must_use]
+    pub fn refusals(mut self, shape: fn(&Refusal) -> Response) -> Self {
+        self.shape = Some(shape);
+        self
+    }
+
     pub fn id(&self) -> &'static str {
         self.place.id
     }
@@ -203,6 +217,7 @@ impl Undeclared {
             is_at_the_door: false,
             media: Vec::new(),
             returns: Vec::new(),
+            shape: None,
         }
     }
 }

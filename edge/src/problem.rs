@@ -40,6 +40,15 @@ pub struct Problem {
     pub errors: Vec<FieldProblem>,
 }
 
+/// A refusal before it is written, for an API that writes its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub kind: ErrorKind,
+    pub status: u16,
+    pub detail: String,
+    pub fields: Vec<FieldProblem>,
+}
+
 /// One part of a request that was wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct FieldProblem {
@@ -174,6 +183,12 @@ pub(crate) struct Cause(pub Arc<Failure>);
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let Inner { kind, status, detail, fields, retry_after, source } = *self.0;
+        let refusal = Refusal {
+            kind,
+            status: status.as_u16(),
+            detail: detail.clone(),
+            fields: fields.clone(),
+        };
         let problem = Problem {
             r#type: "about:blank",
             title: status.canonical_reason().unwrap_or("Error"),
@@ -192,11 +207,25 @@ impl IntoResponse for Error {
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        response.extensions_mut().insert(refusal);
         if let (ErrorKind::Internal, Some(source)) = (kind, source) {
             response.extensions_mut().insert(Cause(Arc::new(source)));
         }
         response
     }
+}
+
+/// Writes a refusal anew as an API wants it; headers that say more than the form stay.
+pub(crate) fn shaped(shape: fn(&Refusal) -> Response, mut response: Response) -> Response {
+    let Some(refusal) = response.extensions_mut().remove::<Refusal>() else { return response };
+    let mut written = shape(&refusal);
+    for name in [header::RETRY_AFTER, header::WWW_AUTHENTICATE] {
+        if let Some(value) = response.headers_mut().remove(&name) {
+            written.headers_mut().insert(name, value);
+        }
+    }
+    written.extensions_mut().extend(std::mem::take(response.extensions_mut()));
+    written
 }
 
 pub(crate) fn status_of(kind: ErrorKind) -> StatusCode {

@@ -29,6 +29,7 @@ pub(crate) struct Config {
     pub(crate) egress: delivery::Egress,
     pub(crate) jobs: jobs::Config,
     pub(crate) devices: devices::Config,
+    pub(crate) articles: articles::Config,
     pub(crate) client: client::Config,
     pub(crate) threads: threads::Config,
     pub(crate) watch: base::watch::Config,
@@ -70,6 +71,7 @@ impl Default for Config {
             egress: delivery::Egress::default(),
             jobs: jobs::Config::default(),
             devices: devices::Config::default(),
+            articles: articles::Config::default(),
             client: client::Config::default(),
             threads: threads::Config::default(),
             watch: base::watch::Config::default(),
@@ -194,6 +196,7 @@ impl Config {
         shown.insert("egress".into(), Value::try_from(&self.egress)?);
         shown.insert("jobs".into(), Value::try_from(&self.jobs)?);
         shown.insert("devices".into(), Value::try_from(&self.devices)?);
+        shown.insert("articles".into(), Value::try_from(&self.articles)?);
         let key = if self.client.key.is_empty() { "" } else { "***" };
         let client = client::Config { key: key.to_owned(), ..self.client.clone() };
         shown.insert("client".into(), Value::try_from(&client)?);

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use ::jobs::Jobs;
 use ::sockets::Sockets;
 use anyhow::Result;
+use articles::Articles;
 use base::access::Authority;
 use base::{Base, Tasks};
 use delivery::Delivery;
@@ -48,6 +49,7 @@ pub(crate) struct Doors {
     pub(crate) delivery: Delivery,
     pub(crate) jobs: Jobs,
     pub(crate) devices: Devices,
+    pub(crate) articles: Articles,
     pub(crate) sockets: Sockets,
     /// The room of a development tool.
     pub(crate) added: Option<(Added, Ground)>,
@@ -69,6 +71,7 @@ impl Doors {
             .join(keys::routes(self))
             .join(audit::routes(self))
             .join(self.devices.routes())
+            .join(self.articles.routes())
             .join(overview::routes(self))
             .join(sql::routes(self))
             .join(messages::routes(self))

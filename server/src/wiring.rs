@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use articles::Articles;
 use base::access::Authority;
 use base::{Base, OrganisationId};
 use delivery::Delivery;
@@ -130,7 +131,7 @@ pub(crate) async fn open(
     // Features.
     let needs = Needs {
         db: db.clone(),
-        results,
+        results: results.clone(),
         log: log.clone(),
         lake: lake.clone(),
         authority: authority.clone(),
@@ -138,6 +139,8 @@ pub(crate) async fn open(
         keys: Arc::new(DeviceKeys(identity.clone())),
     };
     let devices = Devices::open(config.devices.clone(), &bases.handlers, needs).await?;
+    let needs = articles::Needs { db: db.clone(), identity: identity.clone(), results };
+    let articles = Articles::open(config.articles.clone(), &bases.handlers, needs).await?;
     commands.start().await.context("carry out the commands that wait")?;
     jobs.start().await.context("run the jobs that wait")?;
 
@@ -170,6 +173,7 @@ pub(crate) async fn open(
         delivery,
         jobs,
         devices,
+        articles,
         sockets,
         added,
     };
@@ -201,6 +205,7 @@ pub(crate) async fn start(
     // Links in mails and passkeys are for this place, whatever a request calls it.
     let here = || format!("http://{http_address}");
     config.identity.origin = config.http.public_url.clone().unwrap_or_else(here);
+    config.articles.origin = config.identity.origin.trim_end_matches('/').to_owned();
     let rooms = open(&config, Some(mqtt_address), bases, added).await?;
     let sessions = Arc::new(BrowserSessions(rooms.doors.identity.clone()));
     let edge_config = config.http.part.clone();

@@ -4,6 +4,7 @@ pub mod devices;
 pub mod first;
 pub mod kv;
 mod ledger;
+pub mod people;
 pub mod spine;
 pub mod work;
 
@@ -47,6 +48,7 @@ pub const ALL: &[(&str, Proof)] = &[
     ("first/kill", first::kill),
     ("first/one-reading", first::one_reading),
     ("first/strangers", first::strangers),
+    ("people/articles-speed", people::articles_speed),
     ("spine/disk", spine::disk),
     ("spine/isolation", spine::isolation),
     ("spine/leak", spine::leak),

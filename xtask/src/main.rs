@@ -7,6 +7,7 @@
 mod clients;
 mod newcomer;
 mod prove;
+mod realworld;
 mod shell;
 mod tcl;
 #[cfg(test)]
@@ -67,6 +68,7 @@ pub(crate) const PACKAGES: &[(&str, &str)] = &[
     ("postgresql", "/usr/lib/postgresql"),
     ("mariadb-server", "/usr/sbin/mariadbd"),
     ("redis-server", "/usr/bin/redis-server"),
+    ("wrk", "/usr/bin/wrk"),
 ];
 
 fn test() -> Result<()> {

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use testkit::proofs::{ALL, Ground, Report, Size, kv};
 
-use crate::{clients, newcomer, shell, tcl};
+use crate::{clients, newcomer, realworld, shell, tcl};
 
 type Runner = fn() -> Result<Report>;
 
@@ -22,6 +22,7 @@ const HERE: &[(&str, Runner)] = &[
     ("kv/clients", || clients::clients(&kv_node()?)),
     ("kv/in-step", || example("kv", "in_step")),
     ("kv/tcl", || tcl::tcl(&kv_node()?)),
+    ("people/realworld", || realworld::realworld(&madang()?)),
     ("work/jobs", || example("jobs", "throughput")),
     ("work/jobs-chaos", || example("jobs", "chaos")),
     ("work/ranking", || example("jobs", "ranking")),
@@ -80,6 +81,12 @@ pub(crate) fn prove(name: &str, binary: Option<PathBuf>) -> Result<()> {
         bail!("{name} fell short");
     }
     Ok(())
+}
+
+/// The server, in the release profile.
+fn madang() -> Result<PathBuf> {
+    shell::run("cargo", &["build", "--release", "-p", "server"])?;
+    Ok(target_folder()?.join("release/madang"))
 }
 
 /// The store of keys alone, in the release profile.

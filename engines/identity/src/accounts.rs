@@ -17,6 +17,8 @@ pub enum Role {
     Admin,
     /// What [`Config::member_grants`] lists.
     Member,
+    /// Whoever uses what the organisation offers: what [`Config::user_grants`] lists.
+    User,
 }
 
 /// Who wants an account.
@@ -53,6 +55,7 @@ impl Role {
         match self {
             Self::Admin => "admin",
             Self::Member => "member",
+            Self::User => "user",
         }
     }
 
@@ -60,6 +63,7 @@ impl Role {
         match text {
             "admin" => Ok(Self::Admin),
             "member" => Ok(Self::Member),
+            "user" => Ok(Self::User),
             _ => Err(Error::Stored("role")),
         }
     }

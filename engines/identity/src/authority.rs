@@ -128,6 +128,7 @@ impl Identity {
                         _ if must_verify => ask(&self.0.config.unverified_grants),
                         Role::Admin => ask(&all()),
                         Role::Member => ask(&self.0.config.member_grants),
+                        Role::User => ask(&self.0.config.user_grants),
                     }
                 }
                 _ => ask(&[]),

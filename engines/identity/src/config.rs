@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::origin::Origin;
 use crate::providers::Providers;
-use crate::{Error, Grant};
+use crate::{Error, Grant, Holds};
 
 /// Limits and choices of identity. Durations are written as `30d`.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -36,6 +36,11 @@ pub struct Config {
     pub administrator_email: String,
     /// What accounts may do that are not administrators.
     pub member_grants: Vec<Grant>,
+    /// What accounts may do that only use what the organisation offers.
+    pub user_grants: Vec<Grant>,
+    /// How long the text of a client lasts that keeps one and cannot exchange it.
+    #[serde(with = "text")]
+    pub bearer_time_max: Duration,
     /// How long a session lasts without being used.
     #[serde(with = "text")]
     pub session_time_max: Duration,
@@ -156,7 +161,10 @@ impl Default for Config {
                 Grant::new("lake.query", "*"),
                 Grant::new("mqtt.publish", "mqtt/data/*"),
                 Grant::new("mqtt.subscribe", "*"),
+                Grant::new("articles.write", "*"),
             ],
+            user_grants: vec![Grant::new("articles.write", "*")],
+            bearer_time_max: 30 * DAY,
             session_time_max: 30 * DAY,
             session_age_max: 90 * DAY,
             session_touch: Duration::from_hours(1),
@@ -198,10 +206,20 @@ impl Default for Config {
 }
 
 impl Config {
+    /// How long the text lasts that a client shows.
+    pub(crate) fn access_time(&self, holds: Holds) -> Duration {
+        match holds {
+            Holds::Bearer => self.bearer_time_max,
+            Holds::Cookie | Holds::Tokens => self.access_time_max,
+        }
+    }
+
     pub(crate) fn check(&self) -> Result<(), Error> {
-        for (name, grants) in
-            [("member_grants", &self.member_grants), ("unverified_grants", &self.unverified_grants)]
-        {
+        for (name, grants) in [
+            ("member_grants", &self.member_grants),
+            ("user_grants", &self.user_grants),
+            ("unverified_grants", &self.unverified_grants),
+        ] {
             for grant in grants {
                 grant.check().map_err(|error| Error::Config(format!("{name}: {error}")))?;
             }

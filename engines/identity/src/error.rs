@@ -67,6 +67,8 @@ pub enum Error {
     GrantTooWide { action: String, resource: String },
     #[error("only an account may do this")]
     NotAnAccount,
+    #[error("the address and the password of this account are changed in the console")]
+    NotAUser,
     #[error("no such key")]
     NoSuchKey,
     #[error("there are {max} {what} already, which is the most")]
@@ -103,7 +105,8 @@ impl Error {
             | Self::CurrentPassword
             | Self::ProviderNotLinked
             | Self::CodeRefused
-            | Self::NotAnAccount => ErrorKind::Forbidden,
+            | Self::NotAnAccount
+            | Self::NotAUser => ErrorKind::Forbidden,
             Self::AccountExists | Self::FactorExists => ErrorKind::AlreadyExists,
             Self::Email(_)
             | Self::Password(_)

@@ -172,7 +172,7 @@ impl Identity {
         let inner = &self.0;
         let kind = match holds {
             Holds::Cookie => Kind::Second,
-            Holds::Tokens => Kind::SecondApp,
+            Holds::Tokens | Holds::Bearer => Kind::SecondApp,
         };
         let (now, text) = (inner.base.clock.now(), challenge.to_owned());
         let tries_max = inner.config.second_tries_max;

@@ -217,6 +217,7 @@ impl Identity {
         let wanted = match role {
             Role::Admin => vec![Grant::all()],
             Role::Member => self.0.config.member_grants.clone(),
+            Role::User => self.0.config.user_grants.clone(),
         };
         self.check_within(principal, &wanted)
     }

@@ -31,6 +31,7 @@ mod tickets;
 mod token;
 mod tokens;
 mod totp;
+mod users;
 mod webauthn;
 
 use std::path::Path;
@@ -57,6 +58,7 @@ pub use sessions::{
     AccessToken, Challenge, Entered, Holds, NewSession, Session, SessionId, SignIn, Visitor,
 };
 pub use token::{key_id, key_text};
+pub use users::{NewUser, UserChange};
 
 /// What identity itself lets people do, for the operations that offer it.
 pub mod actions {

@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 use crate::{Config, Error};
 
 const CHARACTERS_MIN: usize = 10;
+const USER_CHARACTERS_MIN: usize = 8;
 const BYTES_MAX: usize = 1_024;
 
 /// Hashes passwords with Argon2id, a few at once, away from the threads that serve doors.
@@ -27,6 +28,18 @@ pub(crate) fn check(password: &str) -> Result<(), Error> {
     if password.chars().count() < CHARACTERS_MIN {
         return Err(Error::Password("must have at least 10 characters"));
     }
+    check_length(password)
+}
+
+/// The same for whoever only uses what an organisation offers (NIST SP 800-63B, 5.1.1.2).
+pub(crate) fn check_of_user(password: &str) -> Result<(), Error> {
+    if password.chars().count() < USER_CHARACTERS_MIN {
+        return Err(Error::Password("must have at least 8 characters"));
+    }
+    check_length(password)
+}
+
+fn check_length(password: &str) -> Result<(), Error> {
     if password.len() > BYTES_MAX {
         return Err(Error::Password("must have at most 1024 bytes"));
     }

@@ -33,6 +33,9 @@ pub enum Holds {
     Cookie,
     /// An app, with a text to show that lasts for minutes and one to exchange for the next.
     Tokens,
+    /// A client that keeps one text and cannot exchange it: it shows the same for as long as
+    /// [`Config::bearer_time_max`].
+    Bearer,
 }
 
 /// From where somebody comes, for the list of their sessions.
@@ -72,7 +75,7 @@ impl fmt::Debug for Challenge {
 /// A session that just began or goes on; its texts are shown here only.
 pub struct NewSession {
     pub id: SessionId,
-    /// The cookie's text, or the one that an app exchanges for the next.
+    /// The cookie's text, or the one that an app exchanges for the next; empty for [`Holds::Bearer`].
     pub token: String,
     pub lifetime: Duration,
     /// What an app shows with each request.
@@ -111,7 +114,8 @@ impl Holds {
     pub(crate) fn text(self) -> &'static str {
         match self {
             Self::Cookie => "cookie",
-            Self::Tokens => "tokens",
+            // Nobody has the text that would be exchanged.
+            Self::Tokens | Self::Bearer => "tokens",
         }
     }
 
@@ -126,7 +130,7 @@ impl Holds {
     fn second(self) -> Kind {
         match self {
             Self::Cookie => Kind::Second,
-            Self::Tokens => Kind::SecondApp,
+            Self::Tokens | Self::Bearer => Kind::SecondApp,
         }
     }
 }
@@ -175,7 +179,7 @@ impl Identity {
             is_whole: false,
             id: SessionId::new(now, entropy),
             secret: token::secret(entropy),
-            access: (holds == Holds::Tokens).then(|| token::secret(entropy)),
+            access: (holds != Holds::Cookie).then(|| token::secret(entropy)),
             visitor: Visitor {
                 address: visitor.address,
                 agent: agent.take(AGENT_CHARACTERS_MAX).collect(),
@@ -199,11 +203,12 @@ impl Identity {
         let principal = self.holder(entry.account).ok_or(Error::SignInFailed)?;
         let access = entry.access.map(|secret| AccessToken {
             text: token::access_text(entry.id, &secret),
-            lifetime: config.access_time_max,
+            lifetime: config.access_time(entry.holds),
         });
         let token = match entry.holds {
             Holds::Cookie => entry.secret,
             Holds::Tokens => token::refresh_text(&entry.secret),
+            Holds::Bearer => String::new(),
         };
         let lifetime = config.session_time_max;
         Ok(NewSession { id: entry.id, token, lifetime, access, principal })
@@ -470,8 +475,11 @@ async fn begin(tx: &mut Tx, config: &Config, entry: &Entry) -> Result<(), Error>
     let Entry { account, organisation, id, now, visitor, .. } = entry;
     let hash = token::stored(&entry.secret).ok_or(Error::SignInFailed)?;
     let access = entry.access.as_deref().and_then(token::stored);
-    let access_expires = access.is_some().then(|| now.plus(config.access_time_max));
-    let expires = now.plus(config.session_time_max);
+    let access_expires = access.is_some().then(|| now.plus(config.access_time(entry.holds)));
+    let expires = now.plus(match entry.holds {
+        Holds::Bearer => config.bearer_time_max,
+        Holds::Cookie | Holds::Tokens => config.session_time_max,
+    });
     let sql = "INSERT INTO session (id, organisation, account, kind, token_hash, access_hash,
             access_expires, agent, address, created, seen, expires)
         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";

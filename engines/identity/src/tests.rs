@@ -14,6 +14,7 @@ use crate::{
 mod entering;
 mod passkeys;
 mod providers;
+mod users;
 
 const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 const PASSWORD: &str = "correct horse battery";

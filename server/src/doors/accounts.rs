@@ -108,6 +108,8 @@ struct OneSession {
 enum RoleBody {
     Admin,
     Member,
+    /// Uses what the organisation offers, such as its articles.
+    User,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -141,6 +143,7 @@ impl From<RoleBody> for Role {
         match role {
             RoleBody::Admin => Self::Admin,
             RoleBody::Member => Self::Member,
+            RoleBody::User => Self::User,
         }
     }
 }
@@ -153,6 +156,7 @@ impl From<Invitation> for InvitationBody {
             role: match invitation.role {
                 Role::Admin => RoleBody::Admin,
                 Role::Member => RoleBody::Member,
+                Role::User => RoleBody::User,
             },
             invited_by: invitation.invited_by,
             created: invitation.created.to_string(),
@@ -423,7 +427,7 @@ async fn list_sessions(
         id: session.id.to_string(),
         kind: match session.holds {
             Holds::Cookie => "cookie".to_owned(),
-            Holds::Tokens => "tokens".to_owned(),
+            Holds::Tokens | Holds::Bearer => "tokens".to_owned(),
         },
         agent: session.agent,
         address: session.address,

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by ending there")]
 
+mod articles;
 mod clients;
 mod command_line;
 mod contract;

@@ -1,6 +1,6 @@
 //! The acceptance lines with small counts; `cargo xtask prove` runs the same at full count.
 
-use testkit::proofs::{Ground, Proof, Size, devices, first, spine, work};
+use testkit::proofs::{Ground, Proof, Size, devices, first, people, spine, work};
 
 use crate::binary;
 
@@ -81,4 +81,9 @@ fn a_rule_that_is_changed_under_load_meets_no_reading_with_its_former_text() {
 #[test]
 fn a_backlog_of_readings_is_taken_once() {
     holds(devices::pipeline);
+}
+
+#[test]
+fn nobody_is_shown_an_article_that_is_older_than_what_was_acknowledged() {
+    holds(people::articles_speed);
 }

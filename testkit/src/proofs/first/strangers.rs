@@ -234,11 +234,11 @@ impl Operation {
                 continue;
             }
             let reply = stranger.send(&self.method, &path, plain)?;
-            checks.push((what, expect_problem(&reply, &[401])));
+            checks.push((what, self.expect(&reply, &[401])));
         }
         if self.needs_session {
             let reply = stack.api().send(&self.method, &path, plain)?;
-            checks.push(("a key where a session is needed", expect_problem(&reply, &[403])));
+            checks.push(("a key where a session is needed", self.expect(&reply, &[403])));
         }
         checks.extend(self.check_other(&path, other)?);
         if let Some(schema) = &self.body {
@@ -246,6 +246,25 @@ impl Operation {
             checks.extend(self.check_bodies(&caller, &path, schema)?);
         }
         Ok(checks)
+    }
+
+    /// Refused as this operation refuses: by a problem, or in the words of the API that it is compatible with.
+    fn expect(&self, reply: &Reply, statuses: &[u16]) -> Option<String> {
+        if self.path.starts_with("/conduit/") {
+            return expect_conduit(reply, statuses);
+        }
+        expect_problem(reply, statuses)
+    }
+
+    /// Refused as a whole, or, where a request holds many things, each of them with a reason.
+    fn expect_refusal(&self, reply: &Reply) -> Option<String> {
+        if reply.status == 202 {
+            let body = reply.json().unwrap_or_default();
+            let is_refused = body["accepted"] == 0
+                && body["refused"].as_array().is_some_and(|all| !all.is_empty());
+            return (!is_refused).then(|| format!("accepted: {body}"));
+        }
+        self.expect(reply, &[400, 422])
     }
 
     fn is_stream(&self) -> bool {
@@ -290,10 +309,10 @@ impl Operation {
         ];
         for (what, body) in malformed {
             let reply = api.send(&self.method, path, Some(("application/json", body)))?;
-            checks.push((what, expect_refusal(&reply)));
+            checks.push((what, self.expect_refusal(&reply)));
         }
         let reply = api.send(&self.method, path, Some(("text/plain", b"name=1")))?;
-        checks.push(("another content type", expect_problem(&reply, &[415])));
+        checks.push(("another content type", self.expect(&reply, &[415])));
 
         let mut surprising = sample(schema);
         match &mut surprising {
@@ -308,13 +327,13 @@ impl Operation {
             path,
             Some(("application/json", surprising.to_string().as_bytes())),
         )?;
-        checks.push(("an unknown field", expect_refusal(&reply)));
+        checks.push(("an unknown field", self.expect_refusal(&reply)));
 
         let huge = format!("{{\"name\": \"{}\"}}", "x".repeat(10_000_000));
         // The server may close before it read everything: then the client sees a broken pipe, not the answer.
         let fault = match api.send(&self.method, path, Some(("application/json", huge.as_bytes())))
         {
-            Ok(reply) => expect_problem(&reply, &[413]),
+            Ok(reply) => self.expect(&reply, &[413]),
             Err(_) => None,
         };
         checks.push(("a 10 MB body", fault));
@@ -370,15 +389,21 @@ fn expect_problem(reply: &Reply, statuses: &[u16]) -> Option<String> {
     })
 }
 
-/// Refused as a whole, or, where a request holds many things, each of them with a reason.
-fn expect_refusal(reply: &Reply) -> Option<String> {
-    if reply.status == 202 {
-        let body = reply.json().unwrap_or_default();
-        let is_refused =
-            body["accepted"] == 0 && body["refused"].as_array().is_some_and(|all| !all.is_empty());
-        return (!is_refused).then(|| format!("accepted: {body}"));
-    }
-    expect_problem(reply, &[400, 422])
+/// `{"errors": {"title": ["can't be blank"]}}`.
+fn expect_conduit(reply: &Reply, statuses: &[u16]) -> Option<String> {
+    let check = || -> Result<()> {
+        ensure!(statuses.contains(&reply.status), "status {}, not {statuses:?}", reply.status);
+        let body = reply.json()?;
+        let errors = body["errors"].as_object().context("no errors")?;
+        let are_texts = |texts: &Value| {
+            texts.as_array().is_some_and(|all| !all.is_empty() && all.iter().all(Value::is_string))
+        };
+        ensure!(!errors.is_empty() && errors.values().all(are_texts), "errors are no texts");
+        Ok(())
+    };
+    check().err().map(|error| {
+        format!("{error:#}: {}", String::from_utf8_lossy(&reply.body[..reply.body.len().min(300)]))
+    })
 }
 
 fn refuse_server_error(reply: &Reply) -> Option<String> {

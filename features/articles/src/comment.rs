@@ -1,0 +1,131 @@
+//! What people say to an article.
+
+use base::access::Principal;
+use base::{AccountId, Timestamp};
+use relational::{Row, params};
+
+use crate::article::{ArticleId, State, known};
+use crate::error::{BLANK, Faults};
+use crate::person::{Profile, profile_of};
+use crate::store::{Ask, Statement, person_columns};
+use crate::{Error, House, Result};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Comment {
+    pub id: i64,
+    pub body: String,
+    pub created: Timestamp,
+    pub author: Profile,
+}
+
+fn comment_of(row: &Row) -> Result<Comment> {
+    Ok(Comment {
+        id: row.get("id")?,
+        body: row.get("body")?,
+        created: row.get("created")?,
+        author: profile_of(row)?,
+    })
+}
+
+impl House {
+    pub(crate) async fn say(&self, by: &Principal, slug: String, body: String) -> Result<Comment> {
+        let mut faults = Faults::default();
+        if body.trim().is_empty() {
+            faults.add("body", BLANK);
+        } else if body.len() > self.config.comment_bytes_max {
+            let most = self.config.comment_bytes_max;
+            faults.add("body", format!("is too long (maximum is {most} bytes)"));
+        }
+        faults.check()?;
+        let account = self.account(by)?;
+        let (house, name) = (self.clone(), by.name.clone());
+        let said = self.db.write(async move |tx| {
+            let organisation = house.organisation;
+            let known = known(tx, organisation, &slug, account).await?;
+            house.ensure(tx, account, &name).await?;
+            house.check_voice(tx, account).await?;
+            let now = house.base.clock.now();
+            // Numbers that programs in browsers hold exactly, each once, later ones larger.
+            let mut id = now.micros();
+            let taken = "SELECT 1 AS taken FROM article_comment WHERE organisation = ? AND id = ?";
+            while tx.query_optional(taken, params![organisation, id]).await?.is_some() {
+                id += 1;
+            }
+            let sql =
+                "INSERT INTO article_comment (organisation, id, article, author, body, created)
+                VALUES (?, ?, ?, ?, ?, ?)";
+            tx.execute(sql, params![organisation, id, known.id, account, body, now]).await?;
+            let mut statement = house.comments(Some(account));
+            statement.add(" AND c.id = ?", params![id]);
+            let row = tx.row(&statement.sql, &statement.values).await?;
+            comment_of(&row.ok_or(Error::Stored("comment"))?)
+        });
+        said.await
+    }
+
+    /// What was said to an article, the newest first.
+    pub(crate) async fn said(
+        &self,
+        viewer: Option<AccountId>,
+        slug: String,
+    ) -> Result<Vec<Comment>> {
+        let house = self.clone();
+        let said = self.db.read(async move |read| {
+            let sql = "SELECT id, author, state FROM article WHERE organisation = ? AND slug = ?";
+            let row = read.row(sql, params![house.organisation, slug]).await?;
+            let row = row.ok_or(Error::NotFound("article"))?;
+            let is_shown = State::parse(&row.get::<String>("state")?)? == State::Published
+                || viewer == Some(row.get("author")?);
+            if !is_shown {
+                return Err(Error::NotFound("article"));
+            }
+            house.said_to(read, row.get("id")?, viewer).await
+        });
+        said.await
+    }
+
+    pub(crate) async fn said_to(
+        &self,
+        ask: &mut impl Ask,
+        article: ArticleId,
+        viewer: Option<AccountId>,
+    ) -> Result<Vec<Comment>> {
+        let mut statement = self.comments(viewer);
+        let of = params![article, self.config.comments_shown_max];
+        statement.add(" AND c.article = ? ORDER BY c.id DESC LIMIT ?", of);
+        let rows = ask.rows(&statement.sql, &statement.values).await?;
+        rows.iter().map(comment_of).collect()
+    }
+
+    /// Takes back what one said.
+    pub(crate) async fn unsay(&self, by: &Principal, slug: String, id: i64) -> Result<()> {
+        let account = self.account(by)?;
+        let organisation = self.organisation;
+        let unsaid = self.db.write(async move |tx| {
+            let known = known(tx, organisation, &slug, account).await?;
+            let sql = "SELECT author FROM article_comment
+                WHERE organisation = ? AND id = ? AND article = ?";
+            let row = tx.query_optional(sql, params![organisation, id, known.id]).await?;
+            let row = row.ok_or(Error::NotFound("comment"))?;
+            if row.get::<AccountId>("author")? != account {
+                return Err(Error::Forbidden("comment"));
+            }
+            let sql = "DELETE FROM article_comment WHERE organisation = ? AND id = ?";
+            tx.execute(sql, params![organisation, id]).await?;
+            Ok(())
+        });
+        unsaid.await
+    }
+
+    /// The beginning of a query of comments `c` with their authors.
+    fn comments(&self, viewer: Option<AccountId>) -> Statement {
+        let mut statement = Statement::default();
+        statement.add("SELECT c.id AS id, c.body AS body, c.created AS created, ", &[]);
+        person_columns(&mut statement, self.organisation, viewer);
+        let sql = " FROM article_comment c
+            JOIN article_person p ON p.organisation = c.organisation AND p.account = c.author
+            WHERE c.organisation = ?";
+        statement.add(sql, params![self.organisation]);
+        statement
+    }
+}

@@ -1,0 +1,75 @@
+//! ETags (RFC 9110 section 8.8.3): a reader that has the newest form of an answer is told so and is sent nothing.
+
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::Result;
+
+/// An answer with its tag in front, as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Tagged(Bytes);
+
+/// A quoted tag of 128 bits.
+const TAG_BYTES: usize = 34;
+
+impl Tagged {
+    pub(crate) fn of<T: Serialize>(value: &T) -> Result<Self> {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let body = serde_json::to_vec(value).map_err(|_| crate::Error::Stored("article"))?;
+        let mut bytes = BytesMut::with_capacity(TAG_BYTES + body.len());
+        bytes.put_u8(b'"');
+        for byte in &Sha256::digest(&body)[..16] {
+            bytes.put_u8(DIGITS[usize::from(byte >> 4)]);
+            bytes.put_u8(DIGITS[usize::from(byte & 15)]);
+        }
+        bytes.put_u8(b'"');
+        bytes.put_slice(&body);
+        Ok(Self(bytes.freeze()))
+    }
+
+    pub(crate) fn kept(bytes: Bytes) -> Self {
+        Self(bytes)
+    }
+
+    pub(crate) fn bytes(&self) -> &Bytes {
+        &self.0
+    }
+
+    /// `is_shared` where the answer is the same for everybody.
+    pub(crate) fn answer(&self, request: &HeaderMap, is_shared: bool) -> Response {
+        let tag = self.0.slice(..TAG_BYTES.min(self.0.len()));
+        let known = request.get_all(header::IF_NONE_MATCH).iter();
+        let is_known = known
+            .filter_map(|known| known.to_str().ok())
+            .flat_map(|known| known.split(','))
+            .map(|known| known.trim().trim_start_matches("W/"))
+            .any(|known| known == "*" || known.as_bytes() == tag);
+        let mut response = if is_known {
+            StatusCode::NOT_MODIFIED.into_response()
+        } else {
+            let body = self.0.slice(TAG_BYTES.min(self.0.len())..);
+            ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body)
+                .into_response()
+        };
+        let headers = response.headers_mut();
+        // Kept by whoever likes to, and asked about each time.
+        let keeping = if is_shared { "no-cache" } else { "private, no-cache" };
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(keeping));
+        headers.insert(header::VARY, HeaderValue::from_static("authorization, cookie"));
+        if let Ok(tag) = HeaderValue::from_maybe_shared(tag) {
+            headers.insert(header::ETAG, tag);
+        }
+        response
+    }
+}
+
+pub(crate) fn tagged<T: Serialize>(
+    request: &HeaderMap,
+    value: &T,
+    is_shared: bool,
+) -> Result<Response> {
+    Ok(Tagged::of(value)?.answer(request, is_shared))
+}
