@@ -1,7 +1,8 @@
 //! The words and surroundings that every part of Madang shares: ids, time, chance, error kinds,
-//! access, supervised tasks, metrics, who holds what for too long, and the seal on secrets in rows.
+//! access, supervised tasks, metrics, who holds what for too long, the seal on secrets in rows, and the connections of
+//! doors, bare or under TLS.
 //!
-//! It holds no feature logic, does no I/O of its own but for the key files of [`Seal`], and names no other crate of the workspace.
+//! It holds no feature logic, opens no socket and no file but those of keys, and names no other crate of the workspace.
 //! Start at [`Base`], the bundle that every part receives first.
 
 pub mod access;
@@ -9,22 +10,28 @@ mod entropy;
 mod error;
 mod id;
 mod metrics;
+mod network;
 mod page;
 mod seal;
 mod spent;
+mod stream;
 mod tasks;
 mod time;
+pub mod tls;
 pub mod watch;
 
 pub use entropy::Entropy;
 pub use error::{ErrorKind, Failure};
 pub use id::{AccountId, CommandId, EventId, Id, KeyId, OrganisationId};
 pub use metrics::{Metrics, TaskLabels};
+pub use network::{Cidr, CidrError};
 pub use page::{Page, PageRequest};
 pub use seal::{Seal, SealingKeyId};
 pub use spent::Spent;
+pub use stream::Stream;
 pub use tasks::Tasks;
 pub use time::{Clock, Timestamp};
+pub use tls::Tls;
 pub use watch::Watch;
 
 /// What surrounds every part; cloning it is cheap.

@@ -11,6 +11,7 @@ use base::watch::{Begin, Running, What};
 use base::{ErrorKind, Spent};
 use futures::FutureExt;
 
+use crate::forwarded::Secured;
 use crate::guard::{Entrance, Shared};
 use crate::problem::{Cause, Error};
 
@@ -57,6 +58,8 @@ pub(crate) async fn around(
     let id = request_id(&shared, request.headers());
     let trace = Trace::begin(&shared, &id);
     let spent = Spent::default();
+    let is_secured = request.extensions().get::<Secured>().is_some_and(|it| it.0);
+    let is_hsts = is_secured && is_named(&request);
     request.extensions_mut().insert(RequestId(id.clone()));
     request.extensions_mut().insert(trace.clone());
     request.extensions_mut().insert(shared.clone());
@@ -75,8 +78,23 @@ pub(crate) async fn around(
     tracing::debug!(request = %id, operation, status, ?took, statements, ?rows);
     // Tests read it: what an operation costs does not depend on how many rows there are.
     response.extensions_mut().insert(spent);
-    finish(&shared, &id, response.headers_mut());
+    finish(&shared, &id, is_secured, response.headers_mut());
+    if is_hsts && let Some(hsts) = &shared.hsts {
+        response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, hsts.clone());
+    }
     response
+}
+
+/// Whether the request is for a name that others may find: on `localhost` other programs answer at other ports, and
+/// browsers would keep to HTTPS with them too.
+fn is_named(request: &Request) -> bool {
+    let text = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let given = request.uri().authority().cloned();
+    let host = given.or_else(|| text?.parse().ok());
+    host.is_some_and(|host| {
+        let name = host.host();
+        name != "localhost" && !name.ends_with(".localhost")
+    })
 }
 
 async fn answer(shared: &Shared, request: Request, next: Next) -> Response {
@@ -124,7 +142,7 @@ fn request_id(shared: &Shared, headers: &HeaderMap) -> Arc<str> {
 }
 
 /// Headers that every answer carries; a page of the console may have set its own.
-fn finish(shared: &Shared, id: &str, headers: &mut HeaderMap) {
+fn finish(shared: &Shared, id: &str, is_secured: bool, headers: &mut HeaderMap) {
     const DEFAULTS: [(HeaderName, &str); 7] = [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::X_FRAME_OPTIONS, "DENY"),
@@ -140,7 +158,7 @@ fn finish(shared: &Shared, id: &str, headers: &mut HeaderMap) {
     if let Ok(id) = HeaderValue::from_str(id) {
         headers.insert(REQUEST_ID, id);
     }
-    if shared.config.cookie_secure {
+    if shared.config.cookie_secure || is_secured {
         let cookies: Vec<_> = headers.get_all(header::SET_COOKIE).iter().cloned().collect();
         headers.remove(header::SET_COOKIE);
         for cookie in cookies {

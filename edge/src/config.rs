@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use base::Cidr;
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as text;
 use serde::{Deserialize, Serialize};
 
@@ -51,8 +52,14 @@ pub struct Config {
     pub keyed_requests_max: usize,
     /// The largest answer that is kept for a request with an `Idempotency-Key`.
     pub kept_answer_bytes_max: usize,
-    /// Session cookies are sent over HTTPS only.
+    /// Session cookies are for HTTPS only, also those of requests that came without TLS.
     pub cookie_secure: bool,
+    /// Proxies that are believed when they say whom they ask for (`X-Forwarded-For`) and how they were asked
+    /// (`X-Forwarded-Proto`).
+    pub trusted_proxies: Vec<Cidr>,
+    /// How long browsers that came under TLS shall come in no other way (HSTS); 0 says nothing to them.
+    #[serde(with = "text")]
+    pub hsts_max_age: Duration,
 }
 
 impl Default for Config {
@@ -77,6 +84,8 @@ impl Default for Config {
             keyed_requests_max: 256,
             kept_answer_bytes_max: 64 << 10,
             cookie_secure: false,
+            trusted_proxies: Vec::new(),
+            hsts_max_age: Duration::from_hours(365 * 24),
         }
     }
 }

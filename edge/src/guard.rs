@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, RawPathParams, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, Method, Uri, Version, header, uri};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header, uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base::access::{Action, Authority, Door, Principal, Refused, Resource, Subject};
@@ -98,11 +98,16 @@ pub(crate) struct Shared {
     pub(crate) requests: Semaphore,
     pub(crate) streams: Arc<Semaphore>,
     pub(crate) keyed: Arc<Semaphore>,
+    /// What `Strict-Transport-Security` says.
+    pub(crate) hsts: Option<HeaderValue>,
 }
 
 impl Shared {
     pub(crate) fn new(gate: Gate) -> Self {
+        let hsts = gate.config.hsts_max_age.as_secs();
+        let hsts = (hsts > 0).then(|| format!("max-age={hsts}"));
         Self {
+            hsts: hsts.and_then(|text| HeaderValue::from_str(&text).ok()),
             counts: Counts::new(&gate.base.metrics),
             requests: Semaphore::new(gate.config.requests_max),
             streams: Arc::new(Semaphore::new(gate.config.streams_max)),

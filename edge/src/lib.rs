@@ -8,8 +8,10 @@
 mod around;
 mod config;
 mod document;
+mod elsewhere;
 mod events;
 mod extract;
+mod forwarded;
 mod guard;
 mod metrics;
 mod once;
@@ -27,6 +29,7 @@ pub use axum::extract::State;
 pub use around::RequestId;
 pub use config::Config;
 pub use document::{Description, Info};
+pub use elsewhere::elsewhere;
 pub use events::{Event, Events, LastEventId, Streams};
 pub use extract::{FromHere, Input, Inputs, Json, Paging, Path, Peer, Query, SessionToken};
 pub use guard::{BoxFuture, Caller, Gate, SESSION_COOKIE, Sessions, Via, cookie, parse_token};

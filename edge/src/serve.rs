@@ -5,18 +5,19 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use base::{Base, Tasks};
+use base::{Base, Stream, Tasks, Tls};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tower::ServiceExt;
 
 use crate::Config;
 use crate::extract::Peer;
+use crate::forwarded::{Secured, seen};
 use crate::socket::{Activity, Held, Socket};
 
 /// Hyper keeps a whole header in one buffer, and asks for at least this much.
@@ -24,9 +25,15 @@ const HEADER_BYTES_MIN: usize = 8 << 10;
 /// How long to wait when the machine has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Answers HTTP/1.1 and HTTP/2 without TLS (prior knowledge) until shutdown, then lets open requests end
+/// Answers HTTP/1.1 and HTTP/2 (by ALPN, without TLS by prior knowledge) until shutdown, then lets open requests end
 /// within `drain_time_max` and closes what is left.
-pub async fn serve(listener: TcpListener, router: Router, config: Config, base: Base) {
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<Tls>,
+    router: Router,
+    config: Config,
+    base: Base,
+) {
     let stopping = base.tasks.stopping();
     let most = u32::try_from(config.connections_max).unwrap_or(u32::MAX);
     let room = Arc::new(Semaphore::new(most as usize));
@@ -48,6 +55,13 @@ pub async fn serve(listener: TcpListener, router: Router, config: Config, base: 
                 continue;
             }
         };
+        let stream = match Stream::accepted(stream, tls.as_ref()) {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::debug!(%error, "a connection was lost before its first request");
+                continue;
+            }
+        };
         let (router, config, base) = (router.clone(), config.clone(), base.clone());
         base.clone().tasks.spawn("http_connection", async move {
             connection(stream, peer, router, &config, &base).await;
@@ -60,23 +74,22 @@ pub async fn serve(listener: TcpListener, router: Router, config: Config, base: 
 }
 
 async fn connection(
-    stream: TcpStream,
+    stream: Stream,
     peer: SocketAddr,
     router: Router,
-    config: &Config,
+    config: &Arc<Config>,
     base: &Base,
 ) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "a connection was lost before its first request");
-        return;
-    }
+    let from = (peer.ip(), stream.is_tls());
     let activity = Arc::new(Activity::default());
     let socket = Socket::new(stream, base.clock.clone(), config.write_time_max, activity.clone());
     let service = service_fn({
-        let activity = activity.clone();
+        let (activity, config) = (activity.clone(), config.clone());
         move |mut request: hyper::Request<Incoming>| {
             let answering = activity.begin();
-            request.extensions_mut().insert(Peer(peer.ip()));
+            let (client, is_secured) = seen(request.headers(), from, &config.trusted_proxies);
+            request.extensions_mut().insert(Peer(client));
+            request.extensions_mut().insert(Secured(is_secured));
             let answer = router.clone().oneshot(request.map(Body::new));
             async move {
                 let response = answer.await.unwrap_or_else(|never| match never {});

@@ -6,11 +6,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
-use base::Clock;
+use base::{Clock, Stream};
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use crate::guard::BoxFuture;
 
@@ -77,7 +76,7 @@ impl HttpBody for Held {
 
 /// A socket whose peer must take something of what is written within a time.
 pub(crate) struct Socket {
-    stream: TcpStream,
+    stream: Stream,
     clock: Clock,
     write_time_max: Duration,
     patience: Option<BoxFuture<'static, ()>>,
@@ -86,7 +85,7 @@ pub(crate) struct Socket {
 
 impl Socket {
     pub(crate) fn new(
-        stream: TcpStream,
+        stream: Stream,
         clock: Clock,
         write_time_max: Duration,
         activity: Arc<Activity>,
@@ -94,7 +93,7 @@ impl Socket {
         Self { stream, clock, write_time_max, patience: None, activity }
     }
 
-    pub(crate) fn into_stream(self) -> TcpStream {
+    pub(crate) fn into_stream(self) -> Stream {
         self.stream
     }
 

@@ -7,8 +7,8 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use base::ErrorKind;
 use base::access::Principal;
+use base::{ErrorKind, Stream};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -17,7 +17,6 @@ use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::upgrade::downcast;
 use schemars::SchemaGenerator;
 use sha1::{Digest, Sha1};
-use tokio::net::TcpStream;
 
 use crate::document::Description;
 use crate::extract::{Input, Peer, shared};
@@ -50,7 +49,7 @@ pub type Still = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
 
 /// A connection that speaks another protocol from now on.
 pub struct Taken {
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// What was read behind the request.
     pub read: Bytes,
     pub peer: IpAddr,

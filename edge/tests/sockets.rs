@@ -76,7 +76,7 @@ async fn parrot(upgrade: Upgrade) -> edge::Result<Switching> {
         let Taken { mut stream, read, shown, .. } = taken;
         assert!(shown.is_none(), "nobody showed anything");
         stream.write_all(&read).await.unwrap();
-        let (mut from, mut to) = stream.split();
+        let (mut from, mut to) = tokio::io::split(stream);
         tokio::io::copy(&mut from, &mut to).await.unwrap();
     })
 }
@@ -100,7 +100,7 @@ async fn start(config: Config) -> (SocketAddr, Base) {
         .build(gate);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    base.tasks.spawn("http", edge::serve(listener, router, config, base.clone()));
+    base.tasks.spawn("http", edge::serve(listener, None, router, config, base.clone()));
     (address, base)
 }
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use crate::{client, threads};
+use crate::{client, threads, tls};
 
 /// Everything that can be set. Each part's section is its own `Config`, with a default for everything.
 #[derive(Debug, Clone, Deserialize)]
@@ -20,6 +20,7 @@ pub(crate) struct Config {
     pub(crate) kv: Door<kv::Config>,
     /// It listens on a port of its own only where `listen` says so; the WebSocket is a path of the HTTP port.
     pub(crate) sockets: Door<sockets::Config>,
+    pub(crate) tls: tls::Config,
     pub(crate) identity: identity::Config,
     pub(crate) relational: relational::Config,
     pub(crate) results: results::Config,
@@ -42,6 +43,8 @@ pub(crate) struct Config {
 pub(crate) struct Door<T> {
     /// Address and port. When it is not set and the usual port is busy, the next free one is taken.
     pub(crate) listen: Option<String>,
+    /// The same for TLS, which is there with `[tls]`.
+    pub(crate) listen_tls: Option<String>,
     /// How people reach it from elsewhere, for links; by default the address listened on.
     pub(crate) public_url: Option<String>,
     pub(crate) part: T,
@@ -62,6 +65,7 @@ impl Default for Config {
             mqtt: Door::default(),
             kv: Door::default(),
             sockets: Door::default(),
+            tls: tls::Config::default(),
             identity: identity::Config::default(),
             relational: relational::Config::default(),
             results: results::Config::default(),
@@ -91,8 +95,9 @@ impl<T: serde::de::DeserializeOwned> TryFrom<Table> for Door<T> {
 
     fn try_from(mut table: Table) -> Result<Self, Self::Error> {
         let mut take = |name| table.remove(name).map(Value::try_into).transpose();
-        let (listen, public_url) = (take("listen")?, take("public_url")?);
-        Ok(Self { listen, public_url, part: table.try_into()? })
+        let (listen, listen_tls) = (take("listen")?, take("listen_tls")?);
+        let public_url = take("public_url")?;
+        Ok(Self { listen, listen_tls, public_url, part: table.try_into()? })
     }
 }
 
@@ -187,6 +192,7 @@ impl Config {
         shown.insert("mqtt".into(), self.mqtt.shown()?);
         shown.insert("kv".into(), self.kv.shown()?);
         shown.insert("sockets".into(), self.sockets.shown()?);
+        shown.insert("tls".into(), Value::try_from(&self.tls)?);
         shown.insert("identity".into(), Value::try_from(&self.identity)?);
         shown.insert("relational".into(), Value::try_from(&self.relational)?);
         shown.insert("results".into(), Value::try_from(&self.results)?);
@@ -222,7 +228,11 @@ impl Config {
 impl<T: Serialize> Door<T> {
     fn shown(&self) -> Result<Value> {
         let mut table = Table::try_from(&self.part)?;
-        for (name, value) in [("listen", &self.listen), ("public_url", &self.public_url)] {
+        for (name, value) in [
+            ("listen", &self.listen),
+            ("listen_tls", &self.listen_tls),
+            ("public_url", &self.public_url),
+        ] {
             if let Some(value) = value {
                 table.insert(name.into(), Value::String(value.clone()));
             }

@@ -12,9 +12,10 @@ use clap::Args;
 use identity::Grant;
 use kv::Kv;
 
-use crate::config::Settings;
-use crate::listen::{Port, listen};
+use crate::config::{Config, Settings};
+use crate::listen::{Port, entries};
 use crate::serve::{DRAIN_MAX, asked_to_stop, begin};
+use crate::tls::Shown;
 use keys::KeyFile;
 
 #[derive(Args)]
@@ -51,25 +52,36 @@ pub(crate) fn kv_node(settings: &Settings, options: &Options) -> Result<()> {
         .enable_all()
         .build()
         .context("start threads")?;
-    runtime.block_on(serve(config.kv.part, options, &base))
+    runtime.block_on(serve(config, options, &base))
 }
 
-async fn serve(config: kv::Config, options: &Options, base: &Base) -> Result<()> {
+async fn serve(mut config: Config, options: &Options, base: &Base) -> Result<()> {
     let stop = asked_to_stop()?;
-    let (address, port) = match &options.listen {
-        Some(address) => (address.as_str(), Port::Configured),
-        None => ("127.0.0.1:6379", Port::Usual),
-    };
-    let listener = listen("kv", address, port).await?.into_std()?;
+    config.kv.listen.clone_from(&options.listen);
+    let port =
+        |address: &Option<String>| if address.is_some() { Port::Configured } else { Port::Usual };
+    let ports = (port(&config.kv.listen), port(&config.kv.listen_tls));
+    let shown = Shown::open(&config.tls, base)?;
+    let tls = shown.as_ref().map(|shown| shown.other.clone());
+    let usual = ["127.0.0.1:6379", "127.0.0.1:6380"];
+    let doors = entries("kv", &config.kv, usual, ports, tls).await?;
+    if let Some(shown) = shown {
+        let on = base.clone();
+        base.tasks.supervise("tls_files", move || shown.clone().follow(on.clone()));
+    }
     let keys = Arc::new(KeyFile::open(&options.keys)?);
     base.tasks.supervise("kv_keys", {
         let (keys, clock) = (keys.clone(), base.clock.clone());
         move || keys::follow(keys.clone(), clock.clone())
     });
     let authority: Arc<dyn Authority> = keys;
-    let kv = Kv::open(config, base, &options.data_dir, authority, None).await?;
-    tracing::info!("RESP (Redis clients) listens on {}", listener.local_addr()?);
-    let served = kv.serve(listener);
+    let kv = Kv::open(config.kv.part, base, &options.data_dir, authority, None).await?;
+    tracing::info!("RESP (Redis clients) listens on {}", doors.bare.address);
+    if let Some(door) = doors.secured {
+        kv.listen(door.listener.into_std()?, door.tls)?;
+        tracing::info!("RESP under TLS listens on {}", door.address);
+    }
+    let served = kv.serve(doors.bare.listener.into_std()?);
     tokio::pin!(served);
     tokio::select! {
         served = &mut served => served.context("the store has ended")?,

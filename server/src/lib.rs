@@ -14,6 +14,7 @@ mod panics;
 mod sample;
 mod serve;
 mod threads;
+mod tls;
 mod wiring;
 
 use std::path::PathBuf;

@@ -1,9 +1,13 @@
-//! Opens a door's port: the configured one, or the next free one when it was only a default.
+//! Opens the doors' ports: the configured ones, or the next free ones where they were only defaults.
 
 use std::net::SocketAddr;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use base::{Base, Tls};
 use tokio::net::TcpListener;
+
+use crate::config::{Config, Door};
+use crate::tls::Shown;
 
 /// How sure we are about a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,9 +27,6 @@ pub(crate) async fn listen(door: &str, address: &str, port: Port) -> Result<TcpL
     let mut address: SocketAddr = address
         .parse()
         .with_context(|| format!("[{door}] listen = \"{address}\": not an address and a port"))?;
-    if !address.ip().is_loopback() {
-        tracing::warn!(door, %address, "this door is open to the network without TLS: put a TLS proxy before it");
-    }
     if port == Port::Free {
         address.set_port(0);
     }
@@ -52,6 +53,109 @@ pub(crate) async fn listen(door: &str, address: &str, port: Port) -> Result<TcpL
         }
     }
     bail!("no free port for {door} from {usual} on")
+}
+
+/// How sure each port is.
+pub(crate) struct Ports {
+    pub(crate) http: Port,
+    pub(crate) http_tls: Port,
+    pub(crate) mqtt: Port,
+    pub(crate) mqtt_tls: Port,
+    pub(crate) kv: Port,
+    pub(crate) kv_tls: Port,
+}
+
+/// A port, and what it shows under TLS.
+pub(crate) struct Entry {
+    pub(crate) listener: TcpListener,
+    pub(crate) tls: Option<Tls>,
+    pub(crate) address: SocketAddr,
+}
+
+/// The ports of a part: bare, and under TLS.
+pub(crate) struct Entries {
+    pub(crate) bare: Entry,
+    pub(crate) secured: Option<Entry>,
+}
+
+/// All ports of a server.
+pub(crate) struct Entrances {
+    pub(crate) http: Entries,
+    pub(crate) mqtt: Entries,
+    pub(crate) kv: Entries,
+    pub(crate) stomp: Vec<Entry>,
+    pub(crate) shown: Option<Shown>,
+}
+
+impl Entrances {
+    /// Opens every port that the configuration names or leaves as it usually is.
+    pub(crate) async fn open(config: &Config, ports: Ports, base: &Base) -> Result<Self> {
+        let shown = Shown::open(&config.tls, base)?;
+        let tls = |of: fn(&Shown) -> &Tls| shown.as_ref().map(|shown| of(shown).clone());
+        let usual = ["127.0.0.1:8080", "127.0.0.1:8443"];
+        let ports_of = (ports.http, ports.http_tls);
+        let http = entries("http", &config.http, usual, ports_of, tls(|it| &it.http)).await?;
+        let usual = ["127.0.0.1:1883", "127.0.0.1:8883"];
+        let ports_of = (ports.mqtt, ports.mqtt_tls);
+        let mqtt = entries("mqtt", &config.mqtt, usual, ports_of, tls(|it| &it.mqtt)).await?;
+        let usual = ["127.0.0.1:6379", "127.0.0.1:6380"];
+        let ports_of = (ports.kv, ports.kv_tls);
+        let kv = entries("kv", &config.kv, usual, ports_of, tls(|it| &it.other)).await?;
+        let mut stomp = vec![];
+        if let Some(address) = &config.sockets.listen {
+            stomp.push(entry("sockets", address, Port::Configured, None).await?);
+        }
+        if let Some(address) = &config.sockets.listen_tls {
+            let tls = tls(|it| &it.other);
+            ensure!(tls.is_some(), "[sockets] listen_tls wants [tls] certificate and key");
+            stomp.push(entry("sockets", address, Port::Configured, tls).await?);
+        }
+        Ok(Self { http, mqtt, kv, stomp, shown })
+    }
+}
+
+/// The ports of a part.
+pub(crate) async fn entries<T>(
+    name: &str,
+    door: &Door<T>,
+    usual: [&str; 2],
+    (bare, secured): (Port, Port),
+    tls: Option<Tls>,
+) -> Result<Entries> {
+    ensure!(
+        tls.is_some() || door.listen_tls.is_none(),
+        "[{name}] listen_tls wants [tls] certificate and key"
+    );
+    let address = door.listen.as_deref().unwrap_or(usual[0]);
+    let bare = entry(name, address, bare, None).await?;
+    let secured = match tls {
+        Some(tls) => {
+            let address = door.listen_tls.as_deref().unwrap_or(usual[1]);
+            Some(entry(name, address, secured, Some(tls)).await?)
+        }
+        None => None,
+    };
+    Ok(Entries { bare, secured })
+}
+
+async fn entry(door: &str, address: &str, port: Port, tls: Option<Tls>) -> Result<Entry> {
+    let listener = listen(door, address, port).await?;
+    let address = listener.local_addr()?;
+    if tls.is_none() && !address.ip().is_loopback() {
+        tracing::warn!(door, %address, "this door is open to the network without TLS");
+    }
+    Ok(Entry { listener, tls, address })
+}
+
+impl Entries {
+    pub(crate) fn secured_address(&self) -> Option<SocketAddr> {
+        self.secured.as_ref().map(|entry| entry.address)
+    }
+
+    /// Each of them.
+    pub(crate) fn each(self) -> impl Iterator<Item = Entry> {
+        std::iter::once(self.bare).chain(self.secured)
+    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use toml::Value;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, Log, Settings};
-use crate::listen::Port;
+use crate::listen::{Port, Ports};
 use crate::panics;
 use crate::threads::Threads;
 use crate::wiring::{self, Added, Running};
@@ -67,12 +67,20 @@ pub(crate) fn serve(
     let config = settings.config()?;
     let base = Base::system();
     begin(&config.log, &base)?;
-    let port = |section: &str| match (options.free_ports, settings.is_set(section, "listen")) {
+    let port = |section: &str, key: &str| match (options.free_ports, settings.is_set(section, key))
+    {
         (true, _) => Port::Free,
         (_, true) => Port::Configured,
         _ => Port::Usual,
     };
-    let ports = wiring::Ports { http: port("http"), mqtt: port("mqtt"), kv: port("kv") };
+    let ports = Ports {
+        http: port("http", "listen"),
+        http_tls: port("http", "listen_tls"),
+        mqtt: port("mqtt", "listen"),
+        mqtt_tls: port("mqtt", "listen_tls"),
+        kv: port("kv", "listen"),
+        kv_tls: port("kv", "listen_tls"),
+    };
     let threads = Threads::start(&config.threads, config.watch.clone(), &base)?;
     let grounds = wiring::Bases {
         handlers: base.on(threads.handlers.handle()),
@@ -119,7 +127,7 @@ pub(crate) fn asked_to_stop() -> Result<impl Future<Output = ()>> {
 
 async fn run(
     config: Config,
-    ports: wiring::Ports,
+    ports: Ports,
     bases: wiring::Bases,
     (options, added): (&Options, Option<Added>),
 ) -> Result<()> {
@@ -146,8 +154,12 @@ async fn run(
 async fn greet(running: &Running) -> Result<()> {
     let console = running.console_url();
     tracing::info!("the console is at {console}");
-    tracing::info!("MQTT listens on {}", running.mqtt_address);
-    tracing::info!("RESP (Redis clients) listens on {}", running.kv_address);
+    let at = &running.addresses;
+    tracing::info!("MQTT listens on {}", at.mqtt);
+    tracing::info!("RESP (Redis clients) listens on {}", at.kv);
+    if let (Some(http), Some(mqtt), Some(kv)) = (at.http_tls, at.mqtt_tls, at.kv_tls) {
+        tracing::info!("under TLS HTTP listens on {http}, MQTT on {mqtt}, RESP on {kv}");
+    }
     if let Some(token) = running.administrator_link().await? {
         tracing::info!("sign in once with this link: {console}#/link?token={token}");
     }
@@ -157,10 +169,14 @@ async fn greet(running: &Running) -> Result<()> {
 /// Writes the file whole or not at all: it is seen only when everything is ready.
 async fn announce(file: &Path, running: &Running) -> Result<()> {
     let credentials = running.announced_keys().await?;
+    let at = &running.addresses;
     let text = json!({
-        "http": running.http_address.to_string(),
-        "mqtt": running.mqtt_address.to_string(),
-        "resp": running.kv_address.to_string(),
+        "http": at.http.to_string(),
+        "mqtt": at.mqtt.to_string(),
+        "resp": at.kv.to_string(),
+        "http_tls": at.http_tls.map(|address| address.to_string()),
+        "mqtt_tls": at.mqtt_tls.map(|address| address.to_string()),
+        "resp_tls": at.kv_tls.map(|address| address.to_string()),
         "admin_token": credentials.admin_token,
         "mqtt_user": credentials.mqtt_user,
         "mqtt_password": credentials.mqtt_password,

@@ -27,15 +27,8 @@ use crate::adapters::{
 };
 use crate::config::Config;
 use crate::doors::Doors;
-use crate::listen::{Port, listen};
+use crate::listen::{Entrances, Entry, Ports};
 use crate::sample;
-
-/// How sure the doors are about their ports.
-pub(crate) struct Ports {
-    pub(crate) http: Port,
-    pub(crate) mqtt: Port,
-    pub(crate) kv: Port,
-}
 
 /// The same surroundings, with tasks on either group of threads.
 pub(crate) struct Bases {
@@ -73,9 +66,18 @@ pub(crate) struct Running {
     rooms: Rooms,
     router: Router,
     public_url: Option<String>,
-    pub(crate) http_address: SocketAddr,
-    pub(crate) mqtt_address: SocketAddr,
-    pub(crate) kv_address: SocketAddr,
+    pub(crate) addresses: Addresses,
+}
+
+/// Where the doors are.
+#[derive(Clone)]
+pub(crate) struct Addresses {
+    pub(crate) http: SocketAddr,
+    pub(crate) mqtt: SocketAddr,
+    pub(crate) kv: SocketAddr,
+    pub(crate) http_tls: Option<SocketAddr>,
+    pub(crate) mqtt_tls: Option<SocketAddr>,
+    pub(crate) kv_tls: Option<SocketAddr>,
 }
 
 /// The keys of an announcement, made anew at each start.
@@ -189,51 +191,83 @@ pub(crate) async fn start(
 ) -> Result<Running> {
     let base = &bases.io;
     // Ports first: a busy one is told before anything is opened.
-    let address = config.http.listen.as_deref().unwrap_or("127.0.0.1:8080");
-    let http = listen("http", address, ports.http).await?;
-    let address = config.mqtt.listen.as_deref().unwrap_or("127.0.0.1:1883");
-    let mqtt = listen("mqtt", address, ports.mqtt).await?;
-    let address = config.kv.listen.as_deref().unwrap_or("127.0.0.1:6379");
-    let resp = listen("kv", address, ports.kv).await?.into_std()?;
-    let (http_address, mqtt_address) = (http.local_addr()?, mqtt.local_addr()?);
-    let kv_address = resp.local_addr()?;
-    let stomp = match &config.sockets.listen {
-        Some(address) => Some(listen("sockets", address, Port::Configured).await?),
-        None => None,
-    };
-
+    let entrances = Entrances::open(&config, ports, base).await?;
+    let addresses = entrances.addresses();
     // Links in mails and passkeys are for this place, whatever a request calls it.
-    let here = || format!("http://{http_address}");
+    let here = || format!("http://{}", addresses.http);
     config.identity.origin = config.http.public_url.clone().unwrap_or_else(here);
     config.articles.origin = config.identity.origin.trim_end_matches('/').to_owned();
-    let rooms = open(&config, Some(mqtt_address), bases, added).await?;
+    let rooms = open(&config, Some(addresses.mqtt), bases, added).await?;
     let sessions = Arc::new(BrowserSessions(rooms.doors.identity.clone()));
     let edge_config = config.http.part.clone();
     let router = rooms.doors.router(rooms.authority.clone(), sessions, edge_config.clone());
+    let running = Running { rooms, router, public_url: config.http.public_url, addresses };
+    running.open_doors(entrances, &edge_config, base)?;
+    Ok(running)
+}
 
-    // Doors.
-    base.tasks.spawn("http", edge::serve(http, router.clone(), edge_config, base.clone()));
-    let broker = rooms.mqtt.clone();
-    base.tasks.spawn("mqtt", async move { broker.serve(mqtt).await });
-    let store = rooms.kv.clone();
-    base.tasks.spawn("kv", async move {
-        if let Err(error) = store.serve(resp).await {
-            tracing::error!(%error, "the store for Redis clients has ended");
+impl Entrances {
+    fn addresses(&self) -> Addresses {
+        let Self { http, mqtt, kv, .. } = self;
+        Addresses {
+            http: http.bare.address,
+            mqtt: mqtt.bare.address,
+            kv: kv.bare.address,
+            http_tls: http.secured_address(),
+            mqtt_tls: mqtt.secured_address(),
+            kv_tls: kv.secured_address(),
         }
-    });
-    if let Some(listener) = stomp {
-        let sockets = rooms.doors.sockets.clone();
-        base.tasks.spawn("sockets", async move { sockets.listen(listener).await });
     }
-    let public_url = config.http.public_url;
-    Ok(Running { rooms, router, public_url, http_address, mqtt_address, kv_address })
 }
 
 impl Running {
+    /// Lets clients in.
+    fn open_doors(&self, entrances: Entrances, config: &edge::Config, base: &Base) -> Result<()> {
+        let Entrances { http, mqtt, kv, stomp, shown } = entrances;
+        if let Some(shown) = shown {
+            let on = base.clone();
+            base.tasks.supervise("tls_files", move || shown.clone().follow(on.clone()));
+        }
+        for Entry { listener, tls, address } in http.each() {
+            let router = match self.elsewhere(tls.is_some(), address) {
+                Some(url) => edge::elsewhere(url),
+                None => self.router.clone(),
+            };
+            let served = edge::serve(listener, tls, router, config.clone(), base.clone());
+            base.tasks.spawn("http", served);
+        }
+        for Entry { listener, tls, .. } in mqtt.each() {
+            let broker = self.rooms.mqtt.clone();
+            base.tasks.spawn("mqtt", async move { broker.serve(listener, tls).await });
+        }
+        let store = self.rooms.kv.clone();
+        if let Some(Entry { listener, tls, .. }) = kv.secured {
+            store.listen(listener.into_std()?, tls)?;
+        }
+        let resp = kv.bare.listener.into_std()?;
+        base.tasks.spawn("kv", async move {
+            if let Err(error) = store.serve(resp).await {
+                tracing::error!(%error, "the store for Redis clients has ended");
+            }
+        });
+        for Entry { listener, tls, .. } in stomp {
+            let sockets = self.rooms.doors.sockets.clone();
+            base.tasks.spawn("sockets", async move { sockets.listen(listener, tls).await });
+        }
+        Ok(())
+    }
+
+    /// Where a bare door that the network can reach sends those who come, when there is another under TLS.
+    fn elsewhere(&self, is_tls: bool, address: SocketAddr) -> Option<&str> {
+        let has_tls = self.addresses.http_tls.is_some();
+        let url = self.public_url.as_deref().filter(|url| url.starts_with("https://"))?;
+        (has_tls && !is_tls && !address.ip().is_loopback()).then_some(url)
+    }
+
     /// Where people open the console, with a slash at the end.
     pub(crate) fn console_url(&self) -> String {
         let url =
-            self.public_url.clone().unwrap_or_else(|| format!("http://{}", self.http_address));
+            self.public_url.clone().unwrap_or_else(|| format!("http://{}", self.addresses.http));
         format!("{}/", url.trim_end_matches('/'))
     }
 
@@ -264,7 +298,7 @@ impl Running {
             base: doors.base.clone(),
             db: doors.db.clone(),
             router: self.router.clone(),
-            mqtt: self.mqtt_address,
+            mqtt: self.addresses.mqtt,
             key,
         };
         sample::start(target).await

@@ -5,6 +5,7 @@
 //! that run inside a test: time, disk and network from one seed.
 
 mod browser;
+mod certificates;
 mod databases;
 pub mod disk;
 mod doorman;
@@ -23,6 +24,7 @@ mod stomp_client;
 mod wait;
 
 pub use browser::Browser;
+pub use certificates::Certificates;
 pub use databases::{Databases, Fresh};
 pub use doorman::{Anybody, Doorman};
 pub use http::{Http, Reply, Stream};

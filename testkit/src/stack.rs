@@ -7,6 +7,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::certificates::Certificates;
 use crate::http::Http;
 use crate::wait::within_every;
 
@@ -65,6 +66,14 @@ impl Launch {
     pub fn mail_to(self, smtp_port: u16) -> Self {
         self.environment("MADANG__DELIVERY__SMTP__URL", &format!("smtp://127.0.0.1:{smtp_port}"))
             .environment("MADANG__EGRESS__ALLOW", "[\"127.0.0.1/32\"]")
+    }
+
+    /// Opens the doors under TLS too, with files that are looked at often.
+    #[must_use]
+    pub fn tls(self, certificates: &Certificates) -> Self {
+        self.environment("MADANG__TLS__CERTIFICATE", &certificates.path("chain.pem"))
+            .environment("MADANG__TLS__KEY", &certificates.path("key.pem"))
+            .environment("MADANG__TLS__CHECK_EVERY", "50ms")
     }
 
     #[allow(clippy::disallowed_methods, reason = "a development tool measures real time")]
@@ -136,6 +145,11 @@ impl Stack {
 
     pub fn mqtt_address(&self) -> &str {
         self.said("mqtt")
+    }
+
+    /// The same of a door under TLS: `http_tls`, `mqtt_tls` or `resp_tls`.
+    pub fn port(&self, door: &str) -> &str {
+        self.said(door).rsplit_once(':').expect("an address has a port").1
     }
 
     pub fn mqtt_user(&self) -> &str {

@@ -3,6 +3,9 @@
 /** @typedef {{ organisation: string, name: string, email?: string | null, actions: string[], has_password: boolean, is_verified: boolean, has_second_factor: boolean }} Session */
 /** @typedef {{ second_factor: { challenge: string, expires_in_seconds: number } | null }} SignedIn */
 /** @typedef {{ id: string, kind: 'cookie' | 'tokens', agent: string, address: string, created: string, seen: string, expires: string, is_current: boolean }} OwnSession */
+/** @typedef {{ id: string, email: string, role: 'admin' | 'member', invited_by: string, created: string, expires: string }} Invitation */
+/** @typedef {{ id: string, time: string, subject: string, door: string, action: string, resource: string, outcome: string, detail: string }} AuditEntry */
+/** @typedef {{ actor?: string, action?: string, outcome?: string, door?: string, from?: string, until?: string }} AuditFilter */
 /** @typedef {{ id: string, name: string, is_backed_up: boolean, created: string, used: string | null }} Passkey */
 /** @typedef {{ devices: number, sensors: number, rules: number, readings_total: number, readings_per_second: number, alerts_total: number, alerts_today: number, messages_held: number, messages_waiting: number, dead_letters: number, version: string, uptime_seconds: number, mqtt?: string | null }} Overview */
 /** @typedef {{ name: string, unit?: string | null, label?: string | null }} SensorValue */
@@ -221,6 +224,32 @@ export async function signInByPasskey() {
   await nothing('POST', '/v1/session/passkey', { body: { credential: shown.toJSON() }, open: true });
 }
 export const knowsPasskeys = () => 'PublicKeyCredential' in window && 'parseCreationOptionsFromJSON' in PublicKeyCredential;
+
+// Log-in by others.
+
+/** @returns {Promise<Page<{ name: string }>>} */
+export const providers = () => json('GET', '/v1/session/providers', { open: true });
+/** @param {string} name @returns {Promise<{ url: string }>} */
+export const beginProvider = (name) => json('POST', `/v1/session/providers/${part(name)}`, { open: true });
+/** @returns {Promise<Page<{ provider: string, created: string }>>} */
+export const links = () => json('GET', '/v1/account/providers');
+/** @param {string} name @param {string} [password] @returns {Promise<{ url: string }>} */
+export const linkProvider = (name, password) => json('POST', `/v1/account/providers/${part(name)}`, { body: { password } });
+/** @param {string} name */
+export const unlinkProvider = (name) => nothing('DELETE', `/v1/account/providers/${part(name)}`);
+
+// Invitations and the audit log.
+
+/** @param {PageRequest} [page] @returns {Promise<Page<Invitation>>} */
+export const invitations = (page) => json('GET', address('/v1/invitations', paged(page)));
+/** @param {string} email @param {string} role @returns {Promise<{ invitation: Invitation, token: string | null }>} */
+export const invite = (email, role) => json('POST', '/v1/invitations', { body: { email, role } });
+/** @param {string} id */
+export const withdrawInvitation = (id) => nothing('DELETE', `/v1/invitations/${part(id)}`);
+/** @param {AuditFilter} filter @param {PageRequest} [page] @returns {Promise<Page<AuditEntry>>} */
+export const audit = (filter, page) => json('GET', address('/v1/audit', { ...filter, ...paged(page) }));
+/** @param {AuditFilter} filter */
+export const auditCsv = (filter) => address('/v1/audit.csv', filter);
 
 // Keys.
 

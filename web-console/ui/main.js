@@ -20,11 +20,13 @@ const pages = {
   'dead-letters': () => import('./pages/dead-letters.js'),
   sockets: () => import('./pages/sockets.js'),
   account: () => import('./pages/account.js'),
+  people: () => import('./pages/people.js'),
+  audit: () => import('./pages/audit.js'),
 };
 
 /** @param {string} name */
 const titleOf = (name) =>
-  ({ '': t('nav.overview'), map: t('nav.map'), rules: t('nav.rules'), sql: t('nav.sql'), devices: t('nav.devices'), device: t('nav.devices'), jobs: t('nav.jobs'), 'dead-letters': t('dead.title'), sockets: t('sockets.title'), account: t('account.title') })[name] ?? t('missing.title');
+  ({ '': t('nav.overview'), map: t('nav.map'), rules: t('nav.rules'), sql: t('nav.sql'), devices: t('nav.devices'), device: t('nav.devices'), jobs: t('nav.jobs'), 'dead-letters': t('dead.title'), sockets: t('sockets.title'), account: t('account.title'), people: t('people.title'), audit: t('audit.title') })[name] ?? t('missing.title');
 
 function Page() {
   const name = route.value.parts[0] ?? '';

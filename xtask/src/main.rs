@@ -69,6 +69,9 @@ pub(crate) const PACKAGES: &[(&str, &str)] = &[
     ("mariadb-server", "/usr/sbin/mariadbd"),
     ("redis-server", "/usr/bin/redis-server"),
     ("wrk", "/usr/bin/wrk"),
+    ("curl", "/usr/bin/curl"),
+    ("openssl", "/usr/bin/openssl"),
+    ("python3-stomp", "/usr/lib/python3/dist-packages/stomp/__init__.py"),
 ];
 
 fn test() -> Result<()> {

@@ -48,7 +48,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 
 use base::access::{Authority, Principal};
-use base::{Base, OrganisationId};
+use base::{Base, OrganisationId, Tls};
 use mio::{Poll, Waker};
 use tokio::sync::{oneshot, watch};
 
@@ -144,9 +144,14 @@ impl Kv {
         Ok(Self(Arc::new(shared)))
     }
 
+    /// Lets clients in by one more door: over TLS where there is some, else bare.
+    pub fn listen(&self, listener: TcpListener, tls: Option<Tls>) -> Result<(), Error> {
+        self.tell(Message::Listen(listener, tls))
+    }
+
     /// Serves clients until the server stops; then what is not on disk yet is put there.
     pub async fn serve(&self, listener: TcpListener) -> Result<(), Error> {
-        self.tell(Message::Listen(listener))?;
+        self.listen(listener, None)?;
         tokio::select! {
             () = self.0.base.tasks.stopping().cancelled_owned() => self.close().await,
             () = self.has_ended() => Err(Error::Ended),

@@ -4,7 +4,7 @@
 mod desk;
 
 use std::cell::RefCell;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::net::TcpListener as StdListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use base::Base;
 use base::access::{Principal, Refused};
+use base::{Base, Tls};
 use mio::{Events, Poll, Token as Place, Waker};
 use tokio::sync::{oneshot, watch};
 
@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::log::{self, Log, Rewrite};
 use crate::metrics::Metrics;
 use crate::session::Token;
-use desk::{Desk, LISTENER};
+use desk::{DOORS, Desk};
 
 pub(crate) use desk::WAKER;
 
@@ -42,7 +42,7 @@ const SEGMENTS_PER_TURN: usize = 64;
 
 /// What other threads ask of this one.
 pub(crate) enum Message {
-    Listen(StdListener),
+    Listen(StdListener, Option<Tls>),
     Authenticated {
         client: (Token, u64),
         answer: Result<Principal, Refused>,
@@ -164,7 +164,7 @@ impl Server {
             && connection.sent == 0
         {
             // It fits into the socket's buffer or the client is gone; nothing more can be done for it.
-            drop(connection.stream.write(format!("-{text}\r\n").as_bytes()));
+            drop(connection.write(format!("-{text}\r\n").as_bytes()));
         }
         desk.connections.clear();
         desk.eager.clear();
@@ -223,8 +223,8 @@ impl Server {
         }
         for event in events {
             match event.token() {
-                LISTENER => desk.borrow_mut().accept(&mut self.engine, now),
                 WAKER => self.take_messages(&turn),
+                Place(DOORS..) => desk.borrow_mut().accept(&mut self.engine, now),
                 Place(token) => {
                     if event.is_read_closed()
                         && let Some(connection) = desk.borrow_mut().connection(token)
@@ -308,7 +308,7 @@ impl Server {
     fn take_messages(&mut self, turn: &Turn<'_>) {
         while let Some(message) = self.message() {
             match message {
-                Message::Listen(listener) => self.desk.borrow_mut().listen(listener),
+                Message::Listen(listener, tls) => self.desk.borrow_mut().listen(listener, tls),
                 Message::Authenticated { client, answer } => {
                     self.engine.authenticated(client, answer);
                 }

@@ -28,6 +28,6 @@ async fn main() -> Result<(), Failure> {
     let db = relational::Db::open(rows, &base).await?;
     let authority = Arc::new(Anybody::default());
     let mqtt = Mqtt::open(Config::default(), &base, db, authority, Arc::new(Nobody)).await?;
-    mqtt.serve(TcpListener::bind(("127.0.0.1", port)).await?).await?;
+    mqtt.serve(TcpListener::bind(("127.0.0.1", port)).await?, None).await?;
     Ok(())
 }

@@ -37,7 +37,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use base::access::Authority;
-use base::{Base, OrganisationId};
+use base::{Base, OrganisationId, Stream, Tls};
 use bytes::Bytes;
 use relational::Db;
 use tokio::net::{TcpListener, TcpStream};
@@ -76,9 +76,9 @@ impl Mqtt {
         Ok(Self(Broker::open(config, base, store, (authority, intake)).await?))
     }
 
-    /// Serves clients until the server stops. Then each is told, and its session kept; wills are not sent, since it is
-    /// not the clients that are gone.
-    pub async fn serve(&self, listener: TcpListener) -> Result<(), Error> {
+    /// Serves clients, over TLS where there is some, until the server stops. Then each is told, and its session kept;
+    /// wills are not sent, since it is not the clients that are gone.
+    pub async fn serve(&self, listener: TcpListener, tls: Option<Tls>) -> Result<(), Error> {
         let broker = &self.0;
         if !broker.is_served.swap(true, Ordering::AcqRel) {
             let sweeper = broker.clone();
@@ -91,7 +91,7 @@ impl Mqtt {
                 () = stopping.cancelled() => break,
             };
             match accepted {
-                Ok((stream, _)) => self.welcome(stream),
+                Ok((stream, _)) => self.welcome(stream, tls.as_ref()),
                 Err(error) => {
                     tracing::warn!(%error, "a connection was not accepted");
                     broker.base.clock.sleep(ACCEPT_PAUSE).await;
@@ -140,7 +140,7 @@ impl Mqtt {
         self.0.connections.load(Ordering::Relaxed)
     }
 
-    fn welcome(&self, stream: TcpStream) {
+    fn welcome(&self, stream: TcpStream, tls: Option<&Tls>) {
         let broker = self.0.clone();
         let open = Open::new(&broker);
         if open.before >= broker.config.connections_max + REFUSALS_MAX {
@@ -148,6 +148,18 @@ impl Mqtt {
         }
         let is_over = open.before >= broker.config.connections_max;
         let tasks = broker.base.tasks.clone();
+        if let Some(tls) = tls {
+            let stream = match Stream::accepted(stream, Some(tls)) {
+                Ok(stream) => stream,
+                Err(error) => return tracing::debug!(%error, "a socket was gone at once"),
+            };
+            let (read, write) = tokio::io::split(stream);
+            tasks.spawn("mqtt-connection", async move {
+                connection::serve(broker, read, write, is_over).await;
+                drop(open);
+            });
+            return;
+        }
         tasks.spawn("mqtt-connection", async move {
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "a socket was gone at once");

@@ -50,7 +50,7 @@ async fn serve() -> Result<(), Failure> {
     let sockets = Sockets::open(config, &base, (log, db), authority, Vec::new()).await?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?);
-    sockets.listen(listener).await;
+    sockets.listen(listener, None).await;
     Ok(())
 }
 

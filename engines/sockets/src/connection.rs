@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use base::Stream;
 use base::access::{Door, Principal, Refused};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
 use futures::{FutureExt, StreamExt};
 use tokio::io::{AsyncWriteExt, Interest};
-use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
 
 use crate::destination::Destination;
@@ -55,7 +55,7 @@ pub type Still = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
 
 /// A connection that was accepted.
 pub struct Arrival {
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// What was read behind the request that opened a WebSocket.
     pub read: Bytes,
     pub peer: IpAddr,
@@ -75,7 +75,7 @@ pub(crate) async fn serve(hub: Arc<Hub>, arrival: Arrival, is_over: bool) {
 
 struct Live {
     hub: Arc<Hub>,
-    stream: TcpStream,
+    stream: Stream,
     peer: IpAddr,
     web: Option<web::Decoder>,
     decoder: frame::Decoder,
@@ -984,7 +984,7 @@ impl Live {
                 return;
             }
             // A close with bytes unread would take back what was sent.
-            while self.stream.readable().await.is_ok() {
+            while self.stream.ready(Interest::READABLE).await.is_ok() {
                 let read = INPUT.with_borrow_mut(|input| self.stream.try_read(input));
                 match read {
                     Ok(1..) => {}
@@ -1031,7 +1031,7 @@ async fn present<T>(work: &mut Option<BoxFuture<'static, T>>) -> T {
     }
 }
 
-async fn ready(stream: &TcpStream, interest: Option<Interest>) {
+async fn ready(stream: &Stream, interest: Option<Interest>) {
     match interest {
         // An error shows in the read or write that follows.
         Some(interest) => drop(stream.ready(interest).await),

@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use base::access::{Action, Authority, Principal, Subject};
-use base::{Base, OrganisationId};
+use base::{Base, OrganisationId, Stream, Tls};
 use bytes::Bytes;
 use eventlog::EventLog;
 use relational::Db;
@@ -96,8 +96,8 @@ impl Sockets {
         }
     }
 
-    /// Serves STOMP on bare connections until the server stops.
-    pub async fn listen(&self, listener: TcpListener) {
+    /// Serves STOMP without WebSocket, over TLS where there is some, until the server stops.
+    pub async fn listen(&self, listener: TcpListener, tls: Option<Tls>) {
         let base = &self.0.base;
         let stopping = base.tasks.stopping();
         loop {
@@ -113,9 +113,13 @@ impl Sockets {
                     continue;
                 }
             };
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(%error, "a socket was gone at once");
-            }
+            let stream = match Stream::accepted(stream, tls.as_ref()) {
+                Ok(stream) => stream,
+                Err(error) => {
+                    tracing::debug!(%error, "a socket was gone at once");
+                    continue;
+                }
+            };
             let (sockets, peer) = (self.clone(), peer.ip());
             base.tasks.spawn("sockets-connection", async move {
                 let (read, guest) = (Bytes::new(), None);

@@ -29,6 +29,7 @@ pub(crate) struct NewPerson {
 
 /// What somebody changes about themselves; an empty text about oneself is none.
 #[derive(Clone, Default)]
+#[expect(clippy::option_option, reason = "left as it is, taken away, or set")]
 pub(crate) struct PersonChange {
     pub username: Option<String>,
     pub email: Option<String>,

@@ -209,7 +209,7 @@ impl FoundBy {
             for run in runs(text) {
                 match run.kind {
                     Kind::Word => {
-                        pieces(WORD, &run.text, WORD_CHARACTERS_MAX).take(1).for_each(&mut take)
+                        pieces(WORD, &run.text, WORD_CHARACTERS_MAX).take(1).for_each(&mut take);
                     }
                     Kind::Syllables => pieces(PAIR, &run.text, 2).for_each(&mut take),
                     Kind::Initials => {}
@@ -269,12 +269,9 @@ impl Question {
             Kind::Word => {
                 let term = format!("{WORD}{whole}");
                 self.terms.push(if is_last { Wanted::Begins(term) } else { Wanted::Is(term) });
-                if !is_last {
-                    // A word that was looked up no more is seen in the text.
-                    self.words.push(format!(" {whole} "));
-                } else {
-                    self.words.push(format!(" {whole}"));
-                }
+                // A word that was looked up no more is seen in the text.
+                let end = if is_last { "" } else { " " };
+                self.words.push(format!(" {whole}{end}"));
             }
             Kind::Syllables => {
                 self.look_up(PAIR, &run.text, 2);

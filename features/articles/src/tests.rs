@@ -97,6 +97,7 @@ impl Stack {
         self.ask_with(token, method, path, body, &[]).await
     }
 
+    #[expect(clippy::too_many_arguments, reason = "a request has so many parts")]
     async fn ask_with(
         &self,
         token: &str,
@@ -133,6 +134,7 @@ impl Stack {
     }
 
     #[track_caller]
+    #[expect(clippy::too_many_arguments, reason = "a request has so many parts")]
     fn expect(
         &self,
         status: u16,

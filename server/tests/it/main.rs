@@ -14,6 +14,7 @@ mod identity;
 mod jobs;
 mod proofs;
 mod sockets;
+mod tls;
 
 use std::path::Path;
 

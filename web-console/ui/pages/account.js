@@ -3,20 +3,23 @@ import { h, html, useState } from 'preact';
 import { account, refreshAccount } from '../account.js';
 import * as api from '../api.js';
 import { t } from '../i18n.js';
+import { AccountTabs } from '../parts/account-tabs.js';
 import { Copyable, Form } from '../parts/form.js';
 import { Time } from '../parts/format.js';
 import { useLoad } from '../parts/load.js';
 import { complain, Failed, Loading, toast } from '../parts/notices.js';
-import { Input } from './sign-in.js';
+import { Input, leaveFor, nameOf } from './sign-in.js';
 
 export default function Account() {
   const session = account.value;
   const remind = () => api.mailVerification().then(() => toast(t('mailed.sent', { email: session?.email ?? '' })), complain);
   return html`<div class="page">
     <h1>${t('account.security')}</h1>
+    <${AccountTabs} />
     ${session && !session.is_verified && html`<div class="notice warn"><p>${t('account.unverified')}</p><button type="button" data-test="verify-again" onClick=${remind}>${t('mailed.send')}</button></div>`}
     <section class="card"><h2>${t('second.title')}</h2><${Codes} /></section>
     ${api.knowsPasskeys() && html`<section class="card"><h2>${t('passkeys.title')}</h2><${Passkeys} /></section>`}
+    <${Links} />
     <section class="card"><h2>${t('sessions.title')}</h2><${Sessions} /></section>
   </div>`;
 }
@@ -82,12 +85,31 @@ function Passkeys() {
     })}`;
 }
 
+/** What the account is linked with, where the server knows providers. */
+function Links() {
+  const [password, setPassword] = useState('');
+  const { data, again } = useLoad(async () => ({ all: (await api.providers()).items, linked: (await api.links()).items }), []);
+  if (!data || data.all.length + data.linked.length === 0) return null;
+  const free = data.all.filter(({ name }) => !data.linked.some((link) => link.provider === name));
+  const begin = (/** @type {string} */ name) => leaveFor(api.linkProvider(name, account.value?.has_password ? password : undefined)).catch(complain);
+  return html`<section class="card"><h2>${t('links.title')}</h2>
+    <ul class="sessions" data-test="links-list">${data.linked.map(
+      ({ provider, created }) => html`<li key=${provider}><span>${nameOf(provider)}<span class="faint small block"><${Time} at=${created} /></span></span><button type="button" data-test="unlink" onClick=${() => api.unlinkProvider(provider).then(again, complain)}>${t('links.end')}</button></li>`,
+    )}</ul>
+    ${free.length > 0 && html`<${Again} value=${password} set=${setPassword} />
+      <footer>${free.map(({ name }) => html`<button type="button" data-test=${`link-${name}`} onClick=${() => begin(name)}>${t('links.begin', { name: nameOf(name) })}</button>`)}</footer>`}
+  </section>`;
+}
+
 function Sessions() {
   const { data, error, again } = useLoad(api.sessions, []);
   const end = (/** @type {Promise<void>} */ ended) => ended.then(again, complain);
   if (!data) return error ? html`<${Failed} error=${error} retry=${again} />` : html`<${Loading} />`;
-  return html`<ul data-test="sessions-list">${data.items.map(
-      (session) => html`<li key=${session.id}>${session.agent || session.kind} · ${session.address} · <${Time} at=${session.seen} /> ${session.is_current ? t('sessions.this') : html`<button type="button" class="quiet" data-test="session-end" onClick=${() => end(api.endSession(session.id))}>${t('sessions.end')}</button>`}</li>`,
+  return html`<ul class="sessions" data-test="sessions-list">${data.items.map(
+      (session) => html`<li key=${session.id}>
+        <span>${session.agent || session.kind}<span class="faint small block">${session.address} · <${Time} at=${session.seen} /></span></span>
+        ${session.is_current ? html`<span class="badge">${t('sessions.this')}</span>` : html`<button type="button" data-test="session-end" onClick=${() => end(api.endSession(session.id))}>${t('sessions.end')}</button>`}
+      </li>`,
     )}</ul>
     <footer><button type="button" class="danger" data-test="sessions-end-others" onClick=${() => end(api.endOtherSessions())}>${t('sessions.end-others')}</button></footer>`;
 }

@@ -1,9 +1,10 @@
 import { h, html, useEffect, useState } from 'preact';
 import { account, refreshAccount } from '../account.js';
-import { knowsPasskeys, redeemLink, secondFactor, signIn, signInByPasskey, signUp } from '../api.js';
+import { beginProvider, knowsPasskeys, providers, redeemLink, secondFactor, signIn, signInByPasskey, signUp } from '../api.js';
 import { rich, t } from '../i18n.js';
 import { Field, Form, textOf } from '../parts/form.js';
 import { Mark } from '../parts/icons.js';
+import { useLoad } from '../parts/load.js';
 import { complain, Failed, Loading, Toasts } from '../parts/notices.js';
 import { Choices, PasswordForm } from '../parts/shell.js';
 import { go, replace, route } from '../router.js';
@@ -88,6 +89,12 @@ export function Input({ label, type, name, value, set, test, hint, required = tr
   });
 }
 
+/** As it is written. @param {string} name */
+export const nameOf = (name) => ({ github: 'GitHub', google: 'Google', kakao: 'Kakao', naver: 'Naver' })[name] ?? name;
+
+/** Where a provider says who it is. @param {Promise<{ url: string }>} begun */
+export const leaveFor = (begun) => begun.then(({ url }) => location.assign(url));
+
 /** @param {{ onSignUp: () => void, onMail: () => void }} props */
 function SignInForm({ onSignUp, onMail }) {
   const [challenge, setChallenge] = useState('');
@@ -99,7 +106,9 @@ function SignInForm({ onSignUp, onMail }) {
     else await refreshAccount();
   };
   const byPasskey = () => signInByPasskey().then(refreshAccount, complain);
+  const { data } = useLoad(providers, []);
   if (challenge) return h(CodeForm, { challenge, onDone: refreshAccount });
+  const others = data?.items ?? [];
   return html`<h2>${t('sign-in.title')}</h2>
     ${h(Form, {
       send,
@@ -111,6 +120,8 @@ function SignInForm({ onSignUp, onMail }) {
         h(Input, { label: t('sign-in.password'), type: 'password', name: 'current-password', value: password, set: setPassword, test: 'sign-in-password' }),
       ],
     })}
+    ${others.length > 0 &&
+    html`<div class="others">${others.map(({ name }) => html`<button type="button" data-test=${`provider-${name}`} onClick=${() => leaveFor(beginProvider(name)).catch(complain)}>${t('sign-in.by', { name: nameOf(name) })}</button>`)}</div>`}
     <p class="small faint">${rich('sign-in.first', { command: html`<code>madang serve</code>` })}</p>
     <p class="small">
       <button type="button" class="linkish" data-test="sign-up-open" onClick=${onSignUp}>${t('sign-up.open')}</button> ·

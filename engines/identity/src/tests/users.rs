@@ -43,7 +43,9 @@ async fn a_user_may_what_users_may_and_their_text_lasts_for_days() {
     holder(&house, &session).await.unwrap();
     house.base.clock.advance(2 * DAY);
     assert_eq!(holder(&house, &session).await.unwrap_err(), Refused::Unauthenticated);
-    assert!(house.audit(OrganisationId::DEFAULT).await.iter().any(|it| it.action == "account.join"));
+    assert!(
+        house.audit(OrganisationId::DEFAULT).await.iter().any(|it| it.action == "account.join")
+    );
 }
 
 #[tokio::test]

@@ -2,14 +2,15 @@
 //! busy: then others hear so.
 
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpListener as StdListener;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
-use base::Base;
 use base::access::Door;
+use base::tls::Session;
+use base::{Base, Tls};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token as Place, Waker};
 use socket2::{SockRef, TcpKeepalive};
@@ -19,8 +20,10 @@ use crate::engine::{Engine, Turn, Wish};
 use crate::script::Busy;
 use crate::session::{State, Token};
 
-pub(super) const LISTENER: Place = Place(usize::MAX - 1);
-pub(crate) const WAKER: Place = Place(usize::MAX - 2);
+/// Events from here on are of listeners, one after the other.
+pub(super) const DOORS: usize = usize::MAX - 1 - DOORS_MAX;
+const DOORS_MAX: usize = 16;
+pub(crate) const WAKER: Place = Place(usize::MAX - 1);
 const READ_BYTES: usize = 64 << 10;
 /// A client that cannot go on is not read from beyond this.
 const AHEAD_BYTES_MAX: usize = 1 << 20;
@@ -39,7 +42,7 @@ pub(super) struct Desk {
     pub(super) eager: Vec<Token>,
     /// Somebody waits at the door who could not be let in.
     pub(super) accepts_again: bool,
-    listener: Option<TcpListener>,
+    listeners: Vec<Listener>,
     messages: Receiver<Message>,
     /// Messages that came while a script ran.
     postponed: VecDeque<Message>,
@@ -51,8 +54,14 @@ pub(super) struct Desk {
     events: Events,
 }
 
+struct Listener {
+    socket: TcpListener,
+    tls: Option<Tls>,
+}
+
 pub(super) struct Connection {
-    pub(super) stream: TcpStream,
+    stream: TcpStream,
+    tls: Option<Box<Session>>,
     /// How much of the output is sent.
     pub(super) sent: usize,
     /// The socket takes nothing now.
@@ -61,6 +70,35 @@ pub(super) struct Connection {
     pub(super) has_more: bool,
     /// The other end sends nothing more, which is told once only.
     pub(super) is_ending: bool,
+}
+
+impl Connection {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.tls {
+            None => self.stream.read(buffer),
+            Some(tls) => tls.read(&mut self.stream, buffer),
+        }
+    }
+
+    /// After `WouldBlock` it wants the same bytes again, to which more may be added.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.tls {
+            None => self.stream.write(bytes),
+            Some(tls) => tls.write(&mut self.stream, bytes),
+        }
+    }
+
+    /// The socket takes something again. Says whether somebody waited for that.
+    fn unstick(&mut self) -> bool {
+        if let Some(tls) = &mut self.tls
+            && tls.wants_write()
+            && let Err(error) = tls.flush(&mut self.stream)
+            && error.kind() == ErrorKind::WouldBlock
+        {
+            return false;
+        }
+        std::mem::take(&mut self.is_stuck)
+    }
 }
 
 /// What could be read of a client.
@@ -88,7 +126,7 @@ impl Desk {
             connections: Vec::new(),
             eager: Vec::new(),
             accepts_again: false,
-            listener: None,
+            listeners: Vec::new(),
             messages,
             postponed: VecDeque::new(),
             sender,
@@ -113,53 +151,72 @@ impl Desk {
     }
 
     pub(super) fn accept(&mut self, engine: &mut Engine, now: i64) {
-        while let Some(listener) = &self.listener {
-            let (mut stream, address) = match listener.accept() {
-                Ok(accepted) => accepted,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        ErrorKind::ConnectionAborted | ErrorKind::Interrupted
-                    ) =>
-                {
-                    continue;
+        for door in 0..self.listeners.len() {
+            loop {
+                let Listener { socket, tls } = &self.listeners[door];
+                let accepted = socket.accept().and_then(|(stream, address)| {
+                    let tls = tls.as_ref().map(Tls::accept).transpose()?.map(Box::new);
+                    Ok((stream, address, tls))
+                });
+                match accepted {
+                    Ok((stream, address, tls)) => {
+                        self.welcome(engine, (stream, tls), address.to_string(), now);
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(error)
+                        if matches!(
+                            error.kind(),
+                            ErrorKind::ConnectionAborted | ErrorKind::Interrupted
+                        ) => {}
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection was not accepted");
+                        self.accepts_again = true;
+                        break;
+                    }
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "a connection was not accepted");
-                    self.accepts_again = true;
-                    return;
-                }
-            };
-            if let Err(error) = prepare(&stream, engine.settings.keepalive_seconds) {
-                tracing::debug!(%error, "a socket was gone at once");
-                continue;
             }
-            let Some(token) = engine.connect(address.to_string(), now) else {
-                // It fits into the socket's buffer or the client is gone; nothing more can be done for it.
-                drop(stream.write(b"-ERR max number of clients reached\r\n"));
-                continue;
-            };
-            if let (Ok(local), Some(session)) = (stream.local_addr(), &mut engine.sessions[token]) {
-                session.local_address = local.to_string();
-            }
-            let interest = Interest::READABLE | Interest::WRITABLE;
-            if let Err(error) = self.poll.registry().register(&mut stream, Place(token), interest) {
-                tracing::warn!(%error, "a connection cannot be watched");
-                engine.disconnect(token);
-                continue;
-            }
-            if self.connections.len() <= token {
-                self.connections.resize_with(token + 1, || None);
-            }
-            self.connections[token] = Some(Connection {
-                stream,
-                sent: 0,
-                is_stuck: false,
-                has_more: false,
-                is_ending: false,
-            });
         }
+    }
+
+    fn welcome(
+        &mut self,
+        engine: &mut Engine,
+        (mut stream, tls): (TcpStream, Option<Box<Session>>),
+        address: String,
+        now: i64,
+    ) {
+        if let Err(error) = prepare(&stream, engine.settings.keepalive_seconds) {
+            tracing::debug!(%error, "a socket was gone at once");
+            return;
+        }
+        let Some(token) = engine.connect(address, now) else {
+            // It fits into the socket's buffer or the client is gone; nothing more can be done for it. Under TLS nothing
+            // can be said yet.
+            if tls.is_none() {
+                drop(stream.write(b"-ERR max number of clients reached\r\n"));
+            }
+            return;
+        };
+        if let (Ok(local), Some(session)) = (stream.local_addr(), &mut engine.sessions[token]) {
+            session.local_address = local.to_string();
+        }
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if let Err(error) = self.poll.registry().register(&mut stream, Place(token), interest) {
+            tracing::warn!(%error, "a connection cannot be watched");
+            engine.disconnect(token);
+            return;
+        }
+        if self.connections.len() <= token {
+            self.connections.resize_with(token + 1, || None);
+        }
+        self.connections[token] = Some(Connection {
+            stream,
+            tls,
+            sent: 0,
+            is_stuck: false,
+            has_more: false,
+            is_ending: false,
+        });
     }
 
     /// What came from a client.
@@ -181,13 +238,15 @@ impl Desk {
                 return None;
             }
             connection.has_more = false;
-            match connection.stream.read(buffer) {
+            match connection.read(buffer) {
                 Ok(0) => {
                     self.end(engine, token);
                     return None;
                 }
                 Ok(length) => {
-                    let is_all = length < buffer.len() && !connection.is_ending;
+                    // Under TLS the socket says only by a further read that it is empty.
+                    let is_all =
+                        length < buffer.len() && !connection.is_ending && connection.tls.is_none();
                     engine.stats.bytes_in += length as u64;
                     return Some(Came { length, is_all });
                 }
@@ -218,8 +277,8 @@ impl Desk {
         }
         for event in &events {
             match event.token() {
-                LISTENER => self.accept(engine, turn.now),
                 WAKER => {}
+                Place(DOORS..) => self.accept(engine, turn.now),
                 Place(token) => {
                     if event.is_read_closed()
                         && let Some(connection) = self.connection(token)
@@ -230,8 +289,7 @@ impl Desk {
                         self.hear(engine, token, turn);
                     }
                     if event.is_writable()
-                        && let Some(connection) = self.connection(token)
-                        && std::mem::take(&mut connection.is_stuck)
+                        && self.connection(token).is_some_and(Connection::unstick)
                     {
                         waiting.push(token);
                     }
@@ -266,7 +324,7 @@ impl Desk {
         let Some(connection) = self.connections.get_mut(token).and_then(Option::as_mut) else {
             return;
         };
-        if is_ready && let Ok(length @ 1..) = connection.stream.read(&mut self.buffer) {
+        if is_ready && let Ok(length @ 1..) = connection.read(&mut self.buffer) {
             engine.stats.bytes_in += length as u64;
             engine.input_aside(token, &self.buffer[..length], turn);
         }
@@ -289,16 +347,18 @@ impl Desk {
     }
 
     pub(super) fn unstick(&mut self, engine: &mut Engine, token: Token) {
-        let Some(connection) = self.connections.get_mut(token).and_then(Option::as_mut) else {
-            return;
-        };
-        if std::mem::take(&mut connection.is_stuck) {
+        if self.connection(token).is_some_and(Connection::unstick) {
             engine.touched.push(token);
         }
     }
 
     pub(super) fn close(&mut self, engine: &mut Engine, token: Token) {
         if let Some(mut connection) = self.connections.get_mut(token).and_then(Option::take) {
+            if let Some(tls) = &mut connection.tls
+                && let Err(error) = tls.close(&mut connection.stream)
+            {
+                tracing::debug!(%error, "a closing connection was not told so");
+            }
             if let Err(error) = self.poll.registry().deregister(&mut connection.stream) {
                 tracing::debug!(%error, "a closing connection was not watched");
             }
@@ -306,14 +366,18 @@ impl Desk {
         }
     }
 
-    pub(super) fn listen(&mut self, listener: StdListener) {
+    pub(super) fn listen(&mut self, listener: StdListener, tls: Option<Tls>) {
+        let place = Place(DOORS + self.listeners.len());
         let watched = listener.set_nonblocking(true).and_then(|()| {
+            if self.listeners.len() >= DOORS_MAX {
+                return Err(io::Error::other("there are too many doors"));
+            }
             let mut listener = TcpListener::from_std(listener);
-            self.poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+            self.poll.registry().register(&mut listener, place, Interest::READABLE)?;
             Ok(listener)
         });
         match watched {
-            Ok(listener) => self.listener = Some(listener),
+            Ok(socket) => self.listeners.push(Listener { socket, tls }),
             Err(error) => tracing::error!(%error, "the store cannot listen"),
         }
     }
@@ -349,7 +413,7 @@ impl Desk {
             return;
         }
         while connection.sent < output.len() && !connection.is_stuck {
-            match connection.stream.write(&output[connection.sent..]) {
+            match connection.write(&output[connection.sent..]) {
                 Ok(length) => {
                     connection.sent += length;
                     engine.stats.bytes_out += length as u64;

@@ -133,7 +133,7 @@ impl House {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = mqtt.clone();
-        let served = base.tasks.spawn("serve", async move { server.serve(listener).await });
+        let served = base.tasks.spawn("serve", async move { server.serve(listener, None).await });
         Self { base, mqtt, db, doorman, desk, address, served, config, folder }
     }
 

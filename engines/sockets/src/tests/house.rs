@@ -86,7 +86,7 @@ impl House {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = sockets.clone();
-        base.tasks.spawn("serve", async move { server.listen(listener).await });
+        base.tasks.spawn("serve", async move { server.listen(listener, None).await });
         Self { base, sockets, log, db, doorman, address, config, folder }
     }
 

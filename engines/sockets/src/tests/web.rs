@@ -21,6 +21,7 @@ impl Web {
         let address = listener.local_addr().unwrap();
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         let (stream, peer) = accepted.unwrap();
+        let stream = base::Stream::accepted(stream, None).unwrap();
         let (sockets, read) = (house.sockets.clone(), Bytes::copy_from_slice(read));
         let arrival = Arrival { stream, read, peer: peer.ip(), guest, is_web: true };
         house.base.tasks.spawn("web", async move { sockets.serve(arrival).await });

@@ -15,6 +15,7 @@ use crate::person::{NewPerson, PersonChange, Profile};
 use crate::{Error, Result};
 
 /// A field that may be missing, null or there: `None`, `Some(None)`, `Some(Some(value))`.
+#[expect(clippy::option_option, reason = "a field can be missing, null or there")]
 fn given<'de, D, T>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
 where
     D: Deserializer<'de>,

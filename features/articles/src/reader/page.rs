@@ -39,13 +39,14 @@ pub(super) enum Language {
 impl Language {
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let wanted = headers.get(header::ACCEPT_LANGUAGE).and_then(|wanted| wanted.to_str().ok());
-        let tags = wanted.unwrap_or_default().split(',').map(|tag| tag.trim().to_ascii_lowercase());
+        let mut tags =
+            wanted.unwrap_or_default().split(',').map(|tag| tag.trim().to_ascii_lowercase());
         let known = |tag: String| match tag.get(..2) {
             Some("ko") => Some(Self::Korean),
             Some("en") => Some(Self::English),
             _ => None,
         };
-        tags.filter_map(known).next().unwrap_or(Self::English)
+        tags.find_map(known).unwrap_or(Self::English)
     }
 
     fn code(self) -> &'static str {

@@ -1,3 +1,5 @@
+use std::fmt::Write as _;
+
 use super::*;
 
 const ARTICLES: &str = include_str!("search/articles.tsv");
@@ -70,5 +72,9 @@ async fn the_title_counts_most_then_the_newer_one_and_pages_follow_each_other() 
 }
 
 pub(super) fn encoded(text: &str) -> String {
-    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+    let mut escaped = String::new();
+    for byte in text.bytes() {
+        write!(escaped, "%{byte:02X}").unwrap();
+    }
+    escaped
 }

@@ -1,3 +1,4 @@
+use std::fmt::Write as _;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -64,8 +65,11 @@ fn fill(stack: &Stack, count: usize) -> Result<String> {
     for number in 0..count {
         slug = publish(&author, number)?;
     }
-    let slug: String = slug.bytes().map(|byte| format!("%{byte:02X}")).collect();
-    Ok(slug)
+    let mut escaped = String::new();
+    for byte in slug.bytes() {
+        write!(escaped, "%{byte:02X}")?;
+    }
+    Ok(escaped)
 }
 
 fn speed(
@@ -131,7 +135,7 @@ fn load(ground: &Ground, stack: &Stack, path: &str) -> Result<Load> {
         .args([format!("-d{seconds}s"), url])
         .output()
         .context("wrk")?;
-    let spent = stack.cpu()? - before;
+    let spent = stack.cpu()?.saturating_sub(before);
     let text = String::from_utf8_lossy(&wrk.stdout).into_owned();
     ensure!(wrk.status.success(), "wrk: {}", String::from_utf8_lossy(&wrk.stderr));
     ensure!(!text.contains("Non-2xx"), "not every answer was one: {text}");

@@ -1,0 +1,12 @@
+import { html } from 'preact';
+import { t } from '../i18n.js';
+import { Tabs } from './tabs.js';
+
+export function AccountTabs() {
+  const tabs = [
+    { path: '/account', text: t('account.security'), test: 'tab-account' },
+    { path: '/people', text: t('people.title'), test: 'tab-people' },
+    { path: '/audit', text: t('audit.title'), test: 'tab-audit' },
+  ];
+  return html`<${Tabs} label=${t('account.title')} tabs=${tabs} />`;
+}
