@@ -6,19 +6,19 @@ use bytes::Bytes;
 use delivery::egress::{Target, Verb};
 use delivery::{Delivery, EmailAddress, EndpointId, OutgoingEvent, OutgoingMail};
 use devices::{
-    Devices, IssuedKey, KeyIssuer, KeyRequest, NeedError, Notice, Notifier, Outcome, Recipient,
-    TxFuture,
+    Devices, IssuedKey, KeyIssuer, KeyRequest, Messenger, NeedError, Notice, Notifier, Outcome,
+    Recipient, TxFuture,
 };
 use edge::{Begun, BoxFuture, Claims, Keyed, Sessions};
 use eventlog::Record;
 use identity::{Grant, Identity, Letter, Mailer, NewKey, Web, WebAnswer, WebRequest};
 use jobs::{Attempt, Failed, Jobs, Kind};
-use mqtt::{Accepted, Intake, Left, Message};
+use mqtt::{Accepted, Intake, Left, Message, Mqtt, Outgoing, Qos};
 use relational::{Claimed, Commands, Deed, NewCommand, Tx, Unhandled};
 use serde::{Deserialize, Serialize};
 use sockets::Source;
 
-/// Messages to `data/<device>` are readings.
+/// Messages to `data/<device>` are readings; those to `answer/` and `reported/` say what became of commands and wishes.
 pub(crate) struct Readings(pub(crate) Devices);
 
 impl Intake for Readings {
@@ -28,13 +28,15 @@ impl Intake for Readings {
         message: &'a Message,
     ) -> BoxFuture<'a, Accepted> {
         Box::pin(async move {
-            let Some(device) = Devices::device_of(&message.topic) else { return Accepted::NotMine };
-            match self.0.accept(principal, device, &message.payload).await {
+            let received = self.0.receive(principal, &message.topic, &message.payload).await;
+            let Some((device, outcome)) = received else { return Accepted::NotMine };
+            match outcome {
                 Outcome::Stored => {
                     self.0.client_carries(principal, &message.client, device);
                     Accepted::Stored
                 }
                 Outcome::Refused { reason } => Accepted::Refused { reason },
+                Outcome::Denied => Accepted::Denied,
                 Outcome::Unavailable => Accepted::Unavailable,
             }
         })
@@ -46,6 +48,25 @@ impl Intake for Readings {
 
     fn left(&self, principal: &Principal, client: &str, how: Left) {
         self.0.client_left(principal, client, how == Left::Lost);
+    }
+}
+
+/// Commands and wishes go out by the broker.
+pub(crate) struct DeviceMessages(pub(crate) Mqtt);
+
+impl Messenger for DeviceMessages {
+    fn publish(
+        &self,
+        organisation: OrganisationId,
+        message: devices::Message,
+    ) -> BoxFuture<'_, Result<(), NeedError>> {
+        Box::pin(async move {
+            let devices::Message { topic, payload, is_kept } = message;
+            let outgoing =
+                Outgoing { topic, payload: payload.into(), qos: Qos::AtLeastOnce, retain: is_kept };
+            let published = self.0.publish(organisation, outgoing).await;
+            published.map_err(|error| NeedError { kind: error.kind(), source: error.into() })
+        })
     }
 }
 

@@ -22,8 +22,8 @@ use results::Results;
 use sockets::{Sockets, Source};
 
 use crate::adapters::{
-    AlertNotices, AlertTopics, BrowserSessions, DeviceKeys, LinkMails, ProvidersWeb, ReadingTopics,
-    Readings, handle_commands, handle_jobs,
+    AlertNotices, AlertTopics, BrowserSessions, DeviceKeys, DeviceMessages, LinkMails,
+    ProvidersWeb, ReadingTopics, Readings, handle_commands, handle_jobs,
 };
 use crate::config::Config;
 use crate::doors::Doors;
@@ -150,6 +150,7 @@ pub(crate) async fn open(
     let intake = Arc::new(Readings(devices.clone()));
     let mqtt = config.mqtt.part.clone();
     let mqtt = Mqtt::open(mqtt, base, db.clone(), authority.clone(), intake).await?;
+    devices.connect(Arc::new(DeviceMessages(mqtt.clone())));
 
     let folder = config.data_dir.join("kv");
     let kv = Kv::open(config.kv.part.clone(), base, &folder, authority.clone(), None).await?;

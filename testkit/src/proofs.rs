@@ -41,6 +41,8 @@ pub type Proof = fn(&Ground) -> Result<Report>;
 
 /// Every proof by its name, `AREA/NAME`.
 pub const ALL: &[(&str, Proof)] = &[
+    ("devices/clients", devices::clients),
+    ("devices/night", devices::night),
     ("devices/pipeline", devices::pipeline),
     ("devices/rules", devices::rules),
     ("first/first-hour", first::first_hour),

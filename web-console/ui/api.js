@@ -12,7 +12,7 @@
 /** @typedef {{ name: string, values: SensorValue[], silent_after_seconds?: number | null, lateness_seconds?: number | null, created?: string }} Sensor */
 /** @typedef {Record<string, number | null>} Values */
 /** @typedef {{ sensor: string, time: string, values: Values }} Last */
-/** @typedef {{ name: string, label?: string | null, latitude: number | null, longitude: number | null, sensors: string[], tags?: string[], group?: string | null, created?: string, health?: Health, last?: Last[] }} Device */
+/** @typedef {{ name: string, label?: string | null, latitude: number | null, longitude: number | null, sensors: string[], actuators?: string[], tags?: string[], group?: string | null, created?: string, health?: Health, last?: Last[] }} Device */
 /** @typedef {'stable' | 'unstable' | 'disconnected' | 'unknown'} HealthState */
 /** @typedef {{ state: HealthState, reason: string, silent: string[], since: string }} Health */
 /** @typedef {{ time: string, state: HealthState, reason: string, silent: string[] }} HealthEntry */
@@ -21,13 +21,21 @@
 /** @typedef {{ value: string, ranges: Range[], hold: Range | null, compare: { is: string, value: string, plus: number } | null, change: { by: number, within_seconds: number, direction: string } | null }} Condition */
 /** @typedef {{ outside: boolean, shape: { type: string, latitude?: number, longitude?: number, metres?: number } }} Area */
 /** @typedef {{ from: string, to: string, zone: string, days: string[] }} TimeWindow */
-/** @typedef {{ type: 'email', to: string } | { type: 'endpoint', endpoint: string }} Action */
-/** @typedef {{ name: string, sensor: string, device: string | null, tags: string[], groups: string[], area: Area | null, enabled: boolean, conditions: Condition[], window: TimeWindow | null, for_seconds: number, once: boolean, cooldown_seconds: number, actions: Action[] }} RuleBody */
+/** @typedef {{ command: string, values?: Record<string, number>, pause_seconds?: number }} Step */
+/** @typedef {{ type: 'email', to: string } | { type: 'endpoint', endpoint: string } | { type: 'actuator', device: string | null, actuator: string, steps: Step[], timeout_seconds: number }} Action */
+/** @typedef {{ after_seconds: number, actions: Action[] }} Escalation */
+/** @typedef {{ name: string, label: string | null, values: { name: string, unit: string, min: number | null, max: number | null }[] }} ActuatorCommand */
+/** @typedef {{ name: string, commands: ActuatorCommand[], created?: string }} Actuator */
+/** @typedef {'waiting' | 'sent' | 'acknowledged' | 'refused' | 'timed-out' | 'cancelled'} CommandState */
+/** @typedef {Step & { id: string, actuator: string, values: Record<string, number>, author: string, state: CommandState, created: string, sent: string | null, ended: string | null, reason: string | null }} Command */
+/** @typedef {{ state: object, version: number, time: string | null }} Side */
+/** @typedef {{ desired: Side, reported: Side }} Twin */
+/** @typedef {{ name: string, sensor: string, device: string | null, tags: string[], groups: string[], area: Area | null, enabled: boolean, conditions: Condition[], window: TimeWindow | null, for_seconds: number, once: boolean, cooldown_seconds: number, actions: Action[], escalation: Escalation | null }} RuleBody */
 /** @typedef {RuleBody & { id: string, version: number, created?: string, updated?: string }} Rule */
 /** @typedef {{ version: number, rule: RuleBody, time: string, author: string }} RuleVersion */
 /** @typedef {{ device: string, time: string, values: Values }} WouldBe */
 /** @typedef {{ readings: number, matches: number, alerts: WouldBe[], truncated: boolean }} DryRun */
-/** @typedef {{ id: string, rule: string, rule_name: string, device: string, sensor: string, time: string, values: Values, raised: string, state: AlertState, acknowledged: Done | null, cleared: Done | null, note: string | null }} Alert */
+/** @typedef {{ id: string, rule: string, rule_name: string, device: string, sensor: string, time: string, values: Values, raised: string, state: AlertState, acknowledged: Done | null, cleared: Done | null, note: string | null, escalated: string | null }} Alert */
 /** @typedef {'open' | 'acknowledged' | 'cleared'} AlertState */
 /** @typedef {{ time: string, by: string }} Done */
 /** @typedef {{ value: string, observed: number, other: number | null, then: { time: string, observed: number } | null, held: boolean }} Saw */
@@ -291,7 +299,7 @@ export const devices = ({ left, right, up, down, q, health, ...page } = {}) =>
 export const deviceHealth = (name, page) => json('GET', address(`/v1/devices/${part(name)}/health`, paged(page)));
 /** @param {string} name @returns {Promise<Device>} */
 export const device = (name) => json('GET', `/v1/devices/${part(name)}`);
-/** @typedef {{ name: string, label: string | null, latitude: number | null, longitude: number | null, sensors: string[], tags: string[], group: string | null }} DeviceBody */
+/** @typedef {{ name: string, label: string | null, latitude: number | null, longitude: number | null, sensors: string[], actuators: string[], tags: string[], group: string | null }} DeviceBody */
 /** @param {DeviceBody} body @returns {Promise<Device>} */
 export const createDevice = (body) => json('POST', '/v1/devices', { body });
 /** @param {string} name @param {Partial<Omit<DeviceBody, 'name'>>} body @returns {Promise<Device>} */
@@ -300,6 +308,25 @@ export const changeDevice = (name, body) => json('PATCH', `/v1/devices/${part(na
 export const deleteDevice = (name) => nothing('DELETE', `/v1/devices/${part(name)}`);
 /** @param {string} name @returns {Promise<NewKey>} */
 export const createDeviceKey = (name) => json('POST', `/v1/devices/${part(name)}/keys`, { body: {} });
+
+/** @returns {Promise<string>} */
+export const exportDevices = async () => (await send('GET', '/v1/devices-export?format=csv', { accept: 'text/csv' })).text();
+/** @param {unknown} body @returns {Promise<{ created: number, changed: number }>} */
+export const importDevices = (body) => json('POST', '/v1/devices-import', { body });
+/** @param {PageRequest} [page] @returns {Promise<Page<Actuator>>} */
+export const actuators = (page) => json('GET', address('/v1/actuators', paged(page)));
+/** @param {Actuator} body @returns {Promise<Actuator>} */
+export const createActuator = (body) => json('POST', '/v1/actuators', { body });
+/** @param {string} name */
+export const deleteActuator = (name) => nothing('DELETE', `/v1/actuators/${part(name)}`);
+/** @param {string} name @param {PageRequest} [page] @returns {Promise<Page<Command>>} */
+export const commands = (name, page) => json('GET', address(`/v1/devices/${part(name)}/commands`, paged(page)));
+/** @param {string} name @param {{ actuator: string, steps: Step[], timeout_seconds?: number }} body */
+export const sendCommands = (name, body) => nothing('POST', `/v1/devices/${part(name)}/commands`, { body });
+/** @param {string} id */
+export const cancelCommand = (id) => nothing('POST', `/v1/commands/${part(id)}/cancel`);
+/** @param {string} name @returns {Promise<Twin>} */
+export const twin = (name) => json('GET', `/v1/devices/${part(name)}/twin`);
 
 // Rules, alerts, messages.
 

@@ -51,7 +51,7 @@ impl Default for Config {
             group_bytes_max: 8 << 20,
             batch_bytes_max: 256 << 10,
             record_bytes_max: 1 << 20,
-            fetch_bytes_max: 4 << 20,
+            fetch_bytes_max: 16 << 20,
             index_interval_bytes: 64 << 10,
             topics_max: 10_000,
             open_files_max: 256,

@@ -24,7 +24,7 @@ mod writer;
 pub use config::Config;
 pub use error::Error;
 pub use groups::{Group, Position};
-pub use record::{Record, Stored};
+pub use record::{Fetched, Record, RecordView, Stored};
 pub use topic::Topic;
 
 use std::collections::{BTreeMap, HashMap};

@@ -9,12 +9,12 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::config::Config;
-use crate::core::batch::{self, Flaw, Front};
+use crate::core::batch::{self, Flaw, Front, Header};
 use crate::core::partition::{Index, Partition as Core, Place, Segment, Tail};
 use crate::core::scan::{Role, Scan, Stop, Verdict};
 use crate::error::Error;
 use crate::files::{Files, LogFile};
-use crate::record::Stored;
+use crate::record::{Fetched, Stored};
 
 /// How much a look over a segment reads at a time.
 const SCAN_BYTES: u64 = 1 << 20;
@@ -184,10 +184,34 @@ impl Partition {
     /// Whole batches from the one that holds `from` on, as many as fit in `bytes_max` but at least one; of them
     /// the records at and after `from`. Blocks on the disk.
     pub(crate) fn read(&self, from: u64, bytes_max: usize) -> Result<Vec<Stored>, Error> {
+        let mut stored = Vec::new();
+        self.read_batches(from, bytes_max, |header, bytes| {
+            batch::decode(&bytes, &header, from, &mut stored)
+        })?;
+        Ok(stored)
+    }
+
+    /// The same, with nothing copied.
+    pub(crate) fn read_raw(&self, from: u64, bytes_max: usize) -> Result<Fetched, Error> {
+        let mut batches = Vec::new();
+        self.read_batches(from, bytes_max, |header, bytes| {
+            batch::walk(&bytes, &header, |_, _| {})?;
+            batches.push((header, bytes));
+            Ok(())
+        })?;
+        Ok(Fetched { from, batches })
+    }
+
+    fn read_batches(
+        &self,
+        from: u64,
+        bytes_max: usize,
+        take: impl FnMut(Header, Bytes) -> Result<(), Flaw>,
+    ) -> Result<(), Error> {
         loop {
             let place = self.log.lock().locate(from);
             let place = place.map_err(|o| Error::OutOfRange { start: o.start, end: o.end })?;
-            let Some(place) = place else { return Ok(Vec::new()) };
+            let Some(place) = place else { return Ok(()) };
             let path = self.segment_path(place.segment);
             let file = match self.files.open(&path) {
                 // A trim deleted it meanwhile; the next round says that the offset is gone.
@@ -201,7 +225,7 @@ impl Partition {
             };
             if let Some(position) = place.position {
                 let reader = Reader { file, path, end: place.bytes, position };
-                return reader.read(from, bytes_max, self.index_interval);
+                return reader.read(from, (bytes_max, self.index_interval), take);
             }
             let index = self.verify(&file, &path, place)?;
             self.log.lock().indexed(place.segment, index);
@@ -230,8 +254,13 @@ struct Reader {
 }
 
 impl Reader {
-    fn read(mut self, from: u64, bytes_max: usize, skip: u64) -> Result<Vec<Stored>, Error> {
-        let mut stored = Vec::new();
+    fn read(
+        mut self,
+        from: u64,
+        (bytes_max, skip): (usize, u64),
+        mut take: impl FnMut(Header, Bytes) -> Result<(), Flaw>,
+    ) -> Result<(), Error> {
+        let mut is_there = false;
         let mut taken = 0;
         let mut next = None;
         let mut bytes = self.load(skip + bytes_max as u64)?;
@@ -258,16 +287,13 @@ impl Reader {
                 if taken > 0 && taken + header.bytes > bytes_max {
                     break;
                 }
-                batch::decode(&batch, &header, from, &mut stored)
-                    .map_err(|flaw| self.corrupt(flaw))?;
+                is_there |= header.base_offset <= from;
+                take(header, batch).map_err(|flaw| self.corrupt(flaw))?;
                 taken += header.bytes;
             }
             self.position += header.bytes as u64;
         }
-        match stored.first() {
-            Some(first) if first.offset == from => Ok(stored),
-            _ => Err(self.corrupt(Flaw::Offset)),
-        }
+        if is_there { Ok(()) } else { Err(self.corrupt(Flaw::Offset)) }
     }
 
     /// Reads from the position on.

@@ -1,6 +1,8 @@
 use base::Timestamp;
 use bytes::Bytes;
 
+use crate::core::batch::{self, Header, Raw};
+
 /// What is appended to a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
@@ -17,6 +19,61 @@ pub struct Record {
 pub struct Stored {
     pub offset: u64,
     pub record: Record,
+}
+
+/// What one fetch read, still as it lies on disk: nothing is copied out of it.
+#[derive(Debug, Clone, Default)]
+pub struct Fetched {
+    /// What comes before is not wanted.
+    pub(crate) from: u64,
+    /// Whole batches, each with the records in it looked over.
+    pub(crate) batches: Vec<(Header, Bytes)>,
+}
+
+/// A record in the memory of its [`Fetched`].
+#[derive(Clone, Copy)]
+pub struct RecordView<'a, 'r> {
+    pub offset: u64,
+    pub value: &'a [u8],
+    raw: &'r Raw<'a>,
+}
+
+impl Fetched {
+    pub fn is_empty(&self) -> bool {
+        self.batches.is_empty()
+    }
+
+    /// The offset after the last record; where the fetch began when it read nothing.
+    pub fn next(&self) -> u64 {
+        self.batches.last().map_or(self.from, |(header, _)| header.next_offset())
+    }
+
+    /// Shows the records in their order.
+    pub fn visit<'a>(&'a self, mut see: impl FnMut(RecordView<'a, '_>)) {
+        for (header, bytes) in &self.batches {
+            let walked = batch::walk(bytes, header, |offset, raw| {
+                if offset >= self.from {
+                    see(RecordView { offset, value: raw.value, raw });
+                }
+            });
+            debug_assert!(walked.is_ok(), "the batch was looked over when it was read");
+        }
+    }
+}
+
+impl<'a> RecordView<'a, '_> {
+    pub fn timestamp(&self) -> Timestamp {
+        Timestamp::from_millis(self.raw.ms)
+    }
+
+    pub fn key(&self) -> Option<&'a [u8]> {
+        self.raw.key
+    }
+
+    /// The first header of this name.
+    pub fn header(&self, name: &str) -> Option<&'a [u8]> {
+        self.raw.headers.iter().find(|(n, _)| *n == name).map(|(_, value)| *value)
+    }
 }
 
 impl Record {

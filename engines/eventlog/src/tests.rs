@@ -132,6 +132,36 @@ async fn records_come_back_in_order_with_everything_that_they_carried() {
 }
 
 #[tokio::test]
+async fn records_as_they_lie_on_disk_are_those_that_are_fetched() {
+    let place = Place::new();
+    let log = place.open().await;
+    let topic = topic(&log).await;
+    topic.append(0, vec![record("a"), record("b"), record("c")]).await.unwrap();
+    put(&topic, "d").await.unwrap();
+    for from in 0..=4 {
+        let stored = topic.fetch(0, from, ALL).await.unwrap();
+        let fetched = topic.fetch_raw(0, from, ALL).await.unwrap();
+        let mut seen = Vec::new();
+        fetched.visit(|record| {
+            let key = record.key().map(Bytes::copy_from_slice);
+            let name = stored[seen.len()].record.headers.first().map(|(name, _)| name.as_str());
+            let header = name.and_then(|name| record.header(name)).map(Bytes::copy_from_slice);
+            let value = Bytes::copy_from_slice(record.value);
+            seen.push((record.offset, record.timestamp(), key, value, header));
+        });
+        let expected = stored.into_iter().map(|Stored { offset, record }| {
+            let header = record.headers.first().map(|(_, value)| value.clone());
+            (offset, record.timestamp, record.key, record.value, header)
+        });
+        assert_eq!(seen, expected.collect::<Vec<_>>(), "from {from}");
+        assert_eq!((fetched.next(), fetched.is_empty()), (4, from == 4));
+    }
+    assert_eq!(topic.fetch_raw(0, 2, 0).await.unwrap().next(), 3, "at least one batch");
+    let beyond = topic.fetch_raw(0, 5, ALL).await.unwrap_err();
+    assert!(matches!(beyond, Error::OutOfRange { start: 0, end: 4 }), "{beyond}");
+}
+
+#[tokio::test]
 async fn a_fetch_begins_in_the_middle_of_a_batch_and_ends_at_the_durable_end() {
     let place = Place::new();
     let log = place.open().await;

@@ -8,7 +8,7 @@ use crate::Inner;
 use crate::core::{batch, murmur};
 use crate::error::Error;
 use crate::partition::Partition;
-use crate::record::{Record, Stored};
+use crate::record::{Fetched, Record, Stored};
 use crate::writer::{Append, Payload, Request};
 
 /// A named row of partitions that belongs to one organisation; cloning it is cheap.
@@ -76,15 +76,36 @@ impl Topic {
         from: u64,
         bytes_max: usize,
     ) -> Result<Vec<Stored>, Error> {
+        self.read(partition, from, bytes_max, Partition::read).await
+    }
+
+    /// The same for whoever goes over all records at once: they stay as they lie on disk.
+    pub async fn fetch_raw(
+        &self,
+        partition: u32,
+        from: u64,
+        bytes_max: usize,
+    ) -> Result<Fetched, Error> {
+        let fetched = self.read(partition, from, bytes_max, Partition::read_raw).await?;
+        Ok(Fetched { from, ..fetched })
+    }
+
+    async fn read<T: Default + Send + 'static>(
+        &self,
+        partition: u32,
+        from: u64,
+        bytes_max: usize,
+        read: fn(&Partition, u64, usize) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let target = self.parts.partition(partition)?;
         let place = target.log.lock().locate(from);
         match place {
             Err(range) => Err(Error::OutOfRange { start: range.start, end: range.end }),
-            Ok(None) => Ok(Vec::new()),
+            Ok(None) => Ok(T::default()),
             Ok(Some(_)) => {
                 let target = target.clone();
                 let bytes_max = bytes_max.min(self.log.config.fetch_bytes_max);
-                let read = tokio::task::spawn_blocking(move || target.read(from, bytes_max));
+                let read = tokio::task::spawn_blocking(move || read(&target, from, bytes_max));
                 // It is not cancelled and does not panic, unless the runtime is going down.
                 read.await.map_err(|_| Error::Closed)?
             }

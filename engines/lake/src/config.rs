@@ -61,7 +61,7 @@ impl Default for Config {
             dir: PathBuf::from("lake"),
             flush_interval: Duration::from_secs(5),
             flush_rows: 50_000,
-            tail_rows_max: 200_000,
+            tail_rows_max: 1_000_000,
             tables_max: 1_000,
             existing_keys_max: 100_000,
             compact_commits: 64,

@@ -92,6 +92,7 @@ impl Owner {
         self.due = None;
         let Some(tail) = self.shared.begin_flush() else { return };
         let rows = tail.rows;
+        let began = self.base.clock.instant();
         let (delta, shared) = (self.delta.take(), self.shared.clone());
         match blocking(move || append(delta, tail, shared)).await {
             Ok((delta, files)) => {
@@ -101,6 +102,8 @@ impl Owner {
                 self.commits += 1;
                 self.counters.commits.inc();
                 self.counters.rows.inc_by(rows as u64);
+                let took = self.base.clock.instant() - began;
+                self.counters.seconds.inc_by(took.as_secs_f64());
                 self.compacting |= self.commits >= self.shared.config.compact_commits;
             }
             Err(error) => {

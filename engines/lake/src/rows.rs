@@ -112,7 +112,6 @@ pub struct Rows {
     day_of: usize,
     identity: Vec<usize>,
     columns: Vec<Column>,
-    keys: Identities,
     length: usize,
 }
 
@@ -148,23 +147,45 @@ impl Rows {
             identity: spec.identity.iter().map(|name| spec.index(name)).collect(),
             spec: Arc::new(spec.clone()),
             columns,
-            keys: HashSet::new(),
             length: 0,
         })
     }
 
     /// Adds one row, with its values in the order of the table's columns. A refused row leaves no trace.
     pub fn push(&mut self, row: &[Value<'_>]) -> Result<(), Error> {
+        self.check_count(row.len())?;
         self.check(row)?;
-        let mut key = Vec::with_capacity(48);
-        for index in &self.identity {
-            encode(row[*index], &mut key)?;
-        }
         for (column, value) in self.columns.iter_mut().zip(row) {
-            column.push(*value);
+            column.push(*value, 1);
         }
-        self.keys.insert(key.into());
         self.length += 1;
+        Ok(())
+    }
+
+    /// Adds rows whose first values are the same, those of the identity among them: what they share is looked at once.
+    /// Refused, they leave no trace.
+    pub fn push_sharing<'v, const N: usize>(
+        &mut self,
+        shared: &[Value<'_>],
+        rest: impl Iterator<Item = [Value<'v>; N]> + Clone,
+    ) -> Result<(), Error> {
+        self.check_count(shared.len() + N)?;
+        self.check(shared)?;
+        let mut count = 0;
+        for row in rest.clone() {
+            self.check_types(shared.len(), &row)?;
+            count += 1;
+        }
+        let (first, last) = self.columns.split_at_mut(shared.len());
+        for (column, value) in first.iter_mut().zip(shared) {
+            column.push(*value, count);
+        }
+        for row in rest {
+            for (column, value) in last.iter_mut().zip(row) {
+                column.push(value, 1);
+            }
+        }
+        self.length += count;
         Ok(())
     }
 
@@ -176,16 +197,37 @@ impl Rows {
         self.length == 0
     }
 
-    fn check(&self, row: &[Value<'_>]) -> Result<(), Error> {
-        if row.len() != self.columns.len() {
-            return Err(Error::Invalid(format!(
-                "a row of {} has {} values, not {}",
-                self.spec.name,
-                self.columns.len(),
-                row.len()
-            )));
+    fn check_count(&self, count: usize) -> Result<(), Error> {
+        if count == self.columns.len() {
+            return Ok(());
         }
-        for ((name, column_type), value) in self.spec.columns.iter().zip(row) {
+        Err(Error::Invalid(format!(
+            "a row of {} has {} values, not {count}",
+            self.spec.name,
+            self.columns.len(),
+        )))
+    }
+
+    /// Checks the first values of a row, in which the identity must be.
+    fn check(&self, row: &[Value<'_>]) -> Result<(), Error> {
+        self.check_types(0, row)?;
+        for index in &self.identity {
+            match row.get(*index) {
+                Some(Value::Text(_) | Value::Time(_) | Value::Int(_)) => {}
+                _ => return Err(Error::Invalid(NO_IDENTITY.into())),
+            }
+        }
+        match row.get(self.day_of) {
+            Some(Value::Time(time)) if (YEAR_0..YEAR_10000).contains(&time.micros()) => Ok(()),
+            Some(Value::Time(time)) => {
+                Err(Error::Invalid(format!("{time} lies outside the years 0 to 9999")))
+            }
+            _ => Err(Error::Invalid(format!("column {} is never null", self.spec.day_of))),
+        }
+    }
+
+    fn check_types(&self, from: usize, values: &[Value<'_>]) -> Result<(), Error> {
+        for ((name, column_type), value) in self.spec.columns[from..].iter().zip(values) {
             let fits = matches!(
                 (column_type, value),
                 (_, Value::Null)
@@ -198,12 +240,6 @@ impl Rows {
                 return Err(Error::Invalid(format!("column {name} takes {column_type:?} values")));
             }
         }
-        let Value::Time(time) = row[self.day_of] else {
-            return Err(Error::Invalid(format!("column {} is never null", self.spec.day_of)));
-        };
-        if !(YEAR_0..YEAR_10000).contains(&time.micros()) {
-            return Err(Error::Invalid(format!("{time} lies outside the years 0 to 9999")));
-        }
         Ok(())
     }
 
@@ -211,27 +247,31 @@ impl Rows {
         &self.spec
     }
 
-    pub(crate) fn finish(mut self) -> Result<(RecordBatch, Identities), Error> {
+    pub(crate) fn finish(mut self) -> Result<RecordBatch, Error> {
         let columns: Vec<ArrayRef> = self.columns.iter_mut().map(Column::finish).collect();
-        let batch = RecordBatch::try_new(self.schema, columns)
-            .map_err(|error| Error::internal("build a batch of rows", error))?;
-        Ok((batch, self.keys))
+        RecordBatch::try_new(self.schema, columns)
+            .map_err(|error| Error::internal("build a batch of rows", error))
     }
 }
 
 impl Column {
-    fn push(&mut self, value: Value<'_>) {
+    /// Adds a value so many times.
+    fn push(&mut self, value: Value<'_>, count: usize) {
         match (self, value) {
-            (Self::Text(column), Value::Text(text)) => column.append_value(text),
-            (Self::Timestamp(column), Value::Time(time)) => column.append_value(time.micros()),
-            (Self::Float(column), Value::Float(number)) if !number.is_nan() => {
-                column.append_value(number);
+            (Self::Text(column), Value::Text(text)) => {
+                (0..count).for_each(|_| column.append_value(text));
             }
-            (Self::Int(column), Value::Int(number)) => column.append_value(number),
-            (Self::Text(column), _) => column.append_null(),
-            (Self::Timestamp(column), _) => column.append_null(),
-            (Self::Float(column), _) => column.append_null(),
-            (Self::Int(column), _) => column.append_null(),
+            (Self::Timestamp(column), Value::Time(time)) => {
+                column.append_value_n(time.micros(), count);
+            }
+            (Self::Float(column), Value::Float(number)) if !number.is_nan() => {
+                column.append_value_n(number, count);
+            }
+            (Self::Int(column), Value::Int(number)) => column.append_value_n(number, count),
+            (Self::Text(column), _) => (0..count).for_each(|_| column.append_null()),
+            (Self::Timestamp(column), _) => column.append_nulls(count),
+            (Self::Float(column), _) => column.append_nulls(count),
+            (Self::Int(column), _) => column.append_nulls(count),
         }
     }
 
@@ -353,7 +393,7 @@ pub(crate) fn day_from(text: &str) -> Option<i32> {
     format!("{text}T00:00:00Z").parse::<Timestamp>().ok().map(|time| day_of(time.micros()))
 }
 
-/// Encodes the identity of one row of a batch exactly as [`Rows::push`] does.
+/// Encodes the identity of one row of a batch exactly as [`Key::new`] does.
 pub(crate) fn key_at(columns: &[ArrayRef], row: usize, key: &mut Vec<u8>) -> Result<(), Error> {
     key.clear();
     for column in columns {
@@ -370,6 +410,8 @@ pub(crate) fn key_at(columns: &[ArrayRef], row: usize, key: &mut Vec<u8>) -> Res
     Ok(())
 }
 
+const NO_IDENTITY: &str = "an identity holds texts, ints and one timestamp";
+
 /// Lengths go first, so that two different keys never have the same bytes.
 fn encode(value: Value<'_>, bytes: &mut Vec<u8>) -> Result<(), Error> {
     match value {
@@ -379,9 +421,7 @@ fn encode(value: Value<'_>, bytes: &mut Vec<u8>) -> Result<(), Error> {
         }
         Value::Time(time) => bytes.extend_from_slice(&time.micros().to_le_bytes()),
         Value::Int(number) => bytes.extend_from_slice(&number.to_le_bytes()),
-        Value::Null | Value::Float(_) => {
-            return Err(Error::Invalid("an identity holds texts, ints and one timestamp".into()));
-        }
+        Value::Null | Value::Float(_) => return Err(Error::Invalid(NO_IDENTITY.into())),
     }
     Ok(())
 }
@@ -415,11 +455,33 @@ mod tests {
         let far = Timestamp::from_micros(i64::MAX);
         assert!(rows.push(&["a".into(), far.into(), 1.0.into()]).is_err(), "no such year");
         rows.push(&["a".into(), time.into(), f64::NAN.into()]).unwrap();
-        let (batch, keys) = rows.finish().unwrap();
-        assert_eq!((batch.num_rows(), batch.column(2).null_count(), keys.len()), (2, 1, 1));
+        let batch = rows.finish().unwrap();
+        assert_eq!((batch.num_rows(), batch.column(2).null_count()), (2, 1));
         let mut key = Vec::new();
         key_at(&batch.columns()[..2], 0, &mut key).unwrap();
         assert_eq!(*key, *Key::new(&["a".into(), time.into()]).unwrap().bytes);
+    }
+
+    #[test]
+    fn rows_that_share_values_are_those_that_come_one_by_one() {
+        let spec = spec();
+        let (mut one_by_one, mut sharing) = (Rows::new(&spec).unwrap(), Rows::new(&spec).unwrap());
+        let time = Timestamp::from_millis(1);
+        let temps = [Value::Float(1.5), Value::Null, Value::Float(f64::NAN)];
+        for temp in temps {
+            one_by_one.push(&["a".into(), time.into(), temp]).unwrap();
+        }
+        let shared = ["a".into(), time.into()];
+        sharing.push_sharing(&shared, temps.iter().map(|temp| [*temp])).unwrap();
+        let wrong = [Value::Float(2.0), Value::Int(3)];
+        assert!(sharing.push_sharing(&shared, wrong.iter().map(|temp| [*temp])).is_err());
+        assert!(
+            sharing.push_sharing(&shared[..1], std::iter::once([time.into(), temps[0]])).is_err()
+        );
+        assert!(sharing.push_sharing(&shared[..1], std::iter::once([temps[0]])).is_err());
+        assert!(sharing.push_sharing(&shared, std::iter::empty::<[Value<'_>; 1]>()).is_ok());
+        assert_eq!(sharing.len(), 3);
+        assert_eq!(sharing.finish().unwrap(), one_by_one.finish().unwrap());
     }
 
     #[test]

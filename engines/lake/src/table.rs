@@ -13,7 +13,7 @@ use crate::engine::{Engine, blocking};
 use crate::files::{DataFile, Files};
 use crate::rows::{Identities, Key, Rows, TableSpec, key_at};
 use crate::scan::{Scan, View};
-use crate::tail::Tail;
+use crate::tail::{Look, Tail};
 use crate::{Config, Error};
 
 /// A table of one organisation; cloning shares it.
@@ -165,19 +165,12 @@ impl Table {
         if keys.len() > shared.config.existing_keys_max {
             return Err(Error::TooMany("lake.existing_keys_max"));
         }
-        let (mut found, files) = shared.in_tail(&keys);
-        let missing = || keys.iter().zip(&found).filter(|(_, found)| !**found).map(|(key, _)| key);
-        let days = days_to_read(missing(), &files, shared.spec.index(&shared.spec.day_of));
-        if days.is_empty() {
-            return Ok(found);
+        if keys.is_empty() {
+            return Ok(Vec::new());
         }
-        let wanted: Identities = missing().map(|key| key.bytes.clone()).collect();
+        let (tails, files) = shared.looks();
         let work = shared.clone();
-        let seen = blocking(move || async move { work.in_files(days, wanted).await }).await?;
-        for (key, found) in keys.iter().zip(&mut found) {
-            *found |= seen.contains(&key.bytes);
-        }
-        Ok(found)
+        blocking(move || async move { work.look_up(&keys, &tails, &files).await }).await
     }
 
     /// Returns when every row accepted so far is on disk.
@@ -301,13 +294,36 @@ impl Shared {
         self.state.lock().files.clone()
     }
 
-    fn in_tail(&self, keys: &[Key]) -> (Vec<bool>, Arc<Files>) {
+    /// Everything there is at one moment.
+    fn looks(&self) -> (Vec<Look>, Arc<Files>) {
         let state = self.state.lock();
-        let has = |key: &Key| {
-            state.hot.has(&key.bytes)
-                || state.flushing.as_ref().is_some_and(|tail| tail.has(&key.bytes))
-        };
-        (keys.iter().map(has).collect(), state.files.clone())
+        let tails = state.flushing.as_deref().into_iter().chain([&state.hot]);
+        (tails.map(Tail::look).collect(), state.files.clone())
+    }
+
+    async fn look_up(
+        &self,
+        keys: &[Key],
+        tails: &[Look],
+        files: &Files,
+    ) -> Result<Vec<bool>, Error> {
+        let identity: Vec<usize> =
+            self.spec.identity.iter().map(|name| self.spec.index(name)).collect();
+        let mut found = vec![false; keys.len()];
+        for tail in tails {
+            tail.mark(keys, &identity, &mut found)?;
+        }
+        let missing = || keys.iter().zip(&found).filter(|(_, found)| !**found).map(|(key, _)| key);
+        let days = days_to_read(missing(), files, self.spec.index(&self.spec.day_of));
+        if days.is_empty() {
+            return Ok(found);
+        }
+        let wanted: Identities = missing().map(|key| key.bytes.clone()).collect();
+        let seen = self.in_files(days, wanted).await?;
+        for (key, found) in keys.iter().zip(&mut found) {
+            *found |= seen.contains(&key.bytes);
+        }
+        Ok(found)
     }
 
     async fn in_files(&self, days: Vec<Day>, wanted: Identities) -> Result<Identities, Error> {

@@ -4,8 +4,8 @@ use crate::{Error, Fault, Result};
 
 /// The columns, in the order in which they are written. Read, they may come in any order, and all but the first may be
 /// missing.
-pub(crate) const COLUMNS: [&str; 7] =
-    ["name", "label", "latitude", "longitude", "sensors", "tags", "group"];
+pub(crate) const COLUMNS: [&str; 8] =
+    ["name", "label", "latitude", "longitude", "sensors", "actuators", "tags", "group"];
 
 /// Writes a table with its heading.
 pub(crate) fn write(rows: impl Iterator<Item = [String; COLUMNS.len()]>) -> String {
@@ -115,9 +115,9 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read_again(
-            rows in proptest::collection::vec(proptest::array::uniform7("[a,\"\n\r; 한]{0,6}"), 0..5),
+            rows in proptest::collection::vec(proptest::array::uniform8("[a,\"\n\r; 한]{0,6}"), 0..5),
         ) {
-            let named: Vec<[String; 7]> = rows
+            let named: Vec<[String; 8]> = rows
                 .into_iter()
                 .map(|mut row| {
                     row[0].insert(0, 'n');

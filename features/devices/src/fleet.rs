@@ -16,12 +16,14 @@ use relational::{Read, Tx};
 use results::Question;
 use tokio::sync::{Semaphore, watch};
 
+use crate::errands::{self, Errands};
 use crate::health::{self, Vitals};
 use crate::reading::Reading;
-use crate::registry::{Device, Registry, Sensor, Wanted};
+use crate::registry::{Actuator, Device, Registry, Sensor, Wanted};
 use crate::rule::{Deed, Rule, RuleId, RuleSet, RuleText};
 use crate::{
-    DEAD_LETTERS_TOPIC, Error, Fault, House, Overview, READINGS_TOPIC, Result, pipeline, store,
+    DEAD_LETTERS_TOPIC, Error, Fault, House, Overview, READINGS_TOPIC, Result, commands, pipeline,
+    store, twin,
 };
 
 /// First readings that are registered in one transaction.
@@ -36,6 +38,7 @@ pub(crate) struct Fleet {
     pub table: Table,
     pub rate: Rate,
     pub health: Topic,
+    pub errands: Errands,
     /// Locked after the registry, where both are.
     pub vitals: Mutex<Vitals>,
     registry: RwLock<Registry>,
@@ -79,6 +82,7 @@ impl Fleet {
             table,
             rate: Rate::default(),
             health,
+            errands: Errands::default(),
             vitals: Mutex::default(),
             registry: RwLock::new(registry),
             rules: watch::Sender::new(Arc::new(RuleSet::new(1, rules))),
@@ -93,6 +97,9 @@ impl Fleet {
         let owner = fleet.clone();
         let watch = move || health::keeper::run(owner.clone());
         fleet.house.base.tasks.supervise("devices-health", watch);
+        let owner = fleet.clone();
+        let errands = move || errands::run(owner.clone());
+        fleet.house.base.tasks.supervise("devices-errands", errands);
         for partition in 0..partitions {
             let owner = fleet.clone();
             let run = move || pipeline::run(owner.clone(), partition);
@@ -259,6 +266,78 @@ impl Fleet {
         .await
     }
 
+    /// Adds an actuator, or changes the one of this name; a command that a rule gives stays.
+    pub(crate) async fn put_actuator(
+        self: &Arc<Self>,
+        actuator: Actuator,
+        is_new: bool,
+    ) -> Result<Arc<Actuator>> {
+        self.change(move |fleet| async move {
+            let most = fleet.house.config.actuators_max;
+            let known = fleet.actuator(&actuator.name).ok();
+            match known {
+                Some(_) if is_new => {
+                    return Err(Error::AlreadyExists("actuator", actuator.name));
+                }
+                None if !is_new => return Err(Error::NotFound("actuator", actuator.name)),
+                None if fleet.registry(|registry| registry.actuators.len()) >= most => {
+                    return Err(Error::Full("actuators", most));
+                }
+                _ => {}
+            }
+            for rule in fleet.rules().rules.values() {
+                let steps = rule.text.steps_of(&actuator.name);
+                if let Some(steps) =
+                    steps.into_iter().find(|it| !actuator.faults_of(it, "", &fleet.house.config).is_empty())
+                {
+                    return Err(Error::InUse(format!(
+                        "the rule {:?} gives {} commands that would not fit; change or delete the rule first",
+                        rule.text.name,
+                        steps.len()
+                    )));
+                }
+            }
+            let actuator = Arc::new(actuator);
+            let (organisation, row) = (fleet.organisation, actuator.clone());
+            let put = async move |tx: &mut Tx| store::put_actuator(tx, organisation, &row).await;
+            fleet.house.needs.db.write(put).await?;
+            let mut registry = fleet.registry.write();
+            registry.actuators.insert(actuator.name.clone(), actuator.clone());
+            Ok(actuator)
+        })
+        .await
+    }
+
+    /// Deletes an actuator that no device carries and no rule uses.
+    pub(crate) async fn delete_actuator(self: &Arc<Self>, name: String) -> Result<()> {
+        self.change(move |fleet| async move {
+            fleet.actuator(&name)?;
+            let set = fleet.rules();
+            if let Some(rule) = set.rules.values().find(|it| !it.text.steps_of(&name).is_empty()) {
+                return Err(Error::InUse(format!(
+                    "the actuator {name:?} is used by the rule {:?}; delete the rule first",
+                    rule.text.name
+                )));
+            }
+            let carrier = fleet.registry(|registry| {
+                let mut devices = registry.devices.values();
+                devices.find(|it| it.actuators.contains(&name)).map(|it| it.name.clone())
+            });
+            if let Some(carrier) = carrier {
+                return Err(Error::InUse(format!(
+                    "the actuator {name:?} is carried by the device {carrier:?}"
+                )));
+            }
+            let (organisation, row) = (fleet.organisation, name.clone());
+            let delete =
+                async move |tx: &mut Tx| store::delete_actuator(tx, organisation, &row).await;
+            fleet.house.needs.db.write(delete).await?;
+            fleet.registry.write().actuators.remove(&name);
+            Ok(())
+        })
+        .await
+    }
+
     pub(crate) async fn create_device(self: &Arc<Self>, device: Device) -> Result<Arc<Device>> {
         self.change(move |fleet| async move {
             let config = &fleet.house.config;
@@ -330,6 +409,11 @@ impl Fleet {
                         let text = format!("there is no sensor {sensor:?}");
                         faults.push(Fault::new(format!("/devices/{index}/sensors"), text));
                     }
+                    let unknown = device.actuators.iter();
+                    for name in unknown.filter(|it| !registry.actuators.contains_key(*it)) {
+                        let text = format!("there is no actuator {name:?}");
+                        faults.push(Fault::new(format!("/devices/{index}/actuators"), text));
+                    }
                     let known = registry.devices.get(&device.name);
                     made += usize::from(known.is_none());
                     let device = match known {
@@ -372,7 +456,7 @@ impl Fleet {
         self.change(move |fleet| async move {
             fleet.device(&name)?;
             let set = fleet.rules();
-            let user = set.rules.values().find(|r| r.text.device.as_deref() == Some(&*name));
+            let user = set.rules.values().find(|r| r.text.names_device(&name));
             if let Some(rule) = user {
                 return Err(Error::InUse(format!(
                     "the device {name:?} is named by the rule {:?}; delete the rule first",
@@ -382,6 +466,8 @@ impl Fleet {
             let (organisation, row) = (fleet.organisation, name.clone());
             let delete = async move |tx: &mut Tx| {
                 store::delete_device(tx, organisation, &row).await?;
+                commands::delete(tx, organisation, &row).await?;
+                twin::delete(tx, organisation, &row).await?;
                 health::keeper::delete(tx, organisation, &row).await
             };
             fleet.house.needs.db.write(delete).await?;
@@ -552,18 +638,34 @@ impl Fleet {
             }
             faults
         });
+        let mut faults = faults;
+        for (index, action) in text.actions.iter().enumerate() {
+            let Deed::Actuator { device, actuator, steps, timeout } = action else { continue };
+            let known = device.as_ref().map(|device| self.device(device));
+            if let Some(Err(_)) = known {
+                let text = "there is no such device";
+                faults.push(Fault::new(format!("/actions/{index}/device"), text));
+            }
+            let known = known.and_then(Result::ok);
+            let at = format!("/actions/{index}/steps");
+            let wanted = (actuator.as_str(), steps.as_slice());
+            faults.extend(self.check_wish(known.as_deref(), wanted, (*timeout, &at)));
+        }
         if faults.is_empty() { Ok(()) } else { Err(Error::Invalid(faults)) }
     }
 
     /// Whether every endpoint that a rule names is there.
     async fn check_endpoints(&self, text: &RuleText) -> Result<()> {
         let mut faults = Vec::new();
-        for (index, action) in text.actions.iter().enumerate() {
-            if let Deed::Endpoint { endpoint } = action
-                && !self.house.needs.notifier.knows(self.organisation, endpoint).await?
-            {
-                let pointer = format!("/actions/{index}/endpoint");
-                faults.push(Fault::new(&pointer, format!("there is no endpoint {endpoint:?}")));
+        let later = text.escalation.as_ref().map_or(&[][..], |escalation| &escalation.actions);
+        for (at, actions) in [("/actions", &text.actions[..]), ("/escalation/actions", later)] {
+            for (index, action) in actions.iter().enumerate() {
+                if let Deed::Endpoint { endpoint } = action
+                    && !self.house.needs.notifier.knows(self.organisation, endpoint).await?
+                {
+                    let pointer = format!("{at}/{index}/endpoint");
+                    faults.push(Fault::new(&pointer, format!("there is no endpoint {endpoint:?}")));
+                }
             }
         }
         if faults.is_empty() { Ok(()) } else { Err(Error::Invalid(faults)) }
@@ -620,6 +722,14 @@ impl Fleet {
         });
         if let Some(index) = unknown {
             return Err(Error::invalid(&format!("/sensors/{index}"), "there is no such sensor"));
+        }
+        let unknown = self.registry(|registry| {
+            let mut actuators = device.actuators.iter();
+            actuators.position(|actuator| !registry.actuators.contains_key(actuator))
+        });
+        if let Some(index) = unknown {
+            let text = "there is no such actuator";
+            return Err(Error::invalid(&format!("/actuators/{index}"), text));
         }
         let device = Arc::new(device);
         let (organisation, row) = (self.organisation, device.clone());
@@ -717,7 +827,7 @@ impl Fleet {
 }
 
 /// The table that analysts know: one row per value of a reading.
-pub(crate) fn table() -> TableSpec {
+pub fn table() -> TableSpec {
     TableSpec::new(
         "readings",
         &[

@@ -5,7 +5,8 @@
 //! last (by the server's clock, whatever the readings' times), and how long each sensor may be silent.
 //!
 //! - `disconnected`: its connection was lost and nothing came since, or every sensor with a limit is silent.
-//! - `unstable`: some sensors are silent, or all of them on an open connection, or connections are lost often.
+//! - `unstable`: some sensors are silent, or all of them on an open connection, or connections are lost often, or its
+//!   battery is low: a value `battery` of any of its readings, in percent.
 //! - `stable`: connected, or heard in time.
 //! - `unknown`: never heard; or heard long ago, with no connection and no limit that would say what to think of it.
 
@@ -50,6 +51,19 @@ pub(crate) enum Reason {
     Lost,
     /// Its connection was lost again and again.
     Flapping,
+    /// It is well but for its battery.
+    BatteryLow,
+}
+
+/// The value by which a reading says how full a battery is, in percent.
+pub(crate) const BATTERY: &str = "battery";
+
+/// How full a battery was.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Battery {
+    pub percent: f64,
+    /// Of the reading.
+    pub time: Timestamp,
 }
 
 /// Its connections to the broker, all together.
@@ -189,7 +203,7 @@ impl State {
 }
 
 impl Reason {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::NeverHeard,
         Self::Connected,
         Self::Heard,
@@ -197,6 +211,7 @@ impl Reason {
         Self::Silent,
         Self::Lost,
         Self::Flapping,
+        Self::BatteryLow,
     ];
 
     pub(crate) fn word(self) -> &'static str {
@@ -208,6 +223,7 @@ impl Reason {
             Self::Silent => "silent",
             Self::Lost => "lost",
             Self::Flapping => "flapping",
+            Self::BatteryLow => "battery-low",
         }
     }
 
@@ -235,6 +251,7 @@ pub(crate) struct Vital {
     connections: usize,
     drops: VecDeque<Timestamp>,
     heard: HashMap<String, Timestamp>,
+    battery: Option<Battery>,
     due: Option<Timestamp>,
     /// What was told last; nothing before the first time.
     pub told: Option<Health>,
@@ -308,6 +325,23 @@ impl Vitals {
         if !is_well {
             self.touched.insert(device.to_owned());
         }
+    }
+
+    /// A reading of the device says how full its battery is.
+    pub(crate) fn powered(&mut self, device: &str, battery: Battery) {
+        let Some(vital) = self.devices.get_mut(device) else { return };
+        if vital.battery.is_none_or(|known| known.time < battery.time) {
+            let has_moved =
+                vital.battery.is_none_or(|it| it.percent.to_bits() != battery.percent.to_bits());
+            vital.battery = Some(battery);
+            if has_moved {
+                self.touched.insert(device.to_owned());
+            }
+        }
+    }
+
+    pub(crate) fn battery(&self, device: &str) -> Option<Battery> {
+        self.devices.get(device)?.battery
     }
 
     /// A client carries a device: what becomes of its connection is a sign of it. One that left carries nothing more,
@@ -475,16 +509,21 @@ impl Vital {
                 limit: registry.sensors.get(sensor).and_then(|sensor| sensor.silent_after),
             })
             .collect();
-        judge(
-            &Signs {
-                created: device.created,
-                link: self.link,
-                drops: self.drops.make_contiguous(),
-                pulses: &pulses,
-                heard_lately: config.health_heard_lately,
-            },
-            now,
-        )
+        let signs = Signs {
+            created: device.created,
+            link: self.link,
+            drops: self.drops.make_contiguous(),
+            pulses: &pulses,
+            heard_lately: config.health_heard_lately,
+        };
+        let judgement = judge(&signs, now);
+        let low = f64::from(config.health_battery_low);
+        let is_low = self.battery.is_some_and(|battery| battery.percent < low);
+        if is_low && judgement.state == State::Stable {
+            let (state, reason) = (State::Unstable, Reason::BatteryLow);
+            return Judgement { state, reason, ..judgement };
+        }
+        judgement
     }
 
     /// What is to be written down, if anything is.

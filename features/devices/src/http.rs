@@ -1,11 +1,13 @@
 //! The operations under `/v1`. What goes over the wire stands in `http/wire.rs`.
 
+mod acting;
 mod wire;
 
 use std::ops::Bound;
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use base::access::{Action, Resource};
 use base::{ErrorKind, EventId, Page};
 use edge::{
     Caller, Created, Events, Json, LastEventId, NoContent, Operation, PageBody, Paging, Path,
@@ -14,6 +16,7 @@ use edge::{
 use relational::{Read, Tx};
 
 use crate::health::keeper;
+use crate::intake::{ANSWER_PREFIX, COMMAND_PREFIX, DESIRED_PREFIX, REPORTED_PREFIX};
 use crate::reading::check_name;
 use crate::registry::{Device, DeviceFilter, Sensor};
 use crate::rule::{RuleId, RuleText};
@@ -21,11 +24,11 @@ use crate::store::{AlertFilter, AlertState};
 use crate::stream::{Kind, follow};
 use crate::{
     ALERTS_READ, ALERTS_WRITE, DEVICES_KEYS, DEVICES_PROVISION, DEVICES_READ, DEVICES_WRITE,
-    Devices, Error, Fault, KeyRequest, MQTT_PUBLISH, READINGS_PUBLISH, READINGS_READ, RULES_READ,
-    RULES_WRITE, csv, store,
+    Devices, Error, Fault, KeyRequest, MQTT_PUBLISH, MQTT_SUBSCRIBE, READINGS_PUBLISH,
+    READINGS_READ, RULES_READ, RULES_WRITE, csv, store,
 };
 use wire::{
-    AlertDetailView, AlertView, AlertsQuery, DeviceBody, DeviceView, DevicesBody,
+    AlertDetailView, AlertView, AlertsQuery, BatteryView, DeviceBody, DeviceView, DevicesBody,
     DevicesImportBody, DevicesQuery, EventsQuery, EventsTopic, ExportFormat, ExportQuery,
     HandleBody, HealthEntryView, HealthState, ImportedView, IssuedKeyView, KeyBody, Patch,
     ReadingsBody, RefusedView, RestoreBody, RuleBody, RuleView, RulesBody, SensorBody, SensorView,
@@ -39,7 +42,8 @@ const READINGS_BODY_BYTES_MAX: usize = 2 << 20;
 
 pub(crate) fn routes(devices: Devices) -> Routes<Devices> {
     let routes = Routes::new(devices);
-    reading_routes(alert_routes(rule_routes(device_routes(sensor_routes(routes)))))
+    let routes = acting::actuator_routes(device_routes(sensor_routes(routes)));
+    reading_routes(alert_routes(rule_routes(acting::command_routes(routes))))
 }
 
 fn sensor_routes(routes: Routes<Devices>) -> Routes<Devices> {
@@ -148,9 +152,18 @@ fn device_routes(routes: Routes<Devices>) -> Routes<Devices> {
             device_health,
         )
         .add(
+            of(Operation::get("/v1/devices/{name}/battery"))
+                .id("readDeviceBattery")
+                .summary("How full the battery of a device was, the newest first.")
+                .action(DEVICES_READ)
+                .resource("device/{name}")
+                .kinds(&[ErrorKind::NotFound]),
+            device_battery,
+        )
+        .add(
             of(Operation::post("/v1/devices/{name}/keys"))
                 .id("createDeviceKey")
-                .summary("Makes a key that may publish this device's readings and nothing else.")
+                .summary("Makes a key that may publish this device's readings, hear and answer what is wanted of it, and nothing else.")
                 .action(DEVICES_KEYS)
                 .resource("device/{name}")
                 .kinds(&[ErrorKind::NotFound])
@@ -421,7 +434,8 @@ async fn list_devices(
     let mut last = devices.house.needs.db.read(ask).await?;
     let view = |device: std::sync::Arc<Device>| {
         let last = last.remove(&device.name).unwrap_or_default();
-        DeviceView::new(&device, fleet.health_of(&device), last)
+        let signs = (fleet.health_of(&device), fleet.battery_of(&device.name));
+        DeviceView::new(&device, signs, last)
     };
     Ok(page.map(view).into())
 }
@@ -478,8 +492,9 @@ async fn view(devices: &Devices, caller: &Caller, device: &Device) -> Result<Dev
     let (organisation, names) = (caller.organisation(), [device.name.clone()]);
     let ask = async move |read: &mut Read| store::last_readings(read, organisation, &names).await;
     let mut last = devices.house.needs.db.read(ask).await?;
-    let health = devices.fleet(organisation).await?.health_of(device);
-    Ok(DeviceView::new(device, health, last.remove(&device.name).unwrap_or_default()))
+    let fleet = devices.fleet(organisation).await?;
+    let signs = (fleet.health_of(device), fleet.battery_of(&device.name));
+    Ok(DeviceView::new(device, signs, last.remove(&device.name).unwrap_or_default()))
 }
 
 async fn device_health(
@@ -494,6 +509,17 @@ async fn device_health(
         async move |read: &mut Read| keeper::history(read, organisation, &name, &request).await;
     let page = devices.house.needs.db.read(ask).await?;
     Ok(page.map(HealthEntryView::from).into())
+}
+
+async fn device_battery(
+    State(devices): State<Devices>,
+    caller: Caller,
+    Path(name): Path<String>,
+    Paging(request): Paging,
+) -> Result<PageBody<BatteryView>> {
+    let fleet = devices.fleet(caller.organisation()).await?;
+    fleet.device(&name)?;
+    Ok(fleet.battery_history(&name, &request).await?.map(BatteryView::from).into())
 }
 
 async fn create_device_key(
@@ -518,10 +544,22 @@ async fn issue_key(
     if let Err(why) = crate::rule::check_title(&label) {
         return Err(Error::invalid("/label", why).into());
     }
-    let grants = vec![
+    let mut grants = vec![
         (MQTT_PUBLISH, format!("mqtt/data/{name}")),
         (READINGS_PUBLISH.0, crate::device_path(name)),
     ];
+    // A fleet's key may be made for readings alone, and nobody gives what they do not have.
+    let further = [
+        (MQTT_SUBSCRIBE, format!("mqtt/{COMMAND_PREFIX}{name}")),
+        (MQTT_PUBLISH, format!("mqtt/{ANSWER_PREFIX}{name}")),
+        (MQTT_SUBSCRIBE, format!("mqtt/{DESIRED_PREFIX}{name}")),
+        (MQTT_PUBLISH, format!("mqtt/{REPORTED_PREFIX}{name}")),
+    ];
+    let authority = &devices.house.needs.authority;
+    grants.extend(further.into_iter().filter(|(action, path)| {
+        let resource = Resource { organisation: caller.organisation(), path };
+        authority.authorize(&caller.principal, Action(action), resource).is_ok()
+    }));
     let request = KeyRequest { label, grants };
     let issued = devices.house.needs.keys.issue(&caller.principal, request).await;
     Ok(issued.map_err(Error::from)?.into())

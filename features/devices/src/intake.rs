@@ -10,9 +10,11 @@ use bytes::Bytes;
 use eventlog::Record;
 use serde::{Deserialize, Serialize};
 
+use crate::commands::Answer;
 use crate::fleet::Fleet;
 use crate::reading::{Reading, Refusal};
 use crate::registry::Wanted;
+use crate::twin::Report;
 use crate::{DEVICES_REGISTER, Devices, Error, Result};
 
 /// What became of a message of a device.
@@ -22,12 +24,22 @@ pub enum Outcome {
     Stored,
     /// Among the dead letters, on disk.
     Refused { reason: String },
+    /// Only the server may send such a message.
+    Denied,
     /// Nowhere; it must not be acknowledged.
     Unavailable,
 }
 
 /// The topics that devices publish to begin so.
 pub(crate) const TOPIC_PREFIX: &str = "data/";
+/// Commands to devices.
+pub(crate) const COMMAND_PREFIX: &str = "command/";
+/// What devices say of commands.
+pub(crate) const ANSWER_PREFIX: &str = "answer/";
+/// What devices are to be like.
+pub(crate) const DESIRED_PREFIX: &str = "desired/";
+/// What devices say that they are like.
+pub(crate) const REPORTED_PREFIX: &str = "reported/";
 /// The header with the moment at which a reading was received, in microseconds since 1970.
 pub(crate) const RECEIVED: &str = "received";
 /// How much of a topic a dead letter keeps.
@@ -37,6 +49,46 @@ impl Devices {
     /// The device of a broker's topic, such as `roof-1` of `data/roof-1`; none when the topic is not for devices.
     pub fn device_of(topic: &str) -> Option<&str> {
         topic.strip_prefix(TOPIC_PREFIX)
+    }
+
+    /// Takes a message on a topic of devices: gives the device and what became of it; none when the topic is not for
+    /// devices. Whoever calls has asked whether the principal may publish.
+    pub async fn receive<'t>(
+        &self,
+        principal: &Principal,
+        topic: &'t str,
+        payload: &[u8],
+    ) -> Option<(&'t str, Outcome)> {
+        if let Some(device) = Self::device_of(topic) {
+            return Some((device, self.accept(principal, device, payload).await));
+        }
+        for prefix in [COMMAND_PREFIX, DESIRED_PREFIX] {
+            if let Some(device) = topic.strip_prefix(prefix) {
+                return Some((device, Outcome::Denied));
+            }
+        }
+        let (device, is_answer) = match topic.strip_prefix(ANSWER_PREFIX) {
+            Some(device) => (device, true),
+            None => (topic.strip_prefix(REPORTED_PREFIX)?, false),
+        };
+        let taken = async {
+            let fleet = self.fleet(principal.organisation).await?;
+            let refusal = fleet.heed(device, payload, is_answer).await?;
+            if let Some(refusal) = &refusal {
+                let letter = fleet.letter(topic, refusal, payload, &principal.name);
+                fleet.bury(vec![letter], std::iter::once(refusal)).await?;
+            }
+            Ok::<_, Error>(refusal)
+        };
+        let outcome = match taken.await {
+            Ok(None) => Outcome::Stored,
+            Ok(Some(refusal)) => Outcome::Refused { reason: refusal.reason() },
+            Err(error) => {
+                tracing::warn!(%error, topic, "a message of a device could not be taken");
+                Outcome::Unavailable
+            }
+        };
+        Some((device, outcome))
     }
 
     /// Takes one message of a device. Whoever calls has asked whether the principal may publish.
@@ -59,6 +111,36 @@ impl Devices {
 }
 
 impl Fleet {
+    /// Takes an answer or a report, and says why it is none, if so.
+    async fn heed(&self, device: &str, payload: &[u8], is_answer: bool) -> Result<Option<Refusal>> {
+        if self.device(device).is_err() {
+            return Ok(Some(Refusal::UnknownDevice(device.to_owned())));
+        }
+        let most = self.house.config.payload_bytes_max;
+        if payload.len() > most {
+            return Ok(Some(Refusal::Large(most)));
+        }
+        if is_answer {
+            let answer: Answer = match serde_json::from_slice(payload) {
+                Ok(answer) => answer,
+                Err(error) => return Ok(Some(Refusal::Unheeded(error.to_string()))),
+            };
+            return Ok(self.answered(device, answer).await?.map(Refusal::Unheeded));
+        }
+        let report: Report = match serde_json::from_slice(payload) {
+            Ok(report) => report,
+            Err(error) => return Ok(Some(Refusal::Unheeded(error.to_string()))),
+        };
+        match self.reported(device, report).await {
+            Ok(()) => Ok(None),
+            Err(Error::Invalid(faults)) => {
+                let text = faults.into_iter().map(|fault| fault.text).next().unwrap_or_default();
+                Ok(Some(Refusal::Unheeded(text)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Takes messages of one device and gives for each why it was refused, if it was. After an error nothing
     /// is certain and all of them can be sent again.
     pub(crate) async fn take(

@@ -17,7 +17,9 @@
 //! - A dead letter is written before its message is acknowledged; a crash can write it twice. Replayed, it is
 //!   checked again as if it came now, with the rights of whoever replays it; the reading counts once.
 
+mod commands;
 mod csv;
+mod errands;
 mod evidence;
 mod fleet;
 mod health;
@@ -35,6 +37,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod trial;
+mod twin;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -48,15 +51,17 @@ use lake::Lake;
 use parking_lot::Mutex;
 use relational::{Db, Read};
 use results::Results;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, watch};
 
 use fleet::Fleet;
 use metrics::Meters;
 
+pub use fleet::table as readings_table;
 pub use intake::{Encoding, Outcome};
 pub use letters::{DeadLetter, LetterFilter};
 pub use needs::{
-    IssuedKey, KeyIssuer, KeyRequest, NeedError, Notice, Notifier, Recipient, TxFuture,
+    IssuedKey, KeyIssuer, KeyRequest, Message, Messenger, NeedError, Notice, Notifier, Recipient,
+    TxFuture,
 };
 pub use rule::{RuleId, RuleKind};
 
@@ -83,6 +88,9 @@ pub const ALERTS_READ: Action = Action("alerts.read");
 /// Acknowledging and clearing alerts.
 pub const ALERTS_WRITE: Action = Action("alerts.write");
 
+/// Having devices do something, and saying what they are to be like; on `device/NAME`.
+pub const COMMANDS_SEND: Action = Action("commands.send");
+
 /// Every deed of this room that can be granted.
 pub const ACTIONS: &[Action] = &[
     DEVICES_READ,
@@ -96,6 +104,7 @@ pub const ACTIONS: &[Action] = &[
     RULES_WRITE,
     ALERTS_READ,
     ALERTS_WRITE,
+    COMMANDS_SEND,
 ];
 
 /// The topic of readings that were accepted.
@@ -110,6 +119,8 @@ pub const HEALTH_TOPIC: &str = health::keeper::HEALTH;
 const ROOM: &str = "devices";
 /// The broker's action for publishing, which a device's key is granted.
 const MQTT_PUBLISH: &str = "mqtt.publish";
+/// The broker's action for subscribing, which a device's key is granted.
+const MQTT_SUBSCRIBE: &str = "mqtt.subscribe";
 
 /// The path of a device in grants, as the HTTP door writes it: a percent sign is encoded.
 pub(crate) fn device_path(name: &str) -> String {
@@ -191,12 +202,40 @@ pub struct Config {
     pub trials_max: usize,
     /// Bytes of records that an event stream takes from the log at once.
     pub stream_bytes_max: usize,
+    /// Actuators of an organisation.
+    pub actuators_max: usize,
+    /// Commands of an actuator.
+    pub actuator_commands_max: usize,
+    /// Values of a command.
+    pub command_values_max: usize,
+    /// Commands that are given one after another.
+    pub command_steps_max: usize,
+    /// The longest pause before a command.
+    #[serde(with = "duration")]
+    pub command_pause_max: Duration,
+    /// The longest that a device may take to answer a command.
+    #[serde(with = "duration")]
+    pub command_timeout_max: Duration,
+    /// How long a command waits for its answer until it goes out again.
+    #[serde(with = "duration")]
+    pub command_again: Duration,
+    /// Commands of an organisation that wait or are on their way.
+    pub commands_open_max: usize,
+    /// Commands that are kept of each device.
+    pub command_entries_max: usize,
+    /// Bytes of what a device is to be like, and of what it says it is like.
+    pub twin_bytes_max: usize,
+    /// The longest time until an alert escalates.
+    #[serde(with = "duration")]
+    pub escalation_after_max: Duration,
     /// How long a device that was connected when the server stopped may take to come back.
     #[serde(with = "duration")]
     pub health_reconnect_max: Duration,
     /// How long a device without connection and without a limit on silence counts as heard.
     #[serde(with = "duration")]
     pub health_heard_lately: Duration,
+    /// A device whose battery is below so many percent is not well; 0: none is.
+    pub health_battery_low: u8,
     /// Changes of health that are kept of each device.
     pub health_entries_max: usize,
     /// Clients of the broker that are remembered with the devices that they carry.
@@ -231,16 +270,28 @@ impl Default for Config {
             rules_swap_time_max: Duration::from_secs(5),
             cooldown_times_max: 64,
             cooldown_pairs_max: 100_000,
-            batch_bytes_max: 4 << 20,
-            batch_readings_max: 20_000,
+            batch_bytes_max: 16 << 20,
+            batch_readings_max: 50_000,
             batch_alerts_max: 1_000,
             trial_readings_max: 1_000_000,
             trial_rows_max: 50_000,
             trial_time_max: Duration::from_secs(20),
             trials_max: 2,
             stream_bytes_max: 256 << 10,
+            actuators_max: 1_000,
+            actuator_commands_max: 64,
+            command_values_max: 32,
+            command_steps_max: 32,
+            command_pause_max: Duration::from_hours(24),
+            command_timeout_max: Duration::from_hours(24),
+            command_again: Duration::from_secs(10),
+            commands_open_max: 10_000,
+            command_entries_max: 1_000,
+            twin_bytes_max: 16 << 10,
+            escalation_after_max: Duration::from_hours(24 * 31),
             health_reconnect_max: Duration::from_mins(2),
             health_heard_lately: Duration::from_mins(10),
+            health_battery_low: 15,
             health_entries_max: 1_000,
             health_clients_max: 100_000,
         }
@@ -389,6 +440,8 @@ pub(crate) struct House {
     pub needs: Needs,
     pub meters: Meters,
     pub trials: tokio::sync::Semaphore,
+    /// Who sends messages to devices, once there is somebody.
+    pub messenger: watch::Sender<Option<Arc<dyn Messenger>>>,
     #[cfg(test)]
     pub hook: tests::Hook,
 }
@@ -415,6 +468,7 @@ impl Devices {
         let house = House {
             meters: Meters::new(&base.metrics),
             trials: tokio::sync::Semaphore::new(config.trials_max),
+            messenger: watch::Sender::new(None),
             config,
             base: base.clone(),
             needs,
@@ -433,6 +487,11 @@ impl Devices {
             devices.fleet(organisation).await?;
         }
         Ok(devices)
+    }
+
+    /// Says who sends messages to devices; until then they wait in rows.
+    pub fn connect(&self, messenger: Arc<dyn Messenger>) {
+        self.house.messenger.send_replace(Some(messenger));
     }
 
     /// What the console's first page says of devices.

@@ -16,6 +16,8 @@ pub(crate) struct Meters {
     pub alerts: Counter,
     pub mails_refused: Counter,
     pub health_changes: Counter,
+    pub commands_sent: Counter,
+    pub commands_late: Counter,
     pub rules_evaluated: Counter,
     /// What reading records and evaluating rules took of one thread.
     pub rules_seconds: Counter<f64, AtomicU64>,
@@ -54,6 +56,14 @@ impl Meters {
             health_changes: counter(
                 "devices_health_changes",
                 "Changes of devices' health that were written down.",
+            ),
+            commands_sent: counter(
+                "devices_commands_sent",
+                "Commands published, each as often as it went out.",
+            ),
+            commands_late: counter(
+                "devices_commands_late",
+                "Commands that no device answered in time.",
             ),
             rules_evaluated: counter(
                 "devices_rules_evaluated",

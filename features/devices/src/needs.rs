@@ -60,6 +60,25 @@ pub enum Recipient {
     Subscribers,
 }
 
+/// Sends messages to devices.
+pub trait Messenger: Send + Sync + 'static {
+    /// Publishes at QoS 1 in the server's own name. A kept message is given to whoever subscribes later.
+    fn publish(
+        &self,
+        organisation: OrganisationId,
+        message: Message,
+    ) -> BoxFuture<'_, Result<(), NeedError>>;
+}
+
+/// A message to a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    pub topic: String,
+    pub payload: Vec<u8>,
+    /// It is kept for those that subscribe later.
+    pub is_kept: bool,
+}
+
 /// Makes keys for devices.
 pub trait KeyIssuer: Send + Sync + 'static {
     fn issue<'a>(

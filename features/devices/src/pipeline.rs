@@ -16,23 +16,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{EventId, Failure, OrganisationId, Timestamp};
-use eventlog::Stored;
+use eventlog::Fetched;
 use relational::{Read, Tx};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
+use crate::commands::Wish;
 use crate::fleet::{Fleet, IDLE};
+use crate::health::{BATTERY, Battery};
 use crate::intake::RECEIVED;
 use crate::needs::{Notice, Recipient};
 use crate::reading::{Reading, Refusal};
-use crate::rule::{Deed, Matched, Memory, Order, Quiet, Rule, RuleId, RuleSet, Verdict};
-use crate::store::{self, Alert, Commit, Saw, Series, Then, Why};
+use crate::registry::Device;
+use crate::rule::{Deed, Looking, Matched, Memory, Order, Quiet, Rule, RuleId, RuleSet, Verdict};
+use crate::store::{self, Alert, Commit, Raised, Saw, Series, Then, Why};
 use crate::{Error, READINGS_TOPIC, Result};
 
-/// Identities that the lake is asked for at once.
 /// What kept answers about alerts depend on.
 pub(crate) const ALERTS: &str = "alerts";
+/// Identities that the lake is asked for at once.
 const KEYS_AT_ONCE: usize = 10_000;
+/// More than an action can have.
+const COMMANDS_OF_AN_ACTION: u64 = 1 << 32;
 
 /// The places where tests kill a pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -51,12 +56,19 @@ pub(crate) async fn run(fleet: Arc<Fleet>, partition: u32) -> Result<(), Failure
     let mut rules = fleet.watch_rules();
     let mut end = fleet.readings.end(partition);
     let adopting = Adopting::begin(fleet.adopted(partition));
+    let clock = fleet.house.base.clock.clone();
+    // What was read while the batch before was written down.
+    let mut ahead: Option<Fetched> = None;
     loop {
         let set = rules.borrow_and_update().clone();
         adopting.adopt(set.version);
         run.lag.reach(end.borrow_and_update().saturating_sub(run.next));
-        let began = fleet.house.base.clock.instant();
-        let batch = match run.fetch(run.next).await {
+        let began = clock.instant();
+        let batch = match ahead.take() {
+            Some(batch) => Ok(batch),
+            None => run.fetch(run.next).await,
+        };
+        let batch = match batch {
             Err(Error::Log(eventlog::Error::OutOfRange { start, .. })) if run.next < start => {
                 run.skip(start).await?;
                 continue;
@@ -70,8 +82,9 @@ pub(crate) async fn run(fleet: Arc<Fleet>, partition: u32) -> Result<(), Failure
             }
             continue;
         }
-        run.take(&set, &batch).await?;
-        let took = fleet.house.base.clock.instant() - began;
+        let is_more = *end.borrow() > batch.next();
+        ahead = run.take(&set, &batch, is_more).await?;
+        let took = clock.instant() - began;
         fleet.house.meters.batch_seconds.observe(took.as_secs_f64());
     }
 }
@@ -124,6 +137,28 @@ struct Item<'b> {
     reading: Reading<'b>,
 }
 
+/// A batch as far as it is taken.
+struct Batch<'b> {
+    items: Vec<Item<'b>>,
+    poison: Vec<Poison<'b>>,
+    /// The offset after it.
+    next: u64,
+}
+
+/// What the readings of one device and sensor share within a batch, so that it is looked up once.
+struct Lane<'i> {
+    device: &'i str,
+    sensor: &'i str,
+    /// The newest time in the rows.
+    stored: Option<i64>,
+}
+
+/// The lanes of a batch, and which one each item is in.
+struct Lanes<'i> {
+    all: Vec<Lane<'i>>,
+    of: Vec<usize>,
+}
+
 /// Something in the log that is no reading.
 struct Poison<'b> {
     offset: u64,
@@ -151,50 +186,54 @@ struct Run<'f> {
     lag: Lag<'f>,
 }
 
-/// The newest time of each device and sensor while a batch is evaluated.
-struct Newest<'b> {
-    set: &'b RuleSet,
-    lateness: HashMap<String, Duration>,
-    times: HashMap<(&'b str, &'b str), i64>,
-    /// Readings that came too late for any rule.
-    late: u64,
+/// A lane while its readings are evaluated.
+struct Course {
+    /// Which rules look at it, by their place among those of the batch.
+    looking: Option<usize>,
+    device: Option<Arc<Device>>,
+    lateness: Option<Duration>,
+    newest: Option<i64>,
 }
 
-impl<'b> Newest<'b> {
-    fn new(fleet: &Fleet, set: &'b RuleSet) -> Self {
-        let lateness = fleet.registry(|registry| {
-            let sensors = registry.sensors.values();
-            sensors.filter_map(|it| Some((it.name.clone(), it.lateness?))).collect()
-        });
-        Self { set, lateness, times: HashMap::new(), late: 0 }
-    }
-
-    /// How a reading comes after those before it; none when it is later than its sensor allows. Nobody asks where no rule
-    /// would.
-    fn pass(
-        &mut self,
-        reading: &'b Reading<'_>,
-        stored: impl FnOnce() -> Option<i64>,
-    ) -> Option<Order> {
-        let lateness = self.lateness.get(&*reading.sensor).copied();
-        if lateness.is_none() && !self.set.remembers(&reading.sensor) {
-            return Some(Order::Newest);
-        }
-        let time = reading.time.micros();
-        let series = (&*reading.device, &*reading.sensor);
-        let newest = self.times.get(&series).copied().or_else(stored);
-        match newest {
-            Some(newest) if time < newest => {
-                let late = Timestamp::from_micros(newest).since(reading.time);
-                let is_allowed = lateness.is_none_or(|most| late <= most);
-                self.late += u64::from(!is_allowed);
-                is_allowed.then_some(Order::Late)
+impl Course {
+    /// How a reading comes after those before it; none when it is later than its sensor allows.
+    fn pass(&mut self, time: Timestamp) -> Option<Order> {
+        match self.newest {
+            Some(newest) if time.micros() < newest => {
+                let late = Timestamp::from_micros(newest).since(time);
+                self.lateness.is_none_or(|most| late <= most).then_some(Order::Late)
             }
             _ => {
-                self.times.insert(series, time);
+                self.newest = Some(time.micros());
                 Some(Order::Newest)
             }
         }
+    }
+}
+
+/// The rules of a batch, by the sensor that they are on.
+struct Courses<'s> {
+    all: Vec<Course>,
+    looking: Vec<Looking<'s>>,
+}
+
+impl<'s> Courses<'s> {
+    fn new(fleet: &Fleet, set: &'s RuleSet, lanes: &Lanes<'_>) -> Self {
+        let mut places = HashMap::<&str, Option<usize>>::new();
+        let mut looking = Vec::new();
+        let all = lanes.all.iter().map(|lane| {
+            let place = *places.entry(lane.sensor).or_insert_with(|| {
+                let rules = set.looking(lane.sensor)?;
+                looking.push(rules);
+                Some(looking.len() - 1)
+            });
+            let needs_device = place.is_some_and(|place: usize| looking[place].needs_device());
+            let device = needs_device.then(|| fleet.device(lane.device).ok()).flatten();
+            let lateness = fleet.sensor(lane.sensor).ok().and_then(|sensor| sensor.lateness);
+            Course { looking: place, device, lateness, newest: lane.stored }
+        });
+        let all = all.collect();
+        Self { all, looking }
     }
 }
 
@@ -223,7 +262,7 @@ fn why(matched: &Matched<'_>) -> Why {
 struct Evaluated {
     /// How often a rule looked at a reading.
     rules: u64,
-    alerts: Vec<(Alert, Vec<Notice>)>,
+    alerts: Vec<Raised>,
     /// The new readings up to here were evaluated; the rest comes with the next batch.
     count: usize,
 }
@@ -271,25 +310,26 @@ impl<'f> Run<'f> {
         from = from.max(self.fleet.readings.start(self.partition));
         while from < self.next {
             let batch = self.fetch(from).await?;
-            let until = self.next;
-            let batch: Vec<Stored> = batch.into_iter().filter(|s| s.offset < until).collect();
-            let Some(last) = batch.last().map(|stored| stored.offset) else { break };
-            let (items, _) = self.parse(&batch);
+            let Batch { items, next, .. } = self.parse(&batch, self.next);
+            if next <= from {
+                break;
+            }
             let known = self.in_lake(items.iter()).await?;
             let mut seen = HashSet::with_capacity(items.len());
             let first: Vec<bool> = items.iter().map(|item| seen.insert(identity(item))).collect();
             let new = items.iter().zip(known.into_iter().zip(first));
             let new = new.filter(|(_, (known, first))| *first && !known).map(|(item, _)| item);
-            self.append(last, new).await?;
-            from = last + 1;
+            let rows = self.rows(new)?;
+            self.fleet.table.append(self.source, next - 1, rows).await?;
+            from = next;
         }
         Ok(())
     }
 
-    async fn fetch(&self, from: u64) -> Result<Vec<Stored>> {
+    async fn fetch(&self, from: u64) -> Result<Fetched> {
         let Fleet { readings, house, .. } = self.fleet;
-        let mut batch = readings.fetch(self.partition, from, house.config.batch_bytes_max).await?;
-        batch.truncate(house.config.batch_readings_max);
+        let bytes_max = house.config.batch_bytes_max;
+        let batch = readings.fetch_raw(self.partition, from, bytes_max).await?;
         self.at(Step::Fetched).await?;
         Ok(batch)
     }
@@ -308,41 +348,41 @@ impl<'f> Run<'f> {
             new_series: Vec::new(),
             moved_series: Vec::new(),
             memory: Vec::new(),
+            commands_open_max: self.fleet.house.config.commands_open_max,
         })
         .await
     }
 
-    /// Takes a batch through all steps, or its beginning when it raises very many alerts.
-    async fn take(&mut self, set: &RuleSet, batch: &[Stored]) -> Result<()> {
+    /// Takes a batch through all steps, or its beginning when it raises very many alerts. With more behind it, that is read
+    /// meanwhile.
+    async fn take(
+        &mut self,
+        set: &RuleSet,
+        batch: &Fetched,
+        is_more: bool,
+    ) -> Result<Option<Fetched>> {
         let clock = self.fleet.house.base.clock.clone();
         let began = clock.instant();
-        let (items, mut poison) = self.parse(batch);
-        let parsing = clock.instant() - began;
-        self.hear(&items);
-        let is_new = self.fresh(&items).await?;
-        let (mut new, mut repeated) = (Vec::with_capacity(items.len()), Vec::new());
-        for (item, is_new) in items.into_iter().zip(is_new) {
-            if is_new {
-                new.push(item);
-            } else {
-                repeated.push(item.offset);
-            }
-        }
+        let Batch { items, mut poison, mut next } = self.parse(batch, u64::MAX);
+        let mut took = clock.instant() - began;
+        let lanes = self.lanes(&items);
+        self.hear(&items, &lanes);
+        let is_new = self.fresh(&items, &lanes).await?;
+        let mut new: Vec<usize> = (0..items.len()).filter(|index| is_new[*index]).collect();
         let began = clock.instant();
-        let evaluated = self.evaluate(set, &new).await?;
-        let took = parsing + (clock.instant() - began);
+        let evaluated = self.evaluate(set, (&items, &lanes), &new).await?;
+        took += clock.instant() - began;
         let meters = &self.fleet.house.meters;
         meters.rules_evaluated.inc_by(evaluated.rules);
         meters.rules_seconds.inc_by(took.as_secs_f64());
-        let mut next = batch.last().map_or(self.next, |stored| stored.offset + 1);
         if evaluated.count < new.len() {
-            next = new[evaluated.count].offset;
+            next = items[new[evaluated.count]].offset;
             new.truncate(evaluated.count);
             poison.retain(|poison| poison.offset < next);
-            repeated.retain(|offset| *offset < next);
         }
+        let taken = items.iter().take_while(|item| item.offset < next).count();
         self.bury(&poison).await?;
-        let (new_series, moved_series) = self.series(&new);
+        let (new_series, moved_series) = Self::series((&items, &lanes), &new);
         let commit = Commit {
             organisation: self.fleet.organisation,
             partition: self.partition,
@@ -353,64 +393,134 @@ impl<'f> Run<'f> {
             new_series,
             moved_series,
             memory: self.memory.take_changes(),
+            commands_open_max: self.fleet.house.config.commands_open_max,
         };
-        self.commit(commit).await?;
-        self.at(Step::Committed).await?;
+        let commit = Arc::new(commit);
         let in_lake = self.in_lake;
-        let missing = new.iter().filter(|item| in_lake.is_none_or(|last| item.offset > last));
-        self.append(next - 1, missing).await?;
+        let missing = new.iter().map(|index| &items[*index]);
+        let missing = missing.filter(|item| in_lake.is_none_or(|last| item.offset > last));
+        // The rows for the lake are made and the next records are read while this one is on its way to the disk.
+        let ahead = async {
+            if is_more || next < batch.next() { self.fetch(next).await.map(Some) } else { Ok(None) }
+        };
+        let (raised, rows, ahead) =
+            tokio::join!(self.store(&commit), async { self.rows(missing) }, ahead);
+        self.committed(&commit, &raised?);
+        self.at(Step::Committed).await?;
+        self.fleet.table.append(self.source, next - 1, rows?).await?;
         self.at(Step::Appended).await?;
-        self.count(&new, repeated.len() as u64);
-        Ok(())
+        self.count(new.iter().map(|index| &items[*index]), (taken - new.len()) as u64);
+        // Records that were deleted meanwhile are skipped at the next turn.
+        Ok(ahead.ok().flatten())
     }
 
-    /// Tells readings from what is none. Asks neither clock nor registry: it must say the same again after a crash.
-    fn parse<'b>(&self, batch: &'b [Stored]) -> (Vec<Item<'b>>, Vec<Poison<'b>>) {
-        let mut items = Vec::with_capacity(batch.len());
-        let mut poison = Vec::new();
-        for stored in batch {
-            let (offset, value) = (stored.offset, &*stored.record.value);
+    /// Tells readings from what is none, before `until`. Asks neither clock nor registry: it must say the same again after
+    /// a crash.
+    fn parse<'b>(&self, batch: &'b Fetched, until: u64) -> Batch<'b> {
+        let most = self.fleet.house.config.batch_readings_max;
+        let Fleet { readings, .. } = self.fleet;
+        let (mut items, mut poison) = (Vec::new(), Vec::new());
+        let mut next = batch.next().min(until);
+        let mut is_full = false;
+        // Records of one request have the same header, and mostly the same device.
+        let mut received: (&[u8], Option<Timestamp>) = (&[], None);
+        let mut own = (String::new(), false);
+        batch.visit(|record| {
+            let (offset, value) = (record.offset, record.value);
+            if is_full || offset >= until {
+                return;
+            }
+            if items.len() >= most {
+                (is_full, next) = (true, offset);
+                return;
+            }
             let reading = Reading::recorded(value).and_then(|reading| {
+                if own.0 != reading.device {
+                    let partition = readings.partition_for(reading.device.as_bytes());
+                    own = (reading.device.to_string(), partition == self.partition);
+                }
                 // Another pipeline has the series of this device, so it cannot be judged here.
-                let own = self.fleet.readings.partition_for(reading.device.as_bytes());
-                if own == self.partition { Ok(reading) } else { Err(Refusal::Misplaced) }
+                if own.1 { Ok(reading) } else { Err(Refusal::Misplaced) }
             });
             match reading {
                 Ok(reading) => {
-                    let received = stored.record.header(RECEIVED);
-                    let received = received.and_then(|text| std::str::from_utf8(text).ok());
-                    let received = received.and_then(|text| text.parse().ok());
-                    let received = received.map(Timestamp::from_micros);
-                    items.push(Item { offset, received, reading });
+                    let header = record.header(RECEIVED).unwrap_or_default();
+                    if header != received.0 {
+                        let text = std::str::from_utf8(header).ok();
+                        let micros = text.and_then(|text| text.parse().ok());
+                        received = (header, micros.map(Timestamp::from_micros));
+                    }
+                    items.push(Item { offset, received: received.1, reading });
                 }
                 Err(refusal) => poison.push(Poison { offset, value, refusal }),
             }
+        });
+        Batch { items, poison, next }
+    }
+
+    fn lanes<'i>(&self, items: &'i [Item<'_>]) -> Lanes<'i> {
+        let mut all = Vec::<Lane<'i>>::new();
+        let mut of = Vec::with_capacity(items.len());
+        let mut places = HashMap::<(&str, &str), usize>::new();
+        let mut last = usize::MAX;
+        for Item { reading, .. } in items {
+            let (device, sensor) = (&*reading.device, &*reading.sensor);
+            let is_same =
+                all.get(last).is_some_and(|lane| lane.device == device && lane.sensor == sensor);
+            if !is_same {
+                last = *places.entry((device, sensor)).or_insert_with(|| {
+                    all.push(Lane { device, sensor, stored: self.last_of(reading) });
+                    all.len() - 1
+                });
+            }
+            of.push(last);
         }
-        (items, poison)
+        Lanes { all, of }
     }
 
     /// Any reading is a sign of life, a repeated one too.
-    fn hear(&self, items: &[Item<'_>]) {
+    fn hear(&self, items: &[Item<'_>], lanes: &Lanes<'_>) {
         let now = self.fleet.house.base.clock.now();
+        let mut heard = vec![Timestamp::from_micros(i64::MIN); lanes.all.len()];
+        let mut newest: Vec<Option<&Reading<'_>>> = vec![None; lanes.all.len()];
+        for (item, lane) in items.iter().zip(&lanes.of) {
+            heard[*lane] = heard[*lane].max(item.received.unwrap_or(now).min(now));
+            if newest[*lane].is_none_or(|newest| newest.time < item.reading.time) {
+                newest[*lane] = Some(&item.reading);
+            }
+        }
         let mut vitals = self.fleet.vitals.lock();
-        for Item { reading, received, .. } in items {
-            vitals.heard(&reading.device, &reading.sensor, received.unwrap_or(now).min(now));
+        for ((lane, heard), newest) in lanes.all.iter().zip(heard).zip(newest) {
+            vitals.heard(lane.device, lane.sensor, heard);
+            let Some(Reading { time, values, .. }) = newest else { continue };
+            if let Some((_, percent)) = values.iter().find(|(name, _)| name == BATTERY) {
+                vitals.powered(lane.device, Battery { percent: *percent, time: *time });
+            }
         }
     }
 
-    /// Says for each reading whether it is there for the first time.
-    async fn fresh(&self, items: &[Item<'_>]) -> Result<Vec<bool>> {
-        let mut seen = HashSet::with_capacity(items.len());
+    /// Says for each reading whether it is there for the first time. What is newer than all before it is.
+    async fn fresh(&self, items: &[Item<'_>], lanes: &Lanes<'_>) -> Result<Vec<bool>> {
+        let mut newest: Vec<Option<i64>> = lanes.all.iter().map(|lane| lane.stored).collect();
         let mut is_new = Vec::with_capacity(items.len());
         let mut late = Vec::new();
-        for (index, item) in items.iter().enumerate() {
-            let last = self.last_of(&item.reading);
+        // Only late ones need to be looked for among those of the batch.
+        let (mut seen, mut looked) = (HashSet::new(), 0);
+        for (index, (item, lane)) in items.iter().zip(&lanes.of).enumerate() {
             let time = item.reading.time.micros();
+            let (newest, stored) = (&mut newest[*lane], lanes.all[*lane].stored);
+            if newest.is_none_or(|newest| time > newest) {
+                *newest = Some(time);
+                is_new.push(true);
+                continue;
+            }
+            seen.extend(items[looked..index].iter().map(identity));
+            looked = index + 1;
             let is_first_here = seen.insert(identity(item));
-            if is_first_here && last.is_some_and(|last| time < last) {
+            if is_first_here && stored.is_some_and(|stored| time < stored) {
                 late.push(index);
             }
-            is_new.push(is_first_here && last.is_none_or(|last| time > last));
+            is_new.push(is_first_here && stored.is_none_or(|stored| time > stored));
         }
         if !late.is_empty() {
             let known = self.in_lake(late.iter().map(|index| &items[*index])).await?;
@@ -445,7 +555,12 @@ impl<'f> Run<'f> {
     }
 
     /// Runs the rules over new readings in the order in which they arrived.
-    async fn evaluate(&mut self, set: &RuleSet, new: &[Item<'_>]) -> Result<Evaluated> {
+    async fn evaluate(
+        &mut self,
+        set: &RuleSet,
+        (items, lanes): (&[Item<'_>], &Lanes<'_>),
+        new: &[usize],
+    ) -> Result<Evaluated> {
         let config = &self.fleet.house.config;
         if self.quiet_count > config.cooldown_pairs_max {
             self.quiet.clear();
@@ -453,24 +568,29 @@ impl<'f> Run<'f> {
         }
         let mut evaluated = Evaluated::default();
         let mut matched: Vec<Matched<'_>> = Vec::new();
-        let mut newest = Newest::new(self.fleet, set);
+        let Courses { all: mut courses, mut looking } = Courses::new(self.fleet, set, lanes);
+        let mut late = 0;
         let full = self.memory.full;
-        for Item { reading, .. } in new {
-            matched.clear();
-            let order = newest.pass(reading, || self.last_of(reading));
-            let needs_device = set.needs_device(&reading.sensor);
-            let device = needs_device.then(|| self.fleet.device(&reading.device).ok()).flatten();
-            if let Some(order) = order {
-                let about = (device.as_deref(), order);
-                set.evaluate(reading, about, &mut self.memory, &mut matched);
+        for index in new {
+            let reading = &items[*index].reading;
+            let course = &mut courses[lanes.of[*index]];
+            let order = course.pass(reading.time);
+            late += u64::from(order.is_none());
+            if let Some(place) = course.looking {
+                let looking = &mut looking[place];
+                evaluated.rules += looking.count() as u64;
+                if let Some(order) = order {
+                    matched.clear();
+                    let about = (course.device.as_deref(), order);
+                    looking.evaluate(reading, about, &mut self.memory, &mut matched);
+                }
             }
-            evaluated.rules += set.count(&reading.sensor) as u64;
             if !matched.is_empty() {
                 self.load_quiet(&matched, &reading.device).await?;
-                for matched in &matched {
+                for matched in matched.drain(..) {
                     let rule = matched.rule;
                     if self.is_due(rule, reading, &evaluated.alerts).await? {
-                        evaluated.alerts.push(self.raise(matched, reading));
+                        evaluated.alerts.push(self.raise(&matched, reading));
                         if rule.text.is_once {
                             self.memory.raised(&reading.device, (rule.id, rule.version));
                         }
@@ -483,7 +603,7 @@ impl<'f> Run<'f> {
             }
         }
         let meters = &self.fleet.house.meters;
-        meters.rules_late.inc_by(newest.late);
+        meters.rules_late.inc_by(late);
         meters.rules_forgotten.inc_by(self.memory.full - full);
         Ok(evaluated)
     }
@@ -522,7 +642,7 @@ impl<'f> Run<'f> {
         &mut self,
         rule: &Rule,
         reading: &Reading<'_>,
-        raised: &[(Alert, Vec<Notice>)],
+        raised: &[Raised],
     ) -> Result<bool> {
         let (time, cooldown) = (reading.time, rule.text.cooldown);
         let quiet = self.quiet.get_mut(&*reading.device).and_then(|known| known.get_mut(&rule.id));
@@ -530,7 +650,7 @@ impl<'f> Run<'f> {
         let verdict = match quiet.verdict(time, cooldown) {
             Verdict::Unknown => {
                 // Alerts of this batch are in no row yet.
-                let near = raised.iter().any(|(alert, _)| {
+                let near = raised.iter().any(|Raised { alert, .. }| {
                     alert.rule == rule.id
                         && alert.device == reading.device
                         && alert.time > time.minus(cooldown)
@@ -553,10 +673,11 @@ impl<'f> Run<'f> {
         Ok(verdict == Verdict::Alert)
     }
 
-    fn raise(&self, matched: &Matched<'_>, reading: &Reading<'_>) -> (Alert, Vec<Notice>) {
+    fn raise(&self, matched: &Matched<'_>, reading: &Reading<'_>) -> Raised {
         let rule = matched.rule;
         let organisation = self.fleet.organisation;
-        let alert = Alert {
+        let now = self.fleet.house.base.clock.now();
+        let mut alert = Alert {
             id: event_id(organisation, rule.id, reading, 0),
             rule: rule.id,
             rule_name: rule.text.name.clone(),
@@ -564,12 +685,15 @@ impl<'f> Run<'f> {
             sensor: reading.sensor.to_string(),
             time: reading.time,
             values: reading.values_json(),
-            raised: self.fleet.house.base.clock.now(),
+            raised: now,
             mail_error: None,
             why: Some(why(matched)),
             handling: store::Handling::default(),
+            escalate: rule.text.escalation.as_ref().map(|escalation| now.plus(escalation.after)),
+            escalated: None,
         };
         let body = self.mail_body(matched, reading);
+        let data = alert.to_json();
         let notice = |to: Recipient, part: u64| Notice {
             organisation,
             event: "alert.raised",
@@ -577,18 +701,42 @@ impl<'f> Run<'f> {
             subject: format!("{}: {}", rule.text.name, reading.device),
             body: body.clone(),
             occurred: reading.time,
-            data: alert.to_json(),
+            data: data.clone(),
             key: event_id(organisation, rule.id, reading, part),
         };
         let mut notices = vec![notice(Recipient::Subscribers, 0)];
+        let mut commands = Vec::new();
         for (action, part) in rule.text.actions.iter().zip(1..) {
-            let to = match action {
-                Deed::Email { to } => Recipient::Email(to.clone()),
-                Deed::Endpoint { endpoint } => Recipient::Endpoint(endpoint.clone()),
-            };
-            notices.push(notice(to, part));
+            match action {
+                Deed::Email { to } => notices.push(notice(Recipient::Email(to.clone()), part)),
+                Deed::Endpoint { endpoint } => {
+                    notices.push(notice(Recipient::Endpoint(endpoint.clone()), part));
+                }
+                Deed::Actuator { device, actuator, steps, timeout } => {
+                    let device = device.as_deref().unwrap_or(&reading.device);
+                    let carries =
+                        self.fleet.device(device).is_ok_and(|it| it.actuators.contains(actuator));
+                    if !carries {
+                        let text = format!("{device:?} does not carry the actuator {actuator:?}");
+                        alert.mail_error = Some(text);
+                        continue;
+                    }
+                    let wish = Wish {
+                        device: device.to_owned(),
+                        actuator: actuator.clone(),
+                        steps: steps.clone(),
+                        timeout: *timeout,
+                        author: rule.text.name.clone(),
+                        alert: Some(alert.id),
+                    };
+                    // Beside the parts of the messages, so that each has an id of its own.
+                    let place = part * COMMANDS_OF_AN_ACTION;
+                    let id = |step| event_id(organisation, rule.id, reading, place + step);
+                    commands.push(wish.chain(now, id));
+                }
+            }
         }
-        (alert, notices)
+        Raised { alert, notices, commands }
     }
 
     fn mail_body(&self, matched: &Matched<'_>, reading: &Reading<'_>) -> String {
@@ -629,17 +777,20 @@ impl<'f> Run<'f> {
     }
 
     /// The rows of the last readings that these make: those that are there for the first time, and those that move.
-    fn series(&self, new: &[Item<'_>]) -> (Vec<Series>, Vec<Series>) {
-        let mut latest = HashMap::<(&str, &str), &Item<'_>>::new();
-        for item in new {
-            let series = (&*item.reading.device, &*item.reading.sensor);
-            let so_far = latest.entry(series).or_insert(item);
-            if item.reading.time > so_far.reading.time {
-                *so_far = item;
+    fn series(
+        (items, lanes): (&[Item<'_>], &Lanes<'_>),
+        new: &[usize],
+    ) -> (Vec<Series>, Vec<Series>) {
+        let mut latest: Vec<Option<&Item<'_>>> = vec![None; lanes.all.len()];
+        for index in new {
+            let (item, latest) = (&items[*index], &mut latest[lanes.of[*index]]);
+            if latest.is_none_or(|latest| item.reading.time > latest.reading.time) {
+                *latest = Some(item);
             }
         }
         let (mut fresh, mut moved) = (Vec::new(), Vec::new());
-        for Item { reading, received, .. } in latest.into_values() {
+        for (lane, latest) in lanes.all.iter().zip(latest) {
+            let Some(Item { reading, received, .. }) = latest else { continue };
             let row = || Series {
                 device: reading.device.to_string(),
                 sensor: reading.sensor.to_string(),
@@ -647,9 +798,9 @@ impl<'f> Run<'f> {
                 values: reading.values_json(),
                 received: *received,
             };
-            match self.last_of(reading) {
+            match lane.stored {
                 None => fresh.push(row()),
-                Some(last) if reading.time.micros() > last => moved.push(row()),
+                Some(stored) if reading.time.micros() > stored => moved.push(row()),
                 Some(_) => {}
             }
         }
@@ -658,61 +809,75 @@ impl<'f> Run<'f> {
 
     async fn commit(&mut self, commit: Commit) -> Result<()> {
         let commit = Arc::new(commit);
-        let write = {
-            let needs = &self.fleet.house.needs;
-            let (commit, notifier) = (commit.clone(), needs.notifier.clone());
-            let results = needs.results.for_organisation(commit.organisation);
-            async move |tx: &mut Tx| {
-                let raised = store::commit(tx, &commit, &*notifier).await?;
-                if !raised.is_empty() {
-                    results.bump(tx, &[ALERTS]).await?;
-                }
-                Ok::<_, Error>(raised)
+        let raised = self.store(&commit).await?;
+        self.committed(&commit, &raised);
+        Ok(())
+    }
+
+    /// Writes the commit down, and gives the alerts as they stand there.
+    async fn store(&self, commit: &Arc<Commit>) -> Result<Vec<Alert>> {
+        let needs = &self.fleet.house.needs;
+        let (commit, notifier) = (commit.clone(), needs.notifier.clone());
+        let results = needs.results.for_organisation(commit.organisation);
+        let write = async move |tx: &mut Tx| {
+            let raised = store::commit(tx, &commit, &*notifier).await?;
+            if !raised.is_empty() {
+                results.bump(tx, &[ALERTS]).await?;
             }
+            Ok::<_, Error>(raised)
         };
-        let raised = self.fleet.house.needs.db.write(write).await?;
+        needs.db.write(write).await
+    }
+
+    /// From here on the pipeline stands behind the commit.
+    fn committed(&mut self, commit: &Commit, raised: &[Alert]) {
         for series in commit.new_series.iter().chain(&commit.moved_series) {
             let sensors = self.last.entry(series.device.clone()).or_default();
             sensors.insert(series.sensor.clone(), series.time.micros());
         }
         self.next = commit.next;
+        for Raised { alert, commands, .. } in &commit.alerts {
+            let first = (!commands.is_empty()).then_some(alert.raised);
+            for at in first.into_iter().chain(alert.escalate) {
+                self.fleet.errands.expect(at);
+            }
+        }
         let meters = &self.fleet.house.meters;
         meters.alerts.inc_by(raised.len() as u64);
         for alert in raised.iter().filter(|alert| alert.mail_error.is_some()) {
             meters.mails_refused.inc();
             tracing::warn!(alert = %alert.id, error = alert.mail_error, "a mail was not taken");
         }
-        Ok(())
     }
 
-    async fn append<'b>(
-        &self,
-        last_offset: u64,
-        new: impl Iterator<Item = &'b Item<'b>>,
-    ) -> Result<()> {
+    /// The rows that the lake keeps of readings.
+    fn rows<'b>(&self, new: impl Iterator<Item = &'b Item<'b>>) -> Result<lake::Rows> {
         let mut rows = self.fleet.table.rows_builder();
         for Item { reading, .. } in new {
-            for (name, value) in &reading.values {
-                rows.push(&[
-                    lake::Value::Text(&reading.device),
-                    lake::Value::Text(&reading.sensor),
-                    lake::Value::Time(reading.time),
-                    lake::Value::Text(name),
-                    lake::Value::Float(*value),
-                ])?;
-            }
+            let shared = [
+                lake::Value::Text(&reading.device),
+                lake::Value::Text(&reading.sensor),
+                lake::Value::Time(reading.time),
+            ];
+            let values = reading.values.iter();
+            let values = values.map(|(name, value)| [name.as_ref().into(), (*value).into()]);
+            rows.push_sharing(&shared, values)?;
         }
-        Ok(self.fleet.table.append(self.source, last_offset, rows).await?)
+        Ok(rows)
     }
 
-    fn count(&self, new: &[Item<'_>], repeated: u64) {
+    fn count<'b>(&self, new: impl Iterator<Item = &'b Item<'b>>, repeated: u64) {
         let (meters, now) = (&self.fleet.house.meters, self.fleet.house.base.clock.now());
-        meters.stored.inc_by(new.len() as u64);
-        meters.repeated.inc_by(repeated);
-        self.fleet.rate.note(now, new.len() as u64);
-        for received in new.iter().filter_map(|item| item.received) {
-            meters.seconds.observe(now.since(received).as_secs_f64());
+        let mut count = 0;
+        for item in new {
+            count += 1;
+            if let Some(received) = item.received {
+                meters.seconds.observe(now.since(received).as_secs_f64());
+            }
         }
+        meters.stored.inc_by(count);
+        meters.repeated.inc_by(repeated);
+        self.fleet.rate.note(now, count);
     }
 
     #[cfg(test)]

@@ -12,6 +12,8 @@ use serde_json::value::RawValue;
 
 use crate::Config;
 
+mod canonical;
+
 /// The longest name of a device, sensor, value or rule, in characters.
 pub(crate) const NAME_CHARS_MAX: usize = 128;
 /// The longest reason that a dead letter or an answer carries, in characters.
@@ -55,6 +57,8 @@ pub(crate) enum Refusal {
     UnknownValue(String, String),
     #[error("the organisation has no room for another {0}: the limit is {1}")]
     Full(&'static str, usize),
+    #[error("the message cannot be taken: {0}")]
+    Unheeded(String),
     #[error("the record stands in another partition than its device's")]
     Misplaced,
 }
@@ -64,7 +68,7 @@ impl Refusal {
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Large(_) => "large",
-            Self::Malformed(_) | Self::Misplaced => "malformed",
+            Self::Malformed(_) | Self::Unheeded(_) | Self::Misplaced => "malformed",
             Self::Name(..) => "name",
             Self::Time | Self::Ancient | Self::Ahead(_) => "time",
             Self::Empty => "empty",
@@ -153,6 +157,11 @@ impl<'a> Reading<'a> {
 
     /// Reads what the log keeps. Asks neither clock nor settings, so it answers the same whenever it is asked.
     pub(crate) fn recorded(value: &'a [u8]) -> Result<Self, Refusal> {
+        canonical::read(value).map_or_else(|| Self::parsed(value), Ok)
+    }
+
+    /// The same from any JSON.
+    fn parsed(value: &'a [u8]) -> Result<Self, Refusal> {
         let Recorded { device, sensor, time, values } =
             serde_json::from_slice(value).map_err(malformed)?;
         let reading =

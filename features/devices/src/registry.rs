@@ -7,8 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Page, PageRequest, Timestamp};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use crate::reading::{Reading, Refusal};
+use crate::reading::{Reading, Refusal, check_name};
+use crate::rule::check_title;
 use crate::{Config, Fault};
 
 /// A kind of measurement: an ordered list of named values with units.
@@ -31,12 +34,62 @@ pub(crate) struct SensorValue {
     pub label: Option<String>,
 }
 
+/// A kind of thing that a device does when it is told to.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Actuator {
+    pub name: String,
+    pub commands: Vec<ActuatorCommand>,
+    pub created: Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ActuatorCommand {
+    pub name: String,
+    /// For people, where the name is not for them.
+    #[serde(default)]
+    pub label: Option<String>,
+    /// Numbers that each such command has, all of them.
+    #[serde(default)]
+    pub values: Vec<CommandValue>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CommandValue {
+    pub name: String,
+    /// Such as `%`; empty when there is none.
+    #[serde(default)]
+    pub unit: String,
+    /// The least that it may be.
+    #[serde(default)]
+    pub min: Option<f64>,
+    /// The most that it may be.
+    #[serde(default)]
+    pub max: Option<f64>,
+}
+
+/// One of the commands that are given to an actuator one after another.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Step {
+    /// The name of a command of the actuator.
+    pub command: String,
+    /// By name; all that the command has.
+    #[serde(default)]
+    pub values: BTreeMap<String, f64>,
+    /// From the acknowledgement of the step before; of the first from the beginning.
+    #[serde(default)]
+    pub pause_seconds: u64,
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Device {
     pub name: String,
     pub label: Option<String>,
     pub position: Option<Position>,
     pub sensors: BTreeSet<String>,
+    pub actuators: BTreeSet<String>,
     pub tags: BTreeSet<String>,
     pub group: Option<String>,
     /// When it got its own key by a provisioning key.
@@ -91,6 +144,7 @@ pub(crate) struct Rectangle {
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     pub sensors: BTreeMap<String, Arc<Sensor>>,
+    pub actuators: BTreeMap<String, Arc<Actuator>>,
     pub devices: BTreeMap<String, Arc<Device>>,
 }
 
@@ -129,9 +183,100 @@ impl Sensor {
 impl Device {
     pub(crate) fn new(name: &str, created: Timestamp) -> Self {
         let name = name.to_owned();
-        let (sensors, tags) = (BTreeSet::new(), BTreeSet::new());
+        let (sensors, actuators, tags) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let (label, position, group, provisioned) = (None, None, None, None);
-        Self { name, label, position, sensors, tags, group, provisioned, created }
+        Self { name, label, position, sensors, actuators, tags, group, provisioned, created }
+    }
+}
+
+impl Actuator {
+    /// What is wrong with its commands.
+    pub(crate) fn faults(&self, config: &Config) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        if let Err(why) = check_name(&self.name) {
+            faults.push(Fault::new("/name", format!("the name {why}")));
+        }
+        let most = config.actuator_commands_max;
+        if !(1..=most).contains(&self.commands.len()) {
+            faults.push(Fault::new("/commands", format!("not from 1 to {most}")));
+        }
+        let mut names = BTreeSet::new();
+        for (index, command) in self.commands.iter().enumerate() {
+            let at = |field: &str| format!("/commands/{index}/{field}");
+            if let Err(why) = check_name(&command.name) {
+                faults.push(Fault::new(at("name"), format!("the name {why}")));
+            }
+            if !names.insert(&command.name) {
+                faults.push(Fault::new(at("name"), "there are two commands of this name"));
+            }
+            if let Some(Err(why)) = command.label.as_deref().map(check_title) {
+                faults.push(Fault::new(at("label"), format!("the label {why}")));
+            }
+            if command.values.len() > config.command_values_max {
+                let text = format!("more than {}", config.command_values_max);
+                faults.push(Fault::new(at("values"), text));
+            }
+            let mut values = BTreeSet::new();
+            for (place, value) in command.values.iter().enumerate() {
+                let at = |field: &str| at(&format!("values/{place}/{field}"));
+                if let Err(why) = check_name(&value.name) {
+                    faults.push(Fault::new(at("name"), format!("the name {why}")));
+                }
+                if !values.insert(&value.name) {
+                    faults.push(Fault::new(at("name"), "there are two values of this name"));
+                }
+                if check_name(&value.unit).is_err() && !value.unit.is_empty() {
+                    faults.push(Fault::new(at("unit"), "not a unit"));
+                }
+                if let (Some(min), Some(max)) = (value.min, value.max)
+                    && min > max
+                {
+                    faults.push(Fault::new(at("min"), "more than the most"));
+                }
+            }
+        }
+        faults
+    }
+
+    /// What is wrong with commands to it; `at` is where they stand.
+    pub(crate) fn faults_of(&self, steps: &[Step], at: &str, config: &Config) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let most = config.command_steps_max;
+        if !(1..=most).contains(&steps.len()) {
+            faults.push(Fault::new(at, format!("not from 1 to {most}")));
+        }
+        for (index, step) in steps.iter().enumerate() {
+            let at = |field: &str| format!("{at}/{index}/{field}");
+            let most = config.command_pause_max.as_secs();
+            if step.pause_seconds > most {
+                faults.push(Fault::new(at("pause_seconds"), format!("more than {most}")));
+            }
+            let known = self.commands.iter().find(|known| known.name == step.command);
+            let Some(known) = known else {
+                let text = format!("{:?} has no command {:?}", self.name, step.command);
+                faults.push(Fault::new(at("command"), text));
+                continue;
+            };
+            for value in &known.values {
+                let at = || at(&format!("values/{}", value.name));
+                match step.values.get(&value.name) {
+                    None => faults.push(Fault::new(at(), "missing")),
+                    Some(given) if value.min.is_some_and(|min| *given < min) => {
+                        faults.push(Fault::new(at(), "less than the least"));
+                    }
+                    Some(given) if value.max.is_some_and(|max| *given > max) => {
+                        faults.push(Fault::new(at(), "more than the most"));
+                    }
+                    Some(_) => {}
+                }
+            }
+            for name in step.values.keys() {
+                if !known.values.iter().any(|value| value.name == *name) {
+                    faults.push(Fault::new(at(&format!("values/{name}")), "no such value"));
+                }
+            }
+        }
+        faults
     }
 }
 

@@ -24,13 +24,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::reading::check_name;
-use crate::registry::Sensor;
+use crate::registry::{Sensor, Step};
 use crate::{Config, Fault};
 
 pub(crate) use area::{Area, Day, Days};
 pub(crate) use memory::{Memory, Remembered};
 pub(crate) use quiet::{Quiet, Verdict};
-pub(crate) use set::{Matched, Order, RuleSet};
+pub(crate) use set::{Looking, Matched, Order, RuleSet};
 
 /// The kind of [`RuleId`]; never constructed.
 #[derive(Debug)]
@@ -70,6 +70,15 @@ pub(crate) struct RuleText {
     /// After an alert there is no other before a reading for which it does not hold.
     pub is_once: bool,
     pub cooldown: Duration,
+    pub actions: Vec<Deed>,
+    pub escalation: Option<Escalation>,
+}
+
+/// What an alert sets off when nobody has taken it in hand for so long.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Escalation {
+    pub after: Duration,
+    /// Mails and endpoints.
     pub actions: Vec<Deed>,
 }
 
@@ -171,7 +180,7 @@ pub(crate) struct Window {
 pub(crate) struct Minute(u16);
 
 /// What an alert sets off.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Deed {
     Email {
         to: String,
@@ -179,6 +188,15 @@ pub(crate) enum Deed {
     /// A webhook or a Slack channel.
     Endpoint {
         endpoint: String,
+    },
+    /// Commands to a device, one after another.
+    Actuator {
+        /// None: the device of the reading.
+        device: Option<String>,
+        actuator: String,
+        steps: Vec<Step>,
+        /// How long the device may take to acknowledge each.
+        timeout: Duration,
     },
 }
 
@@ -267,14 +285,31 @@ impl RuleText {
             let text = format!("more than {}", config.cooldown_max.as_secs());
             fault("/cooldown_seconds".into(), text);
         }
-        if self.actions.len() > config.actions_max {
-            fault("/actions".into(), format!("more than {}", config.actions_max));
-        }
-        for (index, action) in self.actions.iter().enumerate() {
-            if let Deed::Email { to } = action
-                && (!is_address(to) || !accepts_address(to))
-            {
-                fault(format!("/actions/{index}/to"), "not an e-mail address".into());
+        let mut check = |at: &str, actions: &[Deed], is_escalation: bool| {
+            if actions.len() > config.actions_max {
+                fault(at.into(), format!("more than {}", config.actions_max));
+            }
+            for (index, action) in actions.iter().enumerate() {
+                match action {
+                    Deed::Email { to } if !is_address(to) || !accepts_address(to) => {
+                        fault(format!("{at}/{index}/to"), "not an e-mail address".into());
+                    }
+                    Deed::Actuator { .. } if is_escalation => {
+                        fault(format!("{at}/{index}"), "an escalation tells people".into());
+                    }
+                    _ => {}
+                }
+            }
+        };
+        check("/actions", &self.actions, false);
+        if let Some(Escalation { after, actions }) = &self.escalation {
+            check("/escalation/actions", actions, true);
+            let most = config.escalation_after_max.as_secs();
+            if !(1..=most).contains(&after.as_secs()) {
+                fault("/escalation/after_seconds".into(), format!("not from 1 to {most}"));
+            }
+            if actions.is_empty() {
+                fault("/escalation/actions".into(), "an escalation has at least one action".into());
             }
         }
         faults
@@ -286,6 +321,24 @@ impl RuleText {
             matches!(&condition.test, Test::Change(_) | Test::Ranges { hold: Some(_), .. })
         };
         self.is_once || !self.lasting.is_zero() || self.conditions.iter().any(of_test)
+    }
+
+    /// The commands that it gives to an actuator.
+    pub(crate) fn steps_of(&self, name: &str) -> Vec<&[Step]> {
+        let steps = self.actions.iter().filter_map(|action| match action {
+            Deed::Actuator { actuator, steps, .. } if actuator == name => Some(steps.as_slice()),
+            _ => None,
+        });
+        steps.collect()
+    }
+
+    /// Whether it says this device by its name.
+    pub(crate) fn names_device(&self, name: &str) -> bool {
+        let of_action = |action: &Deed| match action {
+            Deed::Actuator { device, .. } => device.as_deref() == Some(name),
+            _ => false,
+        };
+        self.device.as_deref() == Some(name) || self.actions.iter().any(of_action)
     }
 
     /// The values that it looks at.

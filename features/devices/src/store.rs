@@ -9,11 +9,12 @@ use relational::{Migration, NewEvent, Read, Row, Tx, Value, params};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::commands::{self, Command};
 use crate::needs::{Notice, Notifier};
-use crate::registry::{Additions, Device, Position, Registry, Sensor, SensorValue};
+use crate::registry::{Actuator, Additions, Device, Position, Registry, Sensor, SensorValue, Step};
 use crate::rule::{
-    Area, Change, Comparison, Condition, Day, Days, Deed, Direction, Range, Remembered, Rule,
-    RuleId, RuleText, Test, Window,
+    Area, Change, Comparison, Condition, Day, Days, Deed, Direction, Escalation, Range, Remembered,
+    Rule, RuleId, RuleText, Test, Window,
 };
 use crate::{Error, Result};
 
@@ -23,7 +24,7 @@ pub(crate) const ALERTS: &str = "alerts";
 /// Rows that are loaded at once; below the limit of any database.
 const CHUNK_ROWS: i64 = 5_000;
 /// How much of a name rows keep of who did something.
-const AUTHOR_CHARS_MAX: usize = 256;
+pub(crate) const AUTHOR_CHARS_MAX: usize = 256;
 
 pub(crate) const MIGRATIONS: &[Migration] = &[
     Migration {
@@ -172,6 +173,63 @@ CREATE TABLE rule_memory (
 );
 ",
     },
+    // A command waits for `due`; behind another one of its chain, and when it is over, that is null.
+    Migration {
+        id: "0005-commands",
+        sql: "
+CREATE TABLE actuators (
+    organisation VARCHAR(36) NOT NULL,
+    name VARCHAR(128) NOT NULL,
+    commands TEXT NOT NULL,
+    created BIGINT NOT NULL,
+    PRIMARY KEY (organisation, name)
+);
+ALTER TABLE devices ADD COLUMN actuators TEXT;
+CREATE TABLE device_commands (
+    organisation VARCHAR(36) NOT NULL,
+    id VARCHAR(36) NOT NULL,
+    chain VARCHAR(36) NOT NULL,
+    step BIGINT NOT NULL,
+    device VARCHAR(128) NOT NULL,
+    actuator VARCHAR(128) NOT NULL,
+    command VARCHAR(128) NOT NULL,
+    given TEXT NOT NULL,
+    pause BIGINT NOT NULL,
+    timeout BIGINT NOT NULL,
+    author VARCHAR(256) NOT NULL,
+    alert VARCHAR(36),
+    created BIGINT NOT NULL,
+    state VARCHAR(16) NOT NULL,
+    due BIGINT,
+    attempts BIGINT NOT NULL,
+    sent BIGINT,
+    ended BIGINT,
+    reason TEXT,
+    PRIMARY KEY (organisation, id)
+);
+CREATE INDEX device_commands_due ON device_commands (organisation, due);
+CREATE INDEX device_commands_newest ON device_commands (organisation, device, created, id);
+CREATE INDEX device_commands_chain ON device_commands (organisation, chain, step);
+CREATE TABLE twins (
+    organisation VARCHAR(36) NOT NULL,
+    device VARCHAR(128) NOT NULL,
+    desired TEXT NOT NULL,
+    desired_version BIGINT NOT NULL,
+    desired_time BIGINT,
+    desired_by VARCHAR(256),
+    due BIGINT,
+    reported TEXT NOT NULL,
+    reported_version BIGINT NOT NULL,
+    reported_time BIGINT,
+    seen_version BIGINT,
+    PRIMARY KEY (organisation, device)
+);
+CREATE INDEX twins_due ON twins (organisation, due);
+ALTER TABLE alerts ADD COLUMN escalate BIGINT;
+ALTER TABLE alerts ADD COLUMN escalated BIGINT;
+CREATE INDEX alerts_escalate ON alerts (organisation, escalate);
+",
+    },
 ];
 
 /// An alert that was raised, once.
@@ -192,6 +250,10 @@ pub(crate) struct Alert {
     /// None for those that were raised before reasons were kept.
     pub why: Option<Why>,
     pub handling: Handling,
+    /// When more people are told, unless somebody has taken it in hand by then.
+    pub escalate: Option<Timestamp>,
+    /// When they were.
+    pub escalated: Option<Timestamp>,
 }
 
 /// Why a rule raised an alert.
@@ -281,6 +343,15 @@ pub(crate) struct Series {
     pub received: Option<Timestamp>,
 }
 
+/// An alert with what it sets off.
+#[derive(Debug)]
+pub(crate) struct Raised {
+    pub alert: Alert,
+    pub notices: Vec<Notice>,
+    /// The steps of each chain, one after another.
+    pub commands: Vec<Vec<Command>>,
+}
+
 /// What one batch of readings changes, all of it or nothing.
 #[derive(Debug)]
 pub(crate) struct Commit {
@@ -290,10 +361,12 @@ pub(crate) struct Commit {
     pub from: u64,
     pub next: u64,
     pub readings: u64,
-    pub alerts: Vec<(Alert, Vec<Notice>)>,
+    pub alerts: Vec<Raised>,
     pub new_series: Vec<Series>,
     pub moved_series: Vec<Series>,
     pub memory: Vec<Remembered>,
+    /// Commands of the organisation that may wait or be on their way.
+    pub commands_open_max: usize,
 }
 
 /// Numbers for the overview.
@@ -353,7 +426,21 @@ pub(crate) async fn registry(read: &mut Read, organisation: OrganisationId) -> R
     }
     let mut after = String::new();
     loop {
-        let sql = "SELECT name, label, latitude, longitude, sensors, tags, group_name, \
+        let sql = "SELECT name, commands, created FROM actuators \
+                   WHERE organisation = ? AND name > ? ORDER BY name LIMIT ?";
+        let rows = read.query(sql, params![organisation, after, CHUNK_ROWS]).await?;
+        let Some(last) = rows.last() else { break };
+        after = last.get("name")?;
+        for row in &rows {
+            let commands = parse(&row.get::<String>("commands")?)?;
+            let actuator =
+                Actuator { name: row.get("name")?, commands, created: row.get("created")? };
+            registry.actuators.insert(actuator.name.clone(), Arc::new(actuator));
+        }
+    }
+    let mut after = String::new();
+    loop {
+        let sql = "SELECT name, label, latitude, longitude, sensors, actuators, tags, group_name, \
                    provisioned, created FROM devices WHERE organisation = ? AND name > ? ORDER BY name LIMIT ?";
         let rows = read.query(sql, params![organisation, after, CHUNK_ROWS]).await?;
         let Some(last) = rows.last() else { break };
@@ -466,23 +553,51 @@ pub(crate) async fn put_sensor(
     Ok(())
 }
 
+pub(crate) async fn put_actuator(
+    tx: &mut Tx,
+    organisation: OrganisationId,
+    actuator: &Actuator,
+) -> Result<()> {
+    let Actuator { name, commands, created } = actuator;
+    let commands = json(commands);
+    let sql = "UPDATE actuators SET commands = ? WHERE organisation = ? AND name = ?";
+    if tx.execute(sql, params![commands, organisation, name]).await? == 0 {
+        let sql =
+            "INSERT INTO actuators (organisation, name, commands, created) VALUES (?, ?, ?, ?)";
+        tx.execute(sql, params![organisation, name, commands, created]).await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn delete_actuator(
+    tx: &mut Tx,
+    organisation: OrganisationId,
+    name: &str,
+) -> Result<()> {
+    let sql = "DELETE FROM actuators WHERE organisation = ? AND name = ?";
+    tx.execute(sql, params![organisation, name]).await?;
+    Ok(())
+}
+
 pub(crate) async fn put_device(
     tx: &mut Tx,
     organisation: OrganisationId,
     device: &Device,
 ) -> Result<()> {
-    let Device { name, label, position, sensors, tags, group, provisioned, created } = device;
+    let Device { name, label, position, sensors, actuators, tags, group, provisioned, created } =
+        device;
     let (latitude, longitude) = (position.map(|p| p.latitude), position.map(|p| p.longitude));
-    let (sensors, tags) = (json(sensors), json(tags));
+    let (sensors, actuators, tags) = (json(sensors), json(actuators), json(tags));
     let sql = "SELECT name FROM devices WHERE organisation = ? AND name = ?";
     if tx.query_optional(sql, params![organisation, name]).await?.is_some() {
         let sql = "UPDATE devices SET label = ?, latitude = ?, longitude = ?, sensors = ?, \
-                   tags = ?, group_name = ?, provisioned = ? WHERE organisation = ? AND name = ?";
+                   actuators = ?, tags = ?, group_name = ?, provisioned = ? WHERE organisation = ? AND name = ?";
         let given = params![
             label,
             latitude,
             longitude,
             sensors,
+            actuators,
             tags,
             group,
             provisioned,
@@ -493,8 +608,8 @@ pub(crate) async fn put_device(
         return Ok(());
     }
     let sql = "INSERT INTO devices \
-               (organisation, name, label, latitude, longitude, sensors, tags, group_name, \
-               provisioned, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+               (organisation, name, label, latitude, longitude, sensors, actuators, tags, \
+               group_name, provisioned, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
     let given = params![
         organisation,
         name,
@@ -502,6 +617,7 @@ pub(crate) async fn put_device(
         latitude,
         longitude,
         sensors,
+        actuators,
         tags,
         group,
         provisioned,
@@ -623,6 +739,9 @@ pub(crate) async fn versions(
     Ok(Page::of(versions, request.limit, |version| version.number.to_string()))
 }
 
+const VERSION: &str = "SELECT version, name, sensor, device, is_enabled, body, time, author \
+                       FROM rule_versions WHERE organisation = ? AND rule = ? AND version = ?";
+
 /// One text that a rule had, if it is kept.
 pub(crate) async fn version(
     read: &mut Read,
@@ -630,9 +749,18 @@ pub(crate) async fn version(
     (id, version): (RuleId, u64),
 ) -> Result<Option<Version>> {
     let version = i64::try_from(version).unwrap_or(i64::MAX);
-    let sql = "SELECT version, name, sensor, device, is_enabled, body, time, author \
-               FROM rule_versions WHERE organisation = ? AND rule = ? AND version = ?";
-    let row = read.query_optional(sql, params![organisation, id, version]).await?;
+    let row = read.query_optional(VERSION, params![organisation, id, version]).await?;
+    row.as_ref().map(version_of).transpose()
+}
+
+/// The same inside a transaction.
+pub(crate) async fn written_version(
+    tx: &mut Tx,
+    organisation: OrganisationId,
+    (id, version): (RuleId, u64),
+) -> Result<Option<Version>> {
+    let version = i64::try_from(version).unwrap_or(i64::MAX);
+    let row = tx.query_optional(VERSION, params![organisation, id, version]).await?;
     row.as_ref().map(version_of).transpose()
 }
 
@@ -714,15 +842,22 @@ pub(crate) async fn commit(
         remember(tx, *organisation, kept).await?;
     }
     let mut raised = Vec::with_capacity(commit.alerts.len());
-    for (alert, mails) in &commit.alerts {
+    for Raised { alert, notices, commands } in &commit.alerts {
         let mut alert = alert.clone();
-        for mail in mails {
-            if let Err(error) = notifier.enqueue(tx, mail).await {
+        for notice in notices {
+            if let Err(error) = notifier.enqueue(tx, notice).await {
                 // A mail that can never be taken, or not for now, must not stop the readings behind it.
                 if !matches!(error.kind, ErrorKind::Invalid | ErrorKind::TooMany) {
                     return Err(error.into());
                 }
                 alert.mail_error = Some(error.to_string());
+            }
+        }
+        for chain in commands {
+            match commands::put(tx, *organisation, chain, commit.commands_open_max).await {
+                Ok(()) => {}
+                Err(error @ Error::Full(..)) => alert.mail_error = Some(error.to_string()),
+                Err(error) => return Err(error),
             }
         }
         raise(tx, *organisation, &alert).await?;
@@ -733,11 +868,23 @@ pub(crate) async fn commit(
 
 async fn raise(tx: &mut Tx, organisation: OrganisationId, alert: &Alert) -> Result<()> {
     let Alert {
-        id, rule, rule_name, device, sensor, time, values, raised, mail_error, why, ..
+        id,
+        rule,
+        rule_name,
+        device,
+        sensor,
+        time,
+        values,
+        raised,
+        mail_error,
+        why,
+        escalate,
+        ..
     } = alert;
     let why = why.as_ref().map(json);
     let sql = "INSERT INTO alerts (organisation, id, rule, rule_name, device, sensor, time, \
-               reading, raised, mail_error, why) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+               reading, raised, mail_error, why, escalate) \
+               VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
     let given = params![
         organisation,
         id,
@@ -749,7 +896,8 @@ async fn raise(tx: &mut Tx, organisation: OrganisationId, alert: &Alert) -> Resu
         values,
         raised,
         mail_error,
-        why
+        why,
+        escalate
     ];
     tx.execute(sql, given).await?;
     tx.emit(NewEvent {
@@ -860,7 +1008,7 @@ pub(crate) async fn alerts(
 
 const ALERT_COLUMNS: &str = "id, rule, rule_name, device, sensor, time, reading, raised, \
                              mail_error, why, acknowledged, acknowledged_by, cleared, \
-                             cleared_by, note";
+                             cleared_by, note, escalate, escalated";
 
 pub(crate) async fn alert(
     read: &mut Read,
@@ -886,11 +1034,11 @@ pub(crate) async fn handle_alert(
     }
     let sql = match state {
         AlertState::Cleared => {
-            "UPDATE alerts SET cleared = ?, cleared_by = ? \
+            "UPDATE alerts SET cleared = ?, cleared_by = ?, escalate = NULL \
              WHERE organisation = ? AND id = ? AND cleared IS NULL"
         }
         AlertState::Open | AlertState::Acknowledged => {
-            "UPDATE alerts SET acknowledged = ?, acknowledged_by = ? \
+            "UPDATE alerts SET acknowledged = ?, acknowledged_by = ?, escalate = NULL \
              WHERE organisation = ? AND id = ? AND acknowledged IS NULL"
         }
     };
@@ -900,6 +1048,33 @@ pub(crate) async fn handle_alert(
         tx.execute(sql, params![note, organisation, id]).await?;
     }
     Ok(true)
+}
+
+/// Alerts that nobody has taken in hand in time, the longest waiting first.
+pub(crate) async fn neglected(
+    tx: &mut Tx,
+    organisation: OrganisationId,
+    now: Timestamp,
+    most: i64,
+) -> Result<Vec<Alert>> {
+    let sql = format!(
+        "SELECT {ALERT_COLUMNS} FROM alerts WHERE organisation = ? AND escalate <= ? \
+         ORDER BY escalate, id LIMIT ?"
+    );
+    let rows = tx.query(&sql, params![organisation, now, most]).await?;
+    rows.iter().map(alert_of).collect()
+}
+
+/// Notes that more people are told of an alert; says whether that is still to be done.
+pub(crate) async fn escalate(
+    tx: &mut Tx,
+    organisation: OrganisationId,
+    id: EventId,
+    now: Timestamp,
+) -> Result<bool> {
+    let sql = "UPDATE alerts SET escalate = NULL, escalated = ? WHERE organisation = ? \
+               AND id = ? AND escalate IS NOT NULL AND acknowledged IS NULL AND cleared IS NULL";
+    Ok(tx.execute(sql, params![now, organisation, id]).await? == 1)
 }
 
 pub(crate) async fn counts(read: &mut Read, organisation: OrganisationId) -> Result<Counts> {
@@ -951,6 +1126,10 @@ fn device_of(row: &Row) -> Result<Device> {
         label: row.get("label")?,
         position,
         sensors: parse(&row.get::<String>("sensors")?)?,
+        actuators: match row.get::<Option<String>>("actuators")? {
+            Some(actuators) => parse(&actuators)?,
+            None => BTreeSet::new(),
+        },
         tags: match row.get::<Option<String>>("tags")? {
             Some(tags) => parse(&tags)?,
             None => BTreeSet::new(),
@@ -1003,6 +1182,10 @@ fn text_of(row: &Row) -> Result<RuleText> {
         is_once: body.is_once,
         cooldown: Duration::from_secs(body.cooldown_seconds),
         actions: body.actions.into_iter().map(Deed::from).collect(),
+        escalation: body.escalation.map(|row| Escalation {
+            after: Duration::from_secs(row.after_seconds),
+            actions: row.actions.into_iter().map(Deed::from).collect(),
+        }),
     })
 }
 
@@ -1026,6 +1209,8 @@ fn alert_of(row: &Row) -> Result<Alert> {
             cleared: done(row, "cleared", "cleared_by")?,
             note: row.get("note")?,
         },
+        escalate: row.get("escalate")?,
+        escalated: row.get("escalated")?,
     })
 }
 
@@ -1068,6 +1253,14 @@ struct BodyRow {
     #[serde(default)]
     is_once: bool,
     cooldown_seconds: u64,
+    actions: Vec<DeedRow>,
+    #[serde(default)]
+    escalation: Option<EscalationRow>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct EscalationRow {
+    after_seconds: u64,
     actions: Vec<DeedRow>,
 }
 
@@ -1151,6 +1344,7 @@ struct WindowRow {
 enum DeedRow {
     Email { to: String },
     Endpoint { endpoint: String },
+    Actuator { device: Option<String>, actuator: String, steps: Vec<Step>, timeout_seconds: u64 },
 }
 
 impl From<DeedRow> for Deed {
@@ -1158,6 +1352,10 @@ impl From<DeedRow> for Deed {
         match row {
             DeedRow::Email { to } => Self::Email { to },
             DeedRow::Endpoint { endpoint } => Self::Endpoint { endpoint },
+            DeedRow::Actuator { device, actuator, steps, timeout_seconds } => {
+                let timeout = Duration::from_secs(timeout_seconds);
+                Self::Actuator { device, actuator, steps, timeout }
+            }
         }
     }
 }
@@ -1167,6 +1365,12 @@ impl From<&Deed> for DeedRow {
         match deed {
             Deed::Email { to } => Self::Email { to: to.clone() },
             Deed::Endpoint { endpoint } => Self::Endpoint { endpoint: endpoint.clone() },
+            Deed::Actuator { device, actuator, steps, timeout } => Self::Actuator {
+                device: device.clone(),
+                actuator: actuator.clone(),
+                steps: steps.clone(),
+                timeout_seconds: timeout.as_secs(),
+            },
         }
     }
 }
@@ -1190,14 +1394,18 @@ impl From<&RuleText> for BodyRow {
             is_once: text.is_once,
             cooldown_seconds: text.cooldown.as_secs(),
             actions: actions.collect(),
+            escalation: text.escalation.as_ref().map(|escalation| EscalationRow {
+                after_seconds: escalation.after.as_secs(),
+                actions: escalation.actions.iter().map(DeedRow::from).collect(),
+            }),
         }
     }
 }
 
-fn json<T: Serialize + ?Sized>(value: &T) -> String {
+pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> String {
     serde_json::to_string(value).expect("strings and finite numbers always become JSON")
 }
 
-fn parse<T: for<'de> Deserialize<'de>>(text: &str) -> Result<T> {
+pub(crate) fn parse<T: for<'de> Deserialize<'de>>(text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|_| Error::damaged("JSON in a row"))
 }

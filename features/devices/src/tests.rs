@@ -1,5 +1,6 @@
 //! Through the routes and the pipelines, on embedded engines.
 
+mod commands;
 mod health;
 mod http;
 mod letters;
@@ -7,7 +8,6 @@ mod pipeline;
 mod platform;
 mod rules;
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode, header};
 use base::access::{Action, Authority, Door, Principal, Refused, Resource, Subject};
-use base::{Base, ErrorKind, KeyId, OrganisationId, Spent, Timestamp};
+use base::{Base, ErrorKind, EventId, KeyId, OrganisationId, Spent, Timestamp};
 use edge::{BoxFuture, Gate, Router, Sessions};
 use eventlog::EventLog;
 use http_body_util::BodyExt;
@@ -31,8 +31,8 @@ use tower::ServiceExt;
 
 use crate::pipeline::Step;
 use crate::{
-    Config, Devices, Error, IssuedKey, KeyIssuer, KeyRequest, NeedError, Needs, Notice, Notifier,
-    Outcome, Recipient, Result, TxFuture,
+    Config, Devices, Error, IssuedKey, KeyIssuer, KeyRequest, Message, Messenger, NeedError, Needs,
+    Notice, Notifier, Outcome, Recipient, Result, TxFuture,
 };
 
 /// Stops pipelines where a test wants them to be killed.
@@ -69,6 +69,7 @@ struct Stack {
     devices: Devices,
     router: Router,
     mails: Arc<Mails>,
+    messages: Arc<Messages>,
 }
 
 const NOW: &str = "2026-01-01T00:00:00Z";
@@ -115,6 +116,8 @@ impl Stack {
             keys: Arc::new(Keys),
         };
         let devices = Devices::open(config.clone(), &base, needs).await.unwrap();
+        let messages = Arc::new(Messages::default());
+        devices.connect(messages.clone());
         base.tasks.supervise("relay", {
             let (db, log) = (db.clone(), log.clone());
             move || relational::relay(db.clone(), log.clone())
@@ -128,7 +131,7 @@ impl Stack {
             handlers: base.tasks.clone(),
         };
         let router = devices.routes().build(gate);
-        Self { dir, config, base, db, log, lake, devices, router, mails }
+        Self { dir, config, base, db, log, lake, devices, router, mails, messages }
     }
 
     /// Stops cleanly and starts on the same folder.
@@ -459,6 +462,25 @@ impl Notifier for Mails {
     }
 }
 
+/// Keeps what was sent to devices; a broken one refuses.
+#[derive(Default)]
+struct Messages {
+    sent: Mutex<Vec<Message>>,
+    is_broken: std::sync::atomic::AtomicBool,
+}
+
+impl Messenger for Messages {
+    fn publish(&self, _: OrganisationId, message: Message) -> BoxFuture<'_, Result<(), NeedError>> {
+        let done = if self.is_broken.load(Ordering::Acquire) {
+            Err(NeedError { kind: ErrorKind::Unavailable, source: "no broker today".into() })
+        } else {
+            self.sent.lock().push(message);
+            Ok(())
+        };
+        Box::pin(std::future::ready(done))
+    }
+}
+
 struct Keys;
 
 impl KeyIssuer for Keys {
@@ -467,13 +489,16 @@ impl KeyIssuer for Keys {
         principal: &'a Principal,
         request: KeyRequest,
     ) -> BoxFuture<'a, Result<IssuedKey, NeedError>> {
-        let grants: HashMap<_, _> = request.grants.into_iter().collect();
+        let of = |wanted: &str| {
+            let grants = request.grants.iter().filter(|(action, _)| *action == wanted);
+            grants.map(|(_, path)| path.as_str()).collect::<Vec<_>>().join(" ")
+        };
         Box::pin(std::future::ready(Ok(IssuedKey {
             id: principal.name.to_string(),
-            label: request.label,
-            token: grants["readings.publish"].clone(),
-            mqtt_user: "user".into(),
-            mqtt_password: grants["mqtt.publish"].clone(),
+            token: of("readings.publish"),
+            mqtt_user: of("mqtt.subscribe"),
+            mqtt_password: of("mqtt.publish"),
+            label: request.label.clone(),
         })))
     }
 }

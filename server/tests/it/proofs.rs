@@ -87,3 +87,13 @@ fn a_backlog_of_readings_is_taken_once() {
 fn nobody_is_shown_an_article_that_is_older_than_what_was_acknowledged() {
     holds(people::articles_speed);
 }
+
+#[test]
+fn a_bad_night_raises_the_alerts_of_a_recount() {
+    holds(devices::night);
+}
+
+#[test]
+fn mqtt_clients_find_a_broker() {
+    holds(devices::clients);
+}

@@ -1,8 +1,12 @@
 //! Devices: what rules and pipelines hold to under load.
 
+mod clients;
+mod night;
 mod pipeline;
 mod rules;
 
+pub use clients::clients;
+pub use night::night;
 pub use pipeline::pipeline;
 pub use rules::rules;
 

@@ -62,7 +62,7 @@ export function AlertTable({ items, again, brief = false }) {
               html`<td><a href=${`#/device/${encodeURIComponent(alert.device)}`}>${alert.device}</a></td>
                 <td><${Values} sensor=${alert.sensor} values=${alert.values} /></td>
                 <td><${Time} at=${alert.time} /></td>`}
-              <td><span class=${`badge ${alert.state}`}>${states()[alert.state]}</span></td>
+              <td><span class=${`badge ${alert.state}`}>${states()[alert.state]}</span>${alert.escalated && html` <span class="badge failed">${t('alerts.escalated')}</span>`}</td>
               <td class="actions">
                 ${alert.state === 'open' && html`<button type="button" data-test="alert-acknowledge" onClick=${() => act(alert, 'acknowledge')}>${t('alerts.acknowledge')}</button>`}
                 ${alert.state === 'acknowledged' && html`<button type="button" data-test="alert-clear" onClick=${() => act(alert, 'clear')}>${t('alerts.clear')}</button>`}

@@ -5,6 +5,7 @@ import { t } from '../i18n.js';
 import { Dialog } from '../parts/dialog.js';
 import { checkedOf, Field, Form, optionalNumber, textOf } from '../parts/form.js';
 import { toast } from '../parts/notices.js';
+import { Carried } from './device-deeds.js';
 
 /**
  * @param {{ device?: import('../api.js').Device, at?: { latitude: number, longitude: number }, onClose: () => void, onDone: (name: string) => void }} props
@@ -17,9 +18,10 @@ export function DeviceForm({ device, at, onClose, onDone }) {
   const [tags, setTags] = useState((device?.tags ?? []).join(', '));
   const [group, setGroup] = useState(device?.group ?? '');
   const [sensors, setSensors] = useState(/** @type {string[]} */ (device?.sensors ?? []));
+  const [actuators, setActuators] = useState(/** @type {string[]} */ (device?.actuators ?? []));
   const known = [...new Set([...(catalog.value ?? []).map((one) => one.name), ...sensors])];
   const send = async () => {
-    const body = { label: label.trim() || null, latitude: optionalNumber(latitude), longitude: optionalNumber(longitude), sensors, tags: tags.split(',').map((tag) => tag.trim()).filter(Boolean), group: group.trim() || null };
+    const body = { label: label.trim() || null, latitude: optionalNumber(latitude), longitude: optionalNumber(longitude), sensors, actuators, tags: tags.split(',').map((tag) => tag.trim()).filter(Boolean), group: group.trim() || null };
     if ((body.latitude === null) !== (body.longitude === null)) throw new Error(t('devices.half-place'));
     if (device) await changeDevice(device.name, body);
     else await createDevice({ name: name.trim(), ...body });
@@ -71,7 +73,8 @@ export function DeviceForm({ device, at, onClose, onDone }) {
       ${known.length > 0 &&
       html`<fieldset class="plain"><legend>${t('sensors.title')}</legend>
         <div class="checks">${known.map((sensor) => html`<label class="check"><input type="checkbox" checked=${sensors.includes(sensor)} onChange=${(/** @type {Event} */ event) => toggle(sensor, checkedOf(event))} />${sensor}</label>`)}</div>
-      </fieldset>`}`,
+      </fieldset>`}
+      ${h(Carried, { carried: actuators, change: setActuators })}`,
     }),
   });
 }

@@ -10,6 +10,7 @@ import { useLoad } from '../parts/load.js';
 import { complain, Failed, Loading } from '../parts/notices.js';
 import { route } from '../router.js';
 import { AlertTable } from './alerts.js';
+import { Commands, Twin } from './device-deeds.js';
 import { DeviceValues } from './device-values.js';
 
 export default function DevicePage() {
@@ -36,6 +37,8 @@ export default function DevicePage() {
       <section class="card panel flat"><${DeviceValues} key=${name} device=${name} /></section>
       <div class="stack">
         <${Alerts} device=${name} />
+        <${Commands} device=${device} />
+        <${Twin} device=${name} />
         <${History} device=${name} state=${health?.state} />
       </div>
     </div>

@@ -11,7 +11,9 @@ import { Icon } from '../parts/icons.js';
 import { useLoad } from '../parts/load.js';
 import { complain, Empty, Failed, Loading, toast } from '../parts/notices.js';
 import { Tabs } from '../parts/tabs.js';
+import { Save, Take } from '../parts/transfer.js';
 import { route } from '../router.js';
+import { Actuators } from './actuators.js';
 import { DeviceForm } from './device-form.js';
 import { KeyForm, KeyOnce } from './keys.js';
 import { SensorForm } from './sensor-form.js';
@@ -24,10 +26,12 @@ export default function DevicesPage() {
     <${Tabs} label=${t('nav.devices')} tabs=${[
       { path: '/devices', text: t('nav.devices'), test: 'tab-devices' },
       { path: '/devices/sensors', text: t('sensors.title'), test: 'tab-sensors' },
+      { path: '/devices/actuators', text: t('actuators.title'), test: 'tab-actuators' },
       { path: '/devices/keys', text: t('keys.title'), test: 'tab-keys' },
     ]} />
     ${part === '' && html`<${DeviceList} />`}
     ${part === 'sensors' && html`<${SensorList} />`}
+    ${part === 'actuators' && html`<${Actuators} />`}
     ${part === 'keys' && html`<${KeyList} />`}
   </div>`;
 }
@@ -68,6 +72,8 @@ function DeviceList() {
             ${Object.entries(states()).map(([state, text]) => html`<option value=${state}>${text}</option>`)}
           </select>
         </label>
+        ${h(Save, { name: 'devices.csv', text: 'CSV', load: api.exportDevices, test: 'devices-export' })}
+        ${h(Take, { accept: '.csv,.json', take: (text, name) => api.importDevices(name.endsWith('.csv') ? { csv: text } : JSON.parse(text)), again, test: 'devices-import' })}
       </div>
       ${data.length === 0 && html`<p class="faint">${t('map.none-match')}</p>`}
       <div class="scroll" tabindex="0" role="region" aria-label=${t('nav.devices')}>

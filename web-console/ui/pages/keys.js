@@ -11,6 +11,12 @@ import { useLoad } from '../parts/load.js';
 /** @type {Record<string, Grant[]>} */
 const RIGHTS = {
   publish: [{ action: 'mqtt.publish', resource: 'mqtt/data/*' }],
+  fleet: [
+    { action: 'devices.provision', resource: 'device/*' },
+    { action: 'readings.publish', resource: 'device/*' },
+    ...['data', 'answer', 'reported'].map((topic) => ({ action: 'mqtt.publish', resource: `mqtt/${topic}/*` })),
+    ...['command', 'desired'].map((topic) => ({ action: 'mqtt.subscribe', resource: `mqtt/${topic}/*` })),
+  ],
   everything: [{ action: '*', resource: '*' }],
 };
 
@@ -23,6 +29,7 @@ export function KeyForm({ onClose, onMade }) {
   const send = async () => onMade(await createKey({ label: label.trim(), grants: RIGHTS[rights] ?? own }));
   const choices = [
     ['publish', t('keys.publish')],
+    ['fleet', t('keys.fleet')],
     ['everything', t('keys.everything')],
     ['own', t('keys.own')],
   ];

@@ -11,13 +11,15 @@ import { Icon } from '../parts/icons.js';
 import { useLoad } from '../parts/load.js';
 import { Empty, Failed, Loading, reason, toast } from '../parts/notices.js';
 import { go, route } from '../router.js';
-import { comparisons, DAYS, dayText, directions, sentence } from './rule-sentence.js';
+import { CommandPick } from './device-deeds.js';
+import { comparisons, DAYS, dayText, deedText, directions, sentence } from './rule-sentence.js';
 
 /** @typedef {{ min: string, max: string }} RangeDraft */
 /** @typedef {'range' | 'compare' | 'change'} Kind */
 /** @typedef {{ value: string, kind: Kind, ranges: RangeDraft[], hold: RangeDraft | null, compare: { is: string, value: string, plus: string }, change: { by: string, minutes: string, direction: string } }} ConditionDraft */
 /** @typedef {{ on: boolean, outside: boolean, latitude: string, longitude: string, metres: string, other: api.Area | null }} AreaDraft `other`: of a shape that this form cannot draw */
-/** @typedef {{ name: string, sensor: string, device: string, tags: string, groups: string, area: AreaDraft, enabled: boolean, conditions: ConditionDraft[], window: { on: boolean, from: string, to: string, zone: string, days: string[] }, minutes: string, once: boolean, cooldown: string, email: string, endpoints: string[] }} Draft */
+/** @typedef {{ name: string, sensor: string, device: string, tags: string, groups: string, area: AreaDraft, enabled: boolean, conditions: ConditionDraft[], window: { on: boolean, from: string, to: string, zone: string, days: string[] }, minutes: string, once: boolean, cooldown: string, email: string, endpoints: string[], deeds: Deeds, escalate: string, escalateTo: string, escalateMore: api.Action[] }} Draft */
+/** @typedef {Extract<api.Action, { type: 'actuator' }>[]} Deeds */
 
 const zoneHere = Intl.DateTimeFormat().resolvedOptions().timeZone || 'UTC';
 const zones = Intl.supportedValuesOf('timeZone');
@@ -47,6 +49,10 @@ function blank(query) {
     cooldown: '180',
     email: account.peek()?.email ?? '',
     endpoints: [],
+    deeds: [],
+    escalate: '',
+    escalateTo: '',
+    escalateMore: [],
   };
 }
 
@@ -86,6 +92,10 @@ function draftOf(rule) {
     cooldown: String(rule.cooldown_seconds),
     email: rule.actions.flatMap((action) => (action.type === 'email' ? [action.to] : [])).join(', '),
     endpoints: rule.actions.flatMap((action) => (action.type === 'endpoint' ? [action.endpoint] : [])),
+    deeds: rule.actions.filter((action) => action.type === 'actuator'),
+    escalate: rule.escalation ? String(rule.escalation.after_seconds / 60) : '',
+    escalateTo: (rule.escalation?.actions ?? []).flatMap((action) => (action.type === 'email' ? [action.to] : [])).join(', '),
+    escalateMore: (rule.escalation?.actions ?? []).filter((action) => action.type !== 'email'),
   };
 }
 
@@ -114,6 +124,13 @@ function areaOf({ on, outside, latitude, longitude, metres, other }) {
   return { outside, shape: { type: 'circle', latitude: optionalNumber(latitude) ?? 0, longitude: optionalNumber(longitude) ?? 0, metres: optionalNumber(metres) ?? 0 } };
 }
 
+/** @param {string} text @returns {api.Action[]} */
+const mailsOf = (text) =>
+  text
+    .split(/[,;\s]+/)
+    .filter(Boolean)
+    .map((to) => ({ type: 'email', to }));
+
 /** @param {Draft} draft @returns {api.RuleBody} */
 function bodyOf(draft) {
   const { from, to, zone, days } = draft.window;
@@ -130,13 +147,8 @@ function bodyOf(draft) {
     for_seconds: secondsOf(draft.minutes),
     once: draft.once,
     cooldown_seconds: Math.max(0, Math.round(Number(draft.cooldown) || 0)),
-    actions: [
-      ...draft.email
-        .split(/[,;\s]+/)
-        .filter(Boolean)
-        .map((to) => /** @type {api.Action} */ ({ type: 'email', to })),
-      ...draft.endpoints.map((endpoint) => /** @type {api.Action} */ ({ type: 'endpoint', endpoint })),
-    ],
+    actions: [...mailsOf(draft.email), ...draft.endpoints.map((endpoint) => /** @type {api.Action} */ ({ type: 'endpoint', endpoint })), ...draft.deeds],
+    escalation: secondsOf(draft.escalate) > 0 ? { after_seconds: secondsOf(draft.escalate), actions: [...mailsOf(draft.escalateTo), ...draft.escalateMore] } : null,
   };
 }
 
@@ -432,13 +444,18 @@ function Then({ draft, change }) {
     ${h(Field, {
       label: t('rule.email'),
       hint: t('rule.email-hint'),
-      input: (id, note) => html`<input id=${id} aria-describedby=${note} type="email" multiple required=${draft.endpoints.length === 0} data-test="rule-email" value=${draft.email} onInput=${(/** @type {Event} */ event) => change({ email: textOf(event) })} />`,
+      input: (id, note) => html`<input id=${id} aria-describedby=${note} type="email" multiple required=${draft.endpoints.length + draft.deeds.length === 0} data-test="rule-email" value=${draft.email} onInput=${(/** @type {Event} */ event) => change({ email: textOf(event) })} />`,
     })}
     ${endpoints.length > 0 &&
     html`<div class="field" role="group" aria-label=${t('rule.endpoints')}>
       <span class="label">${t('rule.endpoints')}</span>
       ${endpoints.map((endpoint) => html`<label class="check"><input type="checkbox" data-test=${`rule-endpoint-${endpoint.name}`} checked=${draft.endpoints.includes(endpoint.id)} onChange=${(/** @type {Event} */ event) => change({ endpoints: checkedOf(event) ? [...draft.endpoints, endpoint.id] : draft.endpoints.filter((id) => id !== endpoint.id) })} />${endpoint.name}</label>`)}
     </div>`}
+    <${Deed} draft=${draft} change=${change} />
+    <div class="pair">
+      ${h(Field, { label: t('rule.escalate'), input: (id) => html`<input id=${id} type="number" min="0" step="any" data-test="rule-escalate" value=${draft.escalate} onInput=${(/** @type {Event} */ event) => change({ escalate: textOf(event) })} />` })}
+      ${h(Field, { label: t('rule.escalate-email'), input: (id) => html`<input id=${id} type="email" multiple required=${secondsOf(draft.escalate) > 0 && draft.escalateMore.length === 0} data-test="rule-escalate-email" value=${draft.escalateTo} onInput=${(/** @type {Event} */ event) => change({ escalateTo: textOf(event) })} />` })}
+    </div>
     <label class="check"><input type="checkbox" data-test="rule-once" checked=${draft.once} onChange=${(/** @type {Event} */ event) => change({ once: checkedOf(event) })} />${t('rule.once')}</label>
     ${h(Field, {
       label: t('rule.cooldown'),
@@ -449,6 +466,22 @@ function Then({ draft, change }) {
       </select>`,
     })}
   </fieldset>`;
+}
+
+/** Chains of commands are written by the API and kept. @param {PartProps} props */
+function Deed({ draft, change }) {
+  const { data } = useLoad(() => api.all(api.actuators), []);
+  const [deed, ...more] = draft.deeds;
+  const isPlain = !deed || (deed.steps.length === 1 && deed.device === null && more.length === 0);
+  if (!data || data.length === 0 || !isPlain) return draft.deeds.length > 0 ? html`<p class="hint">${deedText(draft.deeds)}</p>` : null;
+  const picked = deed ? { actuator: deed.actuator, command: deed.steps[0].command, values: deed.steps[0].values ?? {} } : null;
+  return h(CommandPick, {
+    actuators: data,
+    picked,
+    none: '–',
+    test: 'rule-actuator',
+    change: (next) => change({ deeds: next ? [{ type: 'actuator', device: null, actuator: next.actuator, steps: [{ command: next.command, values: next.values }], timeout_seconds: deed?.timeout_seconds ?? 30 }] : [] }),
+  });
 }
 
 /** What the rule said before. @param {{ id: string, use: (text: api.RuleBody) => void }} props */

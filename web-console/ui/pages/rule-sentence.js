@@ -74,9 +74,21 @@ export function sentence(rule, nameOf = (id) => id) {
   }
   const mails = rule.actions.flatMap((action) => (action.type === 'email' ? [action.to] : []));
   const places = rule.actions.flatMap((action) => (action.type === 'endpoint' ? [nameOf(action.endpoint)] : []));
-  if (mails.length > 0 || places.length === 0) parts.push(t('sentence.mail', { to: mails.join(', ') || '…' }));
+  const deeds = rule.actions.filter((action) => action.type === 'actuator');
+  if (mails.length > 0 || places.length + deeds.length === 0) parts.push(t('sentence.mail', { to: mails.join(', ') || '…' }));
   if (places.length > 0) parts.push(t('sentence.endpoint', { to: places.join(', ') }));
+  if (deeds.length > 0) parts.push(deedText(deeds));
+  if (rule.escalation) {
+    const to = rule.escalation.actions.map((action) => (action.type === 'email' ? action.to : action.type === 'endpoint' ? nameOf(action.endpoint) : ''));
+    parts.push(`${t('alerts.escalated')}: ${duration(rule.escalation.after_seconds)} → ${to.join(', ')}.`);
+  }
   if (rule.once) parts.push(t('sentence.once'));
   if (rule.cooldown_seconds > 0) parts.push(t('sentence.cooldown', { time: duration(rule.cooldown_seconds) }));
   return parts.join(' ');
+}
+
+/** @param {import('../api.js').Action[]} actions */
+export function deedText(actions) {
+  const commands = actions.flatMap((action) => (action.type === 'actuator' ? [`${action.device ? `${action.device}: ` : ''}${action.actuator} ${action.steps.map((step) => [step.command, ...Object.values(step.values ?? {})].join(' ')).join(' → ')}`] : []));
+  return `→ ${commands.join('; ')}.`;
 }

@@ -1,4 +1,4 @@
-import { html, useEffect, useState } from 'preact';
+import { h, html, useEffect, useState } from 'preact';
 import * as api from '../api.js';
 import { catalog, fetchCatalog } from '../catalog.js';
 import { t } from '../i18n.js';
@@ -7,6 +7,7 @@ import { Icon } from '../parts/icons.js';
 import { useLoad } from '../parts/load.js';
 import { complain, Empty, Failed, Loading, toast } from '../parts/notices.js';
 import { Tabs } from '../parts/tabs.js';
+import { Save, Take } from '../parts/transfer.js';
 import { route } from '../router.js';
 import { Alerts } from './alerts.js';
 import { Endpoints, useEndpointNames } from './endpoints.js';
@@ -57,7 +58,7 @@ function RuleList() {
     await again();
   };
   return html`<div class="above spread">
-    <button type="button" class="quiet" data-test="rules-export" onClick=${() => save().catch(complain)}><${Icon} name="download" />${t('rules.export')}</button>
+    ${h(Save, { name: 'rules.json', text: t('rules.export'), load: async () => JSON.stringify(await api.exportRules(), null, 2), test: 'rules-export' })}
     <${Import} again=${again} />
   </div>
   <ul class="cards" data-test="rules-list">
@@ -88,28 +89,5 @@ function RuleList() {
     }} />`}`;
 }
 
-/** Writes every rule into a file. */
-async function save() {
-  const text = JSON.stringify(await api.exportRules(), null, 2);
-  const link = document.createElement('a');
-  link.href = URL.createObjectURL(new Blob([text], { type: 'application/json' }));
-  link.download = 'rules.json';
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-}
-
 /** @param {{ again: () => Promise<void> }} props */
-function Import({ again }) {
-  const take = async (/** @type {Event} */ event) => {
-    const input = /** @type {HTMLInputElement} */ (event.target);
-    try {
-      const made = await api.importRules(JSON.parse((await input.files?.[0]?.text()) ?? ''));
-      toast(t('rules.imported', made));
-      await again();
-    } catch (problem) {
-      complain(problem);
-    }
-    input.value = '';
-  };
-  return html`<label class="button quiet"><${Icon} name="plus" />${t('rules.import')}<input type="file" accept=".json,application/json" class="hidden" data-test="rules-import" onChange=${take} /></label>`;
-}
+const Import = ({ again }) => h(Take, { accept: '.json', take: (text) => api.importRules(JSON.parse(text)), again, test: 'rules-import' });

@@ -155,14 +155,15 @@ pub(crate) fn decode(
 }
 
 /// A record whose parts lie in its batch. An absent value reads as an empty one.
-struct Raw<'a> {
-    ms: i64,
-    key: Option<&'a [u8]>,
-    value: &'a [u8],
-    headers: Vec<(&'a str, &'a [u8])>,
+pub(crate) struct Raw<'a> {
+    pub(crate) ms: i64,
+    pub(crate) key: Option<&'a [u8]>,
+    pub(crate) value: &'a [u8],
+    pub(crate) headers: Vec<(&'a str, &'a [u8])>,
 }
 
-fn walk<'a>(
+/// Visits the records of a whole batch in their order, with their offsets.
+pub(crate) fn walk<'a>(
     batch: &'a [u8],
     header: &Header,
     mut visit: impl FnMut(u64, &Raw<'a>),

@@ -1,16 +1,18 @@
 //! Health in rows and events: one task per organisation judges, writes down and tells.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use base::access::{Action, Principal, Resource};
 use base::{ErrorKind, EventId, Failure, OrganisationId, Page, PageRequest, Timestamp};
+use lake::Format;
 use relational::{NewEvent, Read, Row, Tx, params};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::fleet::Fleet;
-use crate::health::{Change, Health, Kept, Link, Reason, State};
+use crate::health::{BATTERY, Battery, Change, Health, Kept, Link, Reason, State};
 use crate::needs::{Notice, Notifier, Recipient};
 use crate::registry::Device;
 use crate::{Devices, Error, MQTT_PUBLISH, Result};
@@ -93,8 +95,14 @@ impl Fleet {
         for kept in kept {
             vitals.restore(kept, expected);
         }
-        for (device, sensor, at) in heard {
-            vitals.heard(&device, &sensor, at);
+        for Heard { device, sensor, received, time, values } in heard {
+            if let Some(received) = received {
+                vitals.heard(&device, &sensor, received);
+            }
+            let values: HashMap<String, f64> = serde_json::from_str(&values).unwrap_or_default();
+            if let Some(percent) = values.get(BATTERY) {
+                vitals.powered(&device, Battery { percent: *percent, time });
+            }
         }
         Ok(())
     }
@@ -102,6 +110,39 @@ impl Fleet {
     pub(crate) fn health_of(&self, device: &Device) -> Health {
         let told = self.vitals.lock().told(&device.name).cloned();
         told.unwrap_or_else(|| Health::unknown(device.created))
+    }
+
+    pub(crate) fn battery_of(&self, device: &str) -> Option<Battery> {
+        self.vitals.lock().battery(device)
+    }
+
+    /// How full the battery of a device was, the newest first, before a moment.
+    pub(crate) async fn battery_history(
+        &self,
+        device: &str,
+        request: &PageRequest,
+    ) -> Result<Page<Battery>> {
+        let before: i64 = match &request.after {
+            None => self.house.base.clock.now().plus(self.house.config.ahead_max).micros(),
+            Some(cursor) => cursor.parse().map_err(|_| Error::cursor(cursor))?,
+        };
+        let quoted = format!("'{}'", device.replace('\'', "''"));
+        let (before, limit) = (Timestamp::from_micros(before), request.limit + 1);
+        let sql = format!(
+            "SELECT CAST(time AS BIGINT) AS micros, value FROM readings WHERE device = {quoted} \
+             AND name = '{BATTERY}' AND value IS NOT NULL AND time < '{before}' \
+             ORDER BY time DESC LIMIT {limit}"
+        );
+        let asked = self.house.needs.lake.query_encoded(self.organisation, &sql, Format::Json);
+        let answer = asked.await?;
+        let rows: Batteries = serde_json::from_slice(&answer.bytes)
+            .map_err(|_| Error::damaged("an answer of the lake"))?;
+        let entries = rows
+            .rows
+            .into_iter()
+            .map(|(time, percent)| Battery { percent, time: Timestamp::from_micros(time) });
+        let entries = entries.collect();
+        Ok(Page::of(entries, request.limit, |entry: &Battery| entry.time.micros().to_string()))
     }
 
     /// Judges some devices and writes down what changed; says whether there may be more.
@@ -179,25 +220,35 @@ fn judged(row: &Row) -> Result<(State, Reason, Vec<String>)> {
     }
 }
 
-/// When each series was heard last: device, sensor, moment.
-async fn heard(
-    read: &mut Read,
-    organisation: OrganisationId,
-) -> Result<Vec<(String, String, Timestamp)>> {
+/// The last reading of a series.
+struct Heard {
+    device: String,
+    sensor: String,
+    received: Option<Timestamp>,
+    time: Timestamp,
+    values: String,
+}
+
+/// When each series was heard last, and what it said.
+async fn heard(read: &mut Read, organisation: OrganisationId) -> Result<Vec<Heard>> {
     let mut all = Vec::new();
     let (mut device, mut sensor) = (String::new(), String::new());
     loop {
-        let sql = "SELECT device, sensor, received FROM series WHERE organisation = ? \
-                   AND (device > ? OR (device = ? AND sensor > ?)) \
+        let sql = "SELECT device, sensor, received, time, reading FROM series \
+                   WHERE organisation = ? AND (device > ? OR (device = ? AND sensor > ?)) \
                    ORDER BY device, sensor LIMIT ?";
         let given = params![organisation, device, device, sensor, CHUNK_ROWS];
         let rows = read.query(sql, given).await?;
         let Some(last) = rows.last() else { return Ok(all) };
         (device, sensor) = (last.get("device")?, last.get("sensor")?);
         for row in &rows {
-            if let Some(received) = row.get("received")? {
-                all.push((row.get("device")?, row.get("sensor")?, received));
-            }
+            all.push(Heard {
+                device: row.get("device")?,
+                sensor: row.get("sensor")?,
+                received: row.get("received")?,
+                time: row.get("time")?,
+                values: row.get("reading")?,
+            });
         }
     }
 }
@@ -338,6 +389,12 @@ pub(crate) async fn history(
     });
     let entries = entries.collect::<Result<Vec<_>>>()?;
     Ok(Page::of(entries, request.limit, |entry| entry.number.to_string()))
+}
+
+/// What the lake answers.
+#[derive(Deserialize)]
+struct Batteries {
+    rows: Vec<(i64, f64)>,
 }
 
 /// What the event says.

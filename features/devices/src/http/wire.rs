@@ -14,13 +14,13 @@ use serde_json::{Map, Value};
 
 use crate::evidence::Evidence;
 use crate::health::keeper::Entry;
-use crate::health::{Health, State};
+use crate::health::{Battery, Health, State};
 use crate::needs::IssuedKey;
 use crate::reading::{check_name, moment};
-use crate::registry::{Device, DeviceFilter, Position, Rectangle, Sensor, SensorValue};
+use crate::registry::{Device, DeviceFilter, Position, Rectangle, Sensor, SensorValue, Step};
 use crate::rule::{
-    Area, Change, Comparison, Condition, Day, Days, Deed, Direction, Range, Rule, RuleText, Test,
-    Window, check_title,
+    Area, Change, Comparison, Condition, Day, Days, Deed, Direction, Escalation, Range, Rule,
+    RuleText, Test, Window, check_title,
 };
 use crate::store::{Alert, AlertFilter, AlertState, Series, Version, Why};
 use crate::trial::Trial;
@@ -92,6 +92,9 @@ pub(crate) struct DeviceBody {
     /// The sensor types that it carries.
     #[serde(default)]
     pub sensors: Vec<String>,
+    /// The actuators that it carries.
+    #[serde(default)]
+    pub actuators: Vec<String>,
     #[serde(default)]
     pub tags: Vec<String>,
     /// The one group that it belongs to, such as a building.
@@ -108,6 +111,8 @@ pub(crate) struct DeviceFields {
     #[serde(default)]
     pub sensors: Vec<String>,
     #[serde(default)]
+    pub actuators: Vec<String>,
+    #[serde(default)]
     pub tags: Vec<String>,
     pub group: Option<String>,
 }
@@ -119,6 +124,7 @@ pub(crate) struct DeviceView {
     latitude: Option<f64>,
     longitude: Option<f64>,
     sensors: Vec<String>,
+    actuators: Vec<String>,
     tags: Vec<String>,
     group: Option<String>,
     #[schemars(extend("format" = "date-time"))]
@@ -151,8 +157,8 @@ pub(crate) struct DevicesBody {
 pub(crate) struct DevicesImportBody {
     #[serde(default)]
     pub devices: Vec<DeviceBody>,
-    /// Columns `name`, `label`, `latitude`, `longitude`, `sensors`, `tags` and `group` in any order, the first at least;
-    /// sensors and tags are parted by semicolons.
+    /// Columns `name`, `label`, `latitude`, `longitude`, `sensors`, `actuators`, `tags` and `group` in any order, the first
+    /// at least; sensors, actuators and tags are parted by semicolons.
     pub csv: Option<String>,
 }
 
@@ -175,12 +181,22 @@ pub(crate) struct ExportQuery {
 pub(crate) struct HealthView {
     state: HealthState,
     /// `never-heard`, `connected`, `heard`, `quiet` (heard long ago, and nothing says that it should be), `silent`,
-    /// `lost` (its connection) or `flapping` (its connection, again and again).
+    /// `lost` (its connection), `flapping` (its connection, again and again) or `battery-low`.
     reason: &'static str,
     /// The sensors that say nothing for longer than they may.
     silent: Vec<String>,
     #[schemars(extend("format" = "date-time"))]
     since: String,
+    /// By the newest reading with a value `battery`.
+    battery: Option<BatteryView>,
+}
+
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct BatteryView {
+    percent: f64,
+    /// Of the reading.
+    #[schemars(extend("format" = "date-time"))]
+    time: String,
 }
 
 /// What a device went through.
@@ -267,6 +283,8 @@ pub(crate) struct RuleBody {
     pub cooldown_seconds: u64,
     #[serde(default)]
     pub actions: Vec<ActionBody>,
+    #[serde(default)]
+    pub escalation: Option<EscalationBody>,
 }
 
 /// What is asked of a value: `ranges`, `compare` or `change`, one of them. A missing value never holds.
@@ -342,6 +360,28 @@ pub(crate) enum ActionBody {
         /// An endpoint's id.
         endpoint: String,
     },
+    /// Commands to a device.
+    Actuator {
+        /// Null: the device of the reading.
+        #[serde(default)]
+        device: Option<String>,
+        actuator: String,
+        /// One after another: each waits for the acknowledgement of the one before.
+        steps: Vec<Step>,
+        /// How long the device may take to answer each.
+        #[serde(default = "super::acting::timeout")]
+        timeout_seconds: u64,
+    },
+}
+
+/// Who is told when nobody takes an alert in hand.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EscalationBody {
+    /// From the alert to the escalation, unless it is acknowledged or cleared by then.
+    after_seconds: u64,
+    /// Mails and endpoints; these get the alert as `alert.escalated`.
+    actions: Vec<ActionBody>,
 }
 
 impl From<ActionBody> for Deed {
@@ -349,6 +389,10 @@ impl From<ActionBody> for Deed {
         match body {
             ActionBody::Email { to } => Self::Email { to },
             ActionBody::Endpoint { endpoint } => Self::Endpoint { endpoint },
+            ActionBody::Actuator { device, actuator, steps, timeout_seconds } => {
+                let timeout = Duration::from_secs(timeout_seconds);
+                Self::Actuator { device, actuator, steps, timeout }
+            }
         }
     }
 }
@@ -358,6 +402,12 @@ impl From<&Deed> for ActionBody {
         match deed {
             Deed::Email { to } => Self::Email { to: to.clone() },
             Deed::Endpoint { endpoint } => Self::Endpoint { endpoint: endpoint.clone() },
+            Deed::Actuator { device, actuator, steps, timeout } => Self::Actuator {
+                device: device.clone(),
+                actuator: actuator.clone(),
+                steps: steps.clone(),
+                timeout_seconds: timeout.as_secs(),
+            },
         }
     }
 }
@@ -458,6 +508,9 @@ pub(crate) struct AlertView {
     acknowledged: Option<DoneView>,
     cleared: Option<DoneView>,
     note: Option<String>,
+    /// When more people were told, since nobody had taken it in hand.
+    #[schemars(extend("format" = "date-time"))]
+    escalated: Option<String>,
 }
 
 /// What somebody did, and when.
@@ -729,8 +782,8 @@ impl From<&Sensor> for SensorView {
 
 impl DeviceFields {
     pub(crate) fn named(self, name: String) -> DeviceBody {
-        let Self { label, latitude, longitude, sensors, tags, group } = self;
-        DeviceBody { name, label, latitude, longitude, sensors, tags, group }
+        let Self { label, latitude, longitude, sensors, actuators, tags, group } = self;
+        DeviceBody { name, label, latitude, longitude, sensors, actuators, tags, group }
     }
 }
 
@@ -741,6 +794,7 @@ impl From<&Device> for DeviceFields {
             latitude: device.position.map(|position| position.latitude),
             longitude: device.position.map(|position| position.longitude),
             sensors: device.sensors.iter().cloned().collect(),
+            actuators: device.actuators.iter().cloned().collect(),
             tags: device.tags.iter().cloned().collect(),
             group: device.group.clone(),
         }
@@ -799,13 +853,14 @@ impl DeviceBody {
             number(self.latitude),
             number(self.longitude),
             self.sensors.join(";"),
+            self.actuators.join(";"),
             self.tags.join(";"),
             self.group.unwrap_or_default(),
         ]
     }
 
     fn of_row(row: [String; csv::COLUMNS.len()], index: usize) -> Result<Self> {
-        let [name, label, latitude, longitude, sensors, tags, group] = row;
+        let [name, label, latitude, longitude, sensors, actuators, tags, group] = row;
         let number = |column: &str, text: &str| {
             let text = text.trim();
             let number = (!text.is_empty()).then(|| text.parse::<f64>()).transpose();
@@ -821,6 +876,7 @@ impl DeviceBody {
             latitude: number("latitude", &latitude)?,
             longitude: number("longitude", &longitude)?,
             sensors: csv::list(&sensors),
+            actuators: csv::list(&actuators),
             tags: csv::list(&tags),
             group: some(group),
         })
@@ -836,6 +892,10 @@ impl DeviceBody {
         }
         if self.sensors.len() > config.device_sensors_max {
             faults.push(Fault::new("/sensors", format!("more than {}", config.device_sensors_max)));
+        }
+        if self.actuators.len() > config.device_sensors_max {
+            let text = format!("more than {}", config.device_sensors_max);
+            faults.push(Fault::new("/actuators", text));
         }
         if let Some(Err(why)) = self.group.as_deref().map(check_title) {
             faults.push(Fault::new("/group", format!("the group {why}")));
@@ -855,6 +915,7 @@ impl DeviceBody {
                 label: self.label,
                 position,
                 sensors: self.sensors.into_iter().collect(),
+                actuators: self.actuators.into_iter().collect(),
                 tags: self.tags.into_iter().collect(),
                 group: self.group,
                 provisioned: None,
@@ -870,8 +931,13 @@ impl DeviceBody {
 }
 
 impl DeviceView {
-    pub(crate) fn new(device: &Device, health: Health, last: Vec<Series>) -> Self {
-        let DeviceFields { label, latitude, longitude, sensors, tags, group } = device.into();
+    pub(crate) fn new(
+        device: &Device,
+        (health, battery): (Health, Option<Battery>),
+        last: Vec<Series>,
+    ) -> Self {
+        let DeviceFields { label, latitude, longitude, sensors, actuators, tags, group } =
+            device.into();
         let last = last.into_iter().map(|series| LastView {
             sensor: series.sensor,
             time: series.time.to_string(),
@@ -884,10 +950,11 @@ impl DeviceView {
             latitude,
             longitude,
             sensors,
+            actuators,
             tags,
             group,
             created: device.created.to_string(),
-            health: health.into(),
+            health: HealthView::new(health, battery),
             last: last.collect(),
         }
     }
@@ -909,14 +976,17 @@ impl From<State> for HealthState {
     }
 }
 
-impl From<Health> for HealthView {
-    fn from(health: Health) -> Self {
-        Self {
-            state: health.state.into(),
-            reason: health.reason.word(),
-            silent: health.silent,
-            since: health.since.to_string(),
-        }
+impl HealthView {
+    fn new(health: Health, battery: Option<Battery>) -> Self {
+        let Health { state, reason, silent, since, .. } = health;
+        let (state, reason, since) = (state.into(), reason.word(), since.to_string());
+        Self { state, reason, silent, since, battery: battery.map(BatteryView::from) }
+    }
+}
+
+impl From<Battery> for BatteryView {
+    fn from(battery: Battery) -> Self {
+        Self { percent: battery.percent, time: battery.time.to_string() }
     }
 }
 
@@ -1014,6 +1084,10 @@ impl TryFrom<RuleBody> for RuleText {
             is_once: body.once,
             cooldown: Duration::from_secs(body.cooldown_seconds),
             actions: body.actions.into_iter().map(Deed::from).collect(),
+            escalation: body.escalation.map(|body| Escalation {
+                after: Duration::from_secs(body.after_seconds),
+                actions: body.actions.into_iter().map(Deed::from).collect(),
+            }),
         })
     }
 }
@@ -1105,6 +1179,10 @@ impl From<&RuleText> for RuleBody {
             once: text.is_once,
             cooldown_seconds: text.cooldown.as_secs(),
             actions: actions.collect(),
+            escalation: text.escalation.as_ref().map(|escalation| EscalationBody {
+                after_seconds: escalation.after.as_secs(),
+                actions: escalation.actions.iter().map(ActionBody::from).collect(),
+            }),
         }
     }
 }
@@ -1249,6 +1327,7 @@ impl From<Alert> for AlertView {
             acknowledged: alert.handling.acknowledged.map(DoneView::from),
             cleared: alert.handling.cleared.map(DoneView::from),
             note: alert.handling.note,
+            escalated: alert.escalated.map(|escalated| escalated.to_string()),
         }
     }
 }

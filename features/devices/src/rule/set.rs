@@ -23,7 +23,6 @@ struct SensorRules {
     columns: HashMap<String, usize>,
     rules: Vec<Compiled>,
     needs_device: bool,
-    remembers: bool,
 }
 
 /// Whether a reading is the newest of its device and sensor so far.
@@ -103,34 +102,64 @@ impl RuleSet {
         self.sensors.get(sensor).is_some_and(|rules| rules.needs_device)
     }
 
-    /// Whether a rule on the sensor remembers anything.
-    pub(crate) fn remembers(&self, sensor: &str) -> bool {
-        self.sensors.get(sensor).is_some_and(|rules| rules.remembers)
-    }
-
-    /// How many rules look at readings of the sensor.
-    pub(crate) fn count(&self, sensor: &str) -> usize {
-        self.sensors.get(sensor).map_or(0, |rules| rules.rules.len())
+    /// The rules on a sensor, to look at many readings of it; none where there are none.
+    pub(crate) fn looking(&self, sensor: &str) -> Option<Looking<'_>> {
+        self.sensors.get(sensor).map(|rules| Looking { rules, places: Vec::new() })
     }
 
     /// Adds the rules that a reading matches, before any cool-down. Rules that remember do not look at late readings.
     pub(crate) fn evaluate<'s>(
         &'s self,
         reading: &Reading<'_>,
+        about: (Option<&Device>, Order),
+        memory: &mut Memory,
+        matched: &mut Vec<Matched<'s>>,
+    ) {
+        if let Some(mut looking) = self.looking(&reading.sensor) {
+            looking.evaluate(reading, about, memory, matched);
+        }
+    }
+}
+
+/// The rules on one sensor while they look at readings of it.
+#[derive(Debug)]
+pub(crate) struct Looking<'s> {
+    rules: &'s SensorRules,
+    /// The values of the last reading and their columns: those of the next are mostly the same in the same order.
+    places: Vec<(String, Option<usize>)>,
+}
+
+impl<'s> Looking<'s> {
+    pub(crate) fn count(&self) -> usize {
+        self.rules.rules.len()
+    }
+
+    /// Whether a rule asks what the device is or where it stands.
+    pub(crate) fn needs_device(&self) -> bool {
+        self.rules.needs_device
+    }
+
+    /// The same as [`RuleSet::evaluate`], of readings of this sensor.
+    pub(crate) fn evaluate(
+        &mut self,
+        reading: &Reading<'_>,
         (device, order): (Option<&Device>, Order),
         memory: &mut Memory,
         matched: &mut Vec<Matched<'s>>,
     ) {
-        let Some(sensor) = self.sensors.get(&*reading.sensor) else { return };
         memory.row.clear();
         // NaN is in no range, so a missing value never matches.
-        memory.row.resize(sensor.columns.len(), f64::NAN);
-        for (name, value) in &reading.values {
-            if let Some(&column) = sensor.columns.get(&**name) {
+        memory.row.resize(self.rules.columns.len(), f64::NAN);
+        for (index, (name, value)) in reading.values.iter().enumerate() {
+            let column = match self.places.get(index) {
+                Some((known, column)) if known == name => *column,
+                _ => self.place(index, name),
+            };
+            if let Some(column) = column {
                 memory.row[column] = *value;
             }
         }
-        for compiled in &sensor.rules {
+        for compiled in &self.rules.rules {
             let found = if compiled.remembers {
                 if order == Order::Late {
                     continue;
@@ -143,6 +172,13 @@ impl RuleSet {
                 matched.push(Matched { rule: &compiled.rule, since, seen });
             }
         }
+    }
+
+    fn place(&mut self, index: usize, name: &str) -> Option<usize> {
+        let column = self.rules.columns.get(name).copied();
+        self.places.truncate(index);
+        self.places.push((name.to_owned(), column));
+        column
     }
 }
 
@@ -165,7 +201,6 @@ impl SensorRules {
         });
         let remembers = rule.text.remembers();
         self.needs_device |= scope.is_some();
-        self.remembers |= remembers;
         let lasting = i64::try_from(lasting.as_micros()).unwrap_or(i64::MAX);
         self.rules.push(Compiled {
             rule: Arc::clone(rule),

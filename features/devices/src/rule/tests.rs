@@ -26,6 +26,7 @@ fn text(conditions: Vec<Condition>, window: Option<Window>) -> RuleText {
         is_once: false,
         cooldown: Duration::from_mins(3),
         actions: vec![Deed::Email { to: "keeper@example.org".into() }],
+        escalation: None,
     }
 }
 

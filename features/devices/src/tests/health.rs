@@ -97,3 +97,34 @@ async fn a_connection_is_a_sign_of_the_devices_that_it_carries() {
     stack.base.clock.advance(Config::default().health_reconnect_max);
     stack.health("EWR", "disconnected", "lost").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_battery_is_a_part_of_health_and_has_a_history() {
+    let stack = Stack::start().await;
+    let says = |second: i64, percent: f64| json!({"sensor": "power", "time": at(second), "values": {"battery": percent}});
+    stack.stored("roof", &[says(0, 80.0), says(60, 14.5), says(30, 50.0)]).await;
+    stack.settled().await;
+    let health = eventually("the battery is low", async || {
+        let device = stack.get("/v1/devices/roof").await;
+        (device["health"]["reason"] == "battery-low").then(|| device["health"].clone())
+    });
+    let health = health.await;
+    assert_eq!(health["state"], "unstable");
+    assert_eq!(health["battery"], json!({"percent": 14.5, "time": at(60)}));
+    let first = stack.get("/v1/devices/roof/battery?limit=2").await;
+    let percents = |page: &Value| -> Vec<f64> {
+        page["items"].as_array().unwrap().iter().map(|it| it["percent"].as_f64().unwrap()).collect()
+    };
+    assert_eq!(percents(&first), [14.5, 50.0]);
+    let path = format!("/v1/devices/roof/battery?after={}", first["next"].as_str().unwrap());
+    assert_eq!(percents(&stack.get(&path).await), [80.0]);
+    let stack = stack.restart().await;
+    let device = stack.get("/v1/devices/roof").await;
+    assert_eq!(device["health"]["battery"]["percent"], 14.5);
+    assert_eq!(device["health"]["reason"], "battery-low");
+    stack.stored("roof", &[says(90, 100.0)]).await;
+    eventually("it is well", async || {
+        (stack.get("/v1/devices/roof").await["health"]["state"] == "stable").then_some(())
+    })
+    .await;
+}

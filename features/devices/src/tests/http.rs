@@ -252,7 +252,7 @@ async fn a_device_key_opens_its_own_device_only() {
     stack.post("/v1/devices", &json!({"name": "50%"})).await;
     let key = stack.post("/v1/devices/50%25/keys", &json!({})).await;
     assert_eq!((&key["label"], &key["token"]), (&json!("50%"), &json!("device/50%25")));
-    assert_eq!(key["mqtt_password"], "mqtt/data/50%");
+    assert_eq!(key["mqtt_password"], "mqtt/data/50% mqtt/answer/50% mqtt/reported/50%");
     let nobody = "/v1/devices/nobody/keys";
     stack.expect(StatusCode::NOT_FOUND, Method::POST, nobody, Some(json!({}))).await;
     // A star in a name would be a grant on every device.
@@ -323,7 +323,7 @@ async fn a_fleet_goes_elsewhere_as_json_and_csv_all_or_none() {
     let exported = stack.get("/v1/devices-export").await;
     let roof = json!({
         "name": "roof", "label": "a, b", "latitude": 37.5, "longitude": 127.0,
-        "sensors": ["weather"], "tags": ["new", "outdoor"], "group": "Seoul"
+        "sensors": ["weather"], "actuators": [], "tags": ["new", "outdoor"], "group": "Seoul"
     });
     assert_eq!(exported["devices"][1], roof);
     assert_eq!(import(StatusCode::OK, exported.clone()).await, json!({"created": 0, "changed": 0}));
@@ -356,7 +356,7 @@ async fn a_device_of_a_fleet_gets_its_key_once() {
     let stack = Stack::start().await;
     let path = "/v1/devices/roof-7/provision";
     let key = stack.post(path, &json!({})).await;
-    assert_eq!(key["mqtt_password"], "mqtt/data/roof-7");
+    assert_eq!(key["mqtt_password"], "mqtt/data/roof-7 mqtt/answer/roof-7 mqtt/reported/roof-7");
     assert_eq!(stack.get("/v1/devices/roof-7").await["name"], "roof-7");
     stack.expect(StatusCode::CONFLICT, Method::POST, path, Some(json!({}))).await;
     let stack = stack.restart().await;

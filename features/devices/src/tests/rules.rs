@@ -253,6 +253,8 @@ async fn rules_go_elsewhere_and_come_back_all_or_none() {
         {"value": "humid", "change": {"by": 5.0, "within_seconds": 600, "direction": "rise"}},
     ]);
     stack.post("/v1/rules", &deep).await;
+    // The older one is the first.
+    stack.base.clock.advance(Duration::from_millis(1));
     stack.hot_rule(90.0, 0).await;
     let stack = stack.restart().await;
     let exported = stack.get("/v1/rules-export").await;

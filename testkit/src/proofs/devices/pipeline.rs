@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,7 +12,8 @@ use crate::stack::{Launch, Stack};
 use crate::wait::within;
 
 const BATCH: usize = 1_000;
-const DEVICES: usize = 12;
+/// The hours of weather at three airports, 26,115 of them, are given to as many sets of stations as it takes.
+static ROWS: &[u8] = include_bytes!("../../../../samples/weather/weather.csv.gz");
 
 /// A hundred thousand readings that stand in the log are taken in at most 0.1 s: from the first fetch until the position is
 /// durable and SQL shows the rows, with ten rules on their sensor; and `kill -9` right after loses none.
@@ -26,7 +29,7 @@ pub fn pipeline(ground: &Ground) -> Result<Report> {
     // The folder as it is before any reading; the log of the other one is put in later.
     copy(&filled, &fresh)?;
     let stack = launch.start()?;
-    fill(&stack, count)?;
+    let values = fill(&stack, count)?;
     stack.terminate()?;
     std::fs::remove_dir_all(fresh.join("data/log"))?;
     copy(&filled.join("data/log"), &fresh.join("data/log"))?;
@@ -34,7 +37,7 @@ pub fn pipeline(ground: &Ground) -> Result<Report> {
     let launch = Launch::new(&ground.binary, &fresh);
     let stack = launch.start()?;
     let sql = "SELECT count(*) FROM readings";
-    let rows = i64::try_from(count * 3)?;
+    let rows = i64::try_from(values)?;
     within(Duration::from_mins(2), "the readings", || {
         Ok((stack.api().sql_number(sql)? >= rows).then_some(()))
     })?;
@@ -46,9 +49,19 @@ pub fn pipeline(ground: &Ground) -> Result<Report> {
     let most = if ground.size == Size::Full { 0.1 } else { f64::INFINITY };
     report.bound(
         seconds <= most,
-        format!("{count} readings in {seconds:.3} s and {batches} batches, ten rules each"),
+        format!(
+            "{count} readings with {values} values in {seconds:.3} s and {batches} batches, ten rules each"
+        ),
     );
     report.figure(format!("{per_record:.2} µs of one thread a record for its JSON and the rules"));
+    within(Duration::from_mins(2), "the commits to Delta", || {
+        Ok((metric(&stack, "madang_lake_rows_committed_total")? >= values as f64).then_some(()))
+    })?;
+    let (took, commits) = (
+        metric(&stack, "madang_lake_commit_seconds_total")?,
+        metric(&stack, "madang_lake_commits_total")?,
+    );
+    report.figure(format!("{took:.3} s for {commits} commits to Delta, beside it and after it"));
     stack.kill()?;
     let stack = launch.start()?;
     let found = within(Duration::from_mins(2), "the readings after kill -9", || {
@@ -63,8 +76,20 @@ pub fn pipeline(ground: &Ground) -> Result<Report> {
     Ok(report)
 }
 
+/// The columns of the sample behind the station and the time.
+fn names(csv: &str) -> Vec<&str> {
+    csv.lines().next().unwrap_or_default().split(',').skip(2).collect()
+}
+
+fn sample() -> Result<String> {
+    let mut csv = String::new();
+    flate2::read::GzDecoder::new(ROWS).read_to_string(&mut csv)?;
+    Ok(csv)
+}
+
 fn register(stack: &Stack) -> Result<()> {
-    let values: Vec<Value> = ["temp", "humid", "wind"].map(|name| json!({ "name": name })).into();
+    let csv = sample()?;
+    let values: Vec<Value> = names(&csv).iter().map(|name| json!({ "name": name })).collect();
     stack.api().post("/v1/sensors", &json!({"name": "weather", "values": values}))?.ok()?;
     let rules: Vec<Value> = (0..10)
         .map(|number| {
@@ -77,23 +102,40 @@ fn register(stack: &Stack) -> Result<()> {
     stack.api().post("/v1/rules-import", &json!({ "rules": rules }))?.ok().map(drop)
 }
 
-fn fill(stack: &Stack, count: usize) -> Result<()> {
-    for batch in 0..count / BATCH {
-        let readings: Vec<Value> =
-            (0..BATCH).map(|number| reading(batch * BATCH + number)).collect();
-        let path = format!("/v1/devices/station-{}/readings", batch % DEVICES);
-        let taken = stack.api().post(&path, &json!(readings))?.ok()?;
-        ensure!(taken["accepted"] == BATCH, "not all were taken: {taken}");
+/// Sends readings, and gives how many values they have.
+fn fill(stack: &Stack, count: usize) -> Result<usize> {
+    let csv = sample()?;
+    let names = names(&csv);
+    let rows: Vec<&str> = csv.lines().skip(1).collect();
+    let mut waiting = BTreeMap::<String, Vec<Value>>::new();
+    let mut values = 0;
+    for number in 0..count {
+        let mut fields = rows[number % rows.len()].split(',');
+        let device = format!("{}-{}", fields.next().unwrap_or_default(), number / rows.len());
+        let time = fields.next().context("no time")?;
+        let mut found = serde_json::Map::new();
+        for (name, field) in names.iter().zip(fields).filter(|(_, field)| !field.is_empty()) {
+            found.insert((*name).to_owned(), field.parse::<f64>()?.into());
+        }
+        values += found.len();
+        let batch = waiting.entry(device.clone()).or_default();
+        batch.push(json!({"sensor": "weather", "time": time, "values": found}));
+        if batch.len() == BATCH {
+            let batch = std::mem::take(batch);
+            send(stack, (device, batch))?;
+        }
     }
-    Ok(())
+    for batch in waiting.into_iter().filter(|(_, batch)| !batch.is_empty()) {
+        send(stack, batch)?;
+    }
+    Ok(values)
 }
 
-fn reading(second: usize) -> Value {
-    let (day, hour) = (second / 86_400, second / 3_600 % 24);
-    let time =
-        format!("2013-01-{:02}T{hour:02}:{:02}:{:02}Z", 1 + day, second / 60 % 60, second % 60);
-    let temp = 20.0 + (second % 100) as f64 / 10.0;
-    json!({"sensor": "weather", "time": time, "values": {"temp": temp, "humid": 59.4, "wind": 10.36}})
+fn send(stack: &Stack, (device, readings): (String, Vec<Value>)) -> Result<()> {
+    let taken =
+        stack.api().post(&format!("/v1/devices/{device}/readings"), &json!(readings))?.ok()?;
+    ensure!(taken["accepted"] == readings.len(), "not all were taken: {taken}");
+    Ok(())
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
