@@ -21,7 +21,13 @@ pub struct RequestId(pub Arc<str>);
 
 /// Says which operation it is: while it runs, and afterwards, also when its handler panicked.
 #[derive(Clone)]
-pub(crate) struct Trace(Arc<(OnceLock<&'static str>, Running)>);
+pub(crate) struct Trace(Arc<(OnceLock<Matched>, Running)>);
+
+/// What is known of an operation once its path was matched.
+struct Matched {
+    operation: &'static str,
+    is_cross_origin: bool,
+}
 
 impl Trace {
     fn begin(shared: &Shared, id: &Arc<str>) -> Self {
@@ -36,7 +42,11 @@ impl Trace {
     }
 
     pub(crate) fn matched(&self, entrance: &Entrance) {
-        let _ = self.0.0.set(entrance.operation.id());
+        let Entrance { operation, .. } = entrance;
+        let _ = self
+            .0
+            .0
+            .set(Matched { operation: operation.id(), is_cross_origin: operation.is_cross_origin });
         self.0.1.name(&entrance.title);
     }
 
@@ -55,6 +65,7 @@ pub(crate) async fn around(
     next: Next,
 ) -> Response {
     let started = shared.base.clock.instant();
+    let is_open_path = shared.open_paths.have(request.uri().path());
     let id = request_id(&shared, request.headers());
     let trace = Trace::begin(&shared, &id);
     let spent = Spent::default();
@@ -66,7 +77,11 @@ pub(crate) async fn around(
 
     let mut response = spent.clone().scope(answer(&shared, request, next)).await;
 
-    let operation = trace.0.0.get().copied().unwrap_or("unmatched");
+    let matched = trace.0.0.get();
+    let operation = matched.map_or("unmatched", |matched| matched.operation);
+    if matched.map_or(is_open_path, |matched| matched.is_cross_origin) {
+        crate::origins::open(response.headers_mut());
+    }
     let took = shared.base.clock.instant().duration_since(started);
     let status = response.status().as_u16();
     shared.counts.answered(operation, status, took);

@@ -19,6 +19,7 @@ use crate::extract::{Peer, discard};
 use crate::metrics::Counts;
 use crate::once::{self, Claims};
 use crate::operation::{Access, Operation};
+use crate::origins::OpenPaths;
 use crate::problem::{Error, Result, shaped};
 use crate::{Config, Query};
 
@@ -100,13 +101,15 @@ pub(crate) struct Shared {
     pub(crate) keyed: Arc<Semaphore>,
     /// What `Strict-Transport-Security` says.
     pub(crate) hsts: Option<HeaderValue>,
+    pub(crate) open_paths: OpenPaths,
 }
 
 impl Shared {
-    pub(crate) fn new(gate: Gate) -> Self {
+    pub(crate) fn new(gate: Gate, open_paths: OpenPaths) -> Self {
         let hsts = gate.config.hsts_max_age.as_secs();
         let hsts = (hsts > 0).then(|| format!("max-age={hsts}"));
         Self {
+            open_paths,
             hsts: hsts.and_then(|text| HeaderValue::from_str(&text).ok()),
             counts: Counts::new(&gate.base.metrics),
             requests: Semaphore::new(gate.config.requests_max),

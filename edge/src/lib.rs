@@ -2,8 +2,8 @@
 //! calling, problems (RFC 9457), pages, limits, server-sent events, the way to a WebSocket, OpenAPI 3.1, and the listener.
 //!
 //! It knows no feature and makes no decision of its own about who may do what: that is
-//! [`base::access::Authority`]. It grants no other origin anything (no CORS): a preflight is an
-//! `OPTIONS` that no operation names and is answered with 405. Start at [`Routes`].
+//! [`base::access::Authority`]. Pages of other origins get what says so by [`Operation::cross_origin`], and never with
+//! cookies; any other preflight is an `OPTIONS` that no operation names and is answered with 405. Start at [`Routes`].
 
 mod around;
 mod config;
@@ -16,6 +16,7 @@ mod guard;
 mod metrics;
 mod once;
 mod operation;
+mod origins;
 mod problem;
 mod reply;
 mod routes;

@@ -17,6 +17,7 @@ pub struct Operation {
     pub(crate) body_bytes_max: Option<usize>,
     pub(crate) is_secret: bool,
     pub(crate) is_at_the_door: bool,
+    pub(crate) is_cross_origin: bool,
     pub(crate) media: Vec<&'static str>,
     pub(crate) returns: Vec<(u16, SchemaOf)>,
     pub(crate) shape: Option<Shape>,
@@ -110,6 +111,14 @@ impl Operation {
     #[must_use]
     pub fn at_the_door(mut self) -> Self {
         self.is_at_the_door = true;
+        self
+    }
+
+    /// Scripts of pages of every origin may call it and read its answers, without the cookies of this one: whom they act
+    /// for stands in the request. Which origins are welcome is the handler's to say.
+    #[must_use]
+    pub fn cross_origin(mut self) -> Self {
+        self.is_cross_origin = true;
         self
     }
 
@@ -215,6 +224,7 @@ impl Undeclared {
             body_bytes_max: None,
             is_secret: false,
             is_at_the_door: false,
+            is_cross_origin: false,
             media: Vec::new(),
             returns: Vec::new(),
             shape: None,

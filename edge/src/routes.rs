@@ -1,11 +1,11 @@
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::Request;
 use axum::handler::Handler;
-use axum::http::header;
 use axum::http::request::Parts;
+use axum::http::{Method, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
@@ -17,6 +17,7 @@ use crate::document::{Description, Document, Info, schemas};
 use crate::extract::{Inputs, discard};
 use crate::guard::{Entrance, Gate, Shared, pass};
 use crate::operation::{Operation, names};
+use crate::origins::{OpenPaths, preflight};
 use crate::reply::{Endpoint, Reply};
 
 /// Operations with their handlers. A feature makes one with its state; the server joins them and builds.
@@ -128,9 +129,17 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
 
     /// Panics when two operations have one id, or one method and path.
     pub fn build(self, gate: Gate) -> Router {
-        let shared = Arc::new(Shared::new(gate));
+        let (mut open_paths, mut asked) = (OpenPaths::default(), BTreeMap::<_, Vec<_>>::new());
+        for operation in self.operations().filter(|operation| operation.is_cross_origin) {
+            open_paths.add(operation.path());
+            asked.entry(operation.path()).or_default().push(operation.method().clone());
+        }
+        let shared = Arc::new(Shared::new(gate, open_paths));
         let mut ids = HashSet::new();
         let mut router = Router::new();
+        for (path, methods) in asked {
+            router = router.route(path, preflights(methods));
+        }
         for Entry { operation, describe, router: handler } in self.entries {
             assert!(ids.insert(operation.id()), "two operations have the id {}", operation.id());
             let mut said = Description::default();
@@ -155,6 +164,11 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
             .fallback(move |request: Request| unmatched(pages.clone(), request))
             .layer(from_fn_with_state(shared, around))
     }
+}
+
+/// Answers a browser that asks what a page of another origin may send to one path.
+fn preflights(methods: Vec<Method>) -> MethodRouter {
+    on(MethodFilter::OPTIONS, move || futures::future::ready(preflight(&methods)))
 }
 
 fn document_handler(

@@ -3,6 +3,7 @@
 use base::access::{Action, Door, Principal, Refused, Subject};
 use base::{Base, Failure, OrganisationId, Timestamp};
 use bytes::Bytes;
+use comments::Passwords;
 use delivery::egress::{Target, Verb};
 use delivery::{Delivery, EmailAddress, EndpointId, OutgoingEvent, OutgoingMail};
 use devices::{
@@ -262,6 +263,27 @@ impl KeyIssuer for DeviceKeys {
             })
         })
     }
+}
+
+/// Guests' passwords are hashed as those of accounts are.
+pub(crate) struct GuestPasswords(pub(crate) Identity);
+
+impl Passwords for GuestPasswords {
+    fn hash<'a>(&'a self, password: &'a str) -> BoxFuture<'a, Result<String, comments::NeedError>> {
+        Box::pin(async move { self.0.hash_password(password).await.map_err(no_password) })
+    }
+
+    fn is<'a>(
+        &'a self,
+        password: &'a str,
+        hash: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<bool, comments::NeedError>> {
+        Box::pin(async move { self.0.is_password(password, hash).await.map_err(no_password) })
+    }
+}
+
+fn no_password(error: identity::Error) -> comments::NeedError {
+    comments::NeedError { kind: error.kind(), source: error.into() }
 }
 
 /// Mails with links go out at once: their tokens lie in no row.

@@ -29,6 +29,7 @@ pub(crate) struct Config {
     pub(crate) delivery: delivery::Config,
     pub(crate) egress: delivery::Egress,
     pub(crate) jobs: jobs::Config,
+    pub(crate) comments: comments::Config,
     pub(crate) devices: devices::Config,
     pub(crate) articles: articles::Config,
     pub(crate) client: client::Config,
@@ -74,6 +75,7 @@ impl Default for Config {
             delivery: delivery::Config::default(),
             egress: delivery::Egress::default(),
             jobs: jobs::Config::default(),
+            comments: comments::Config::default(),
             devices: devices::Config::default(),
             articles: articles::Config::default(),
             client: client::Config::default(),
@@ -201,6 +203,7 @@ impl Config {
         shown.insert("delivery".into(), Value::try_from(&self.delivery)?);
         shown.insert("egress".into(), Value::try_from(&self.egress)?);
         shown.insert("jobs".into(), Value::try_from(&self.jobs)?);
+        shown.insert("comments".into(), Value::try_from(&self.comments)?);
         shown.insert("devices".into(), Value::try_from(&self.devices)?);
         shown.insert("articles".into(), Value::try_from(&self.articles)?);
         let key = if self.client.key.is_empty() { "" } else { "***" };

@@ -24,6 +24,7 @@ use anyhow::Result;
 use articles::Articles;
 use base::access::Authority;
 use base::{Base, Tasks};
+use comments::Comments;
 use delivery::Delivery;
 use devices::Devices;
 use edge::{Gate, Info, Router, Routes, Sessions};
@@ -48,6 +49,7 @@ pub(crate) struct Doors {
     pub(crate) lake: Lake,
     pub(crate) delivery: Delivery,
     pub(crate) jobs: Jobs,
+    pub(crate) comments: Comments,
     pub(crate) devices: Devices,
     pub(crate) articles: Articles,
     pub(crate) sockets: Sockets,
@@ -72,6 +74,7 @@ impl Doors {
             .join(audit::routes(self))
             .join(self.devices.routes())
             .join(self.articles.routes())
+            .join(self.comments.routes())
             .join(overview::routes(self))
             .join(sql::routes(self))
             .join(messages::routes(self))

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use articles::Articles;
 use base::access::Authority;
 use base::{Base, OrganisationId};
+use comments::Comments;
 use delivery::Delivery;
 use devices::{Devices, Needs};
 use edge::{Router, Routes};
@@ -22,8 +23,8 @@ use results::Results;
 use sockets::{Sockets, Source};
 
 use crate::adapters::{
-    AlertNotices, AlertTopics, BrowserSessions, DeviceKeys, DeviceMessages, LinkMails,
-    ProvidersWeb, ReadingTopics, Readings, handle_commands, handle_jobs,
+    AlertNotices, AlertTopics, BrowserSessions, DeviceKeys, DeviceMessages, GuestPasswords,
+    LinkMails, ProvidersWeb, ReadingTopics, Readings, handle_commands, handle_jobs,
 };
 use crate::config::Config;
 use crate::doors::Doors;
@@ -131,6 +132,13 @@ pub(crate) async fn open(
     let results = results.context("open the results")?;
 
     // Features.
+    let needs = comments::Needs {
+        db: db.clone(),
+        results: results.clone(),
+        authority: authority.clone(),
+        passwords: Arc::new(GuestPasswords(identity.clone())),
+    };
+    let comments = Comments::open(config.comments.clone(), &bases.handlers, needs).await?;
     let needs = Needs {
         db: db.clone(),
         results: results.clone(),
@@ -175,6 +183,7 @@ pub(crate) async fn open(
         lake,
         delivery,
         jobs,
+        comments,
         devices,
         articles,
         sockets,

@@ -139,6 +139,26 @@ impl Browser {
             .with_context(|| format!("the page shows: {}", self.page_text()))
     }
 
+    /// Takes the network away from the page, or gives it back.
+    pub fn connect(&self, is_connected: bool) -> Result<()> {
+        let conditions = json!({"network_conditions": {
+            "offline": !is_connected, "latency": 0, "throughput": 100_000_000,
+        }});
+        self.command("POST", "/chromium/network_conditions", &conditions).map(drop)
+    }
+
+    /// The windows of this browser, in the order in which they were opened.
+    pub fn windows(&self) -> Result<Vec<String>> {
+        let all = self.command("GET", "/window/handles", &Value::Null)?;
+        let all = all.as_array().context("no windows")?;
+        Ok(all.iter().filter_map(|one| one.as_str().map(str::to_owned)).collect())
+    }
+
+    /// Goes on in another window.
+    pub fn switch(&self, window: &str) -> Result<()> {
+        self.command("POST", "/window", &json!({ "handle": window })).map(drop)
+    }
+
     /// Makes the window another size, as of a phone.
     pub fn resize(&self, width: u32, height: u32) -> Result<()> {
         let rectangle = json!({ "width": width, "height": height });

@@ -4,6 +4,7 @@
 //! acceptance lines, called with small counts by the tests and with full counts by `cargo xtask prove`. [`sim`] is for parts
 //! that run inside a test: time, disk and network from one seed.
 
+mod blog;
 mod browser;
 mod certificates;
 mod databases;
@@ -23,6 +24,7 @@ mod stack;
 mod stomp_client;
 mod wait;
 
+pub use blog::Blog;
 pub use browser::Browser;
 pub use certificates::Certificates;
 pub use databases::{Databases, Fresh};

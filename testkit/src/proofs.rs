@@ -51,6 +51,8 @@ pub const ALL: &[(&str, Proof)] = &[
     ("first/one-reading", first::one_reading),
     ("first/strangers", first::strangers),
     ("people/articles-speed", people::articles_speed),
+    ("people/crowd", people::crowd),
+    ("people/thread-speed", people::thread_speed),
     ("spine/disk", spine::disk),
     ("spine/isolation", spine::isolation),
     ("spine/leak", spine::leak),

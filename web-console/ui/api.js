@@ -63,6 +63,13 @@
 /** @typedef {{ name: string, kind: string, cron: string, zone: string, payload: string, missed: 'once' | 'all' | 'skip' }} NewJobSchedule */
 /** @typedef {NewJobSchedule & { paused: boolean, built_in: boolean, next: string | null, last: string | null }} JobSchedule */
 /** @typedef {{ action: string, resource: string }} Grant */
+/** @typedef {'shown' | 'held' | 'spam' | 'deleted'} CommentState */
+/** @typedef {{ held_words: string[], refused_words: string[], links_max: number, reports_hold: number, guests: boolean }} CommentRules */
+/** @typedef {{ name: string, origins: string[], zone: string, moderation: string, rules: CommentRules }} CommentSiteBody */
+/** @typedef {CommentSiteBody & { id: string, key: string, created: string }} CommentSite */
+/** @typedef {{ state?: CommentState, text?: string }} CommentFilter */
+/** @typedef {{ id: string, parent: string | null, state: CommentState, reason: string | null, name: string, account: string | null, text: string, secret: boolean, pinned: boolean, owner: boolean, likes: number, reports: number, url: string, title: string, created: string, edited: string | null }} CommentEntry */
+/** @typedef {{ zone: string, total: number, parts: { begins: string, comments: number }[] }} CommentStatistics */
 /** @typedef {{ id: string, label: string, grants?: Grant[], created?: string }} ApiKey */
 /** @typedef {{ id: string, label: string, token: string, mqtt_user: string, mqtt_password: string }} NewKey */
 /** @typedef {{ columns: { name: string, type: string }[], rows: unknown[][] }} Answer */
@@ -482,3 +489,26 @@ export function events(topic, { onEvent, onState = () => {} }) {
     source.close();
   };
 }
+
+/** @param {PageRequest} [page] @returns {Promise<Page<CommentSite>>} */
+export const commentSites = (page) => json('GET', address('/v1/comment-sites', paged(page)));
+/** @param {CommentSiteBody} body @returns {Promise<CommentSite>} */
+export const createCommentSite = (body) => json('POST', '/v1/comment-sites', { body });
+/** @param {string} id @returns {Promise<CommentSite>} */
+export const commentSite = (id) => json('GET', `/v1/comment-sites/${part(id)}`);
+/** @param {string} id @param {Partial<CommentSiteBody>} body @returns {Promise<CommentSite>} */
+export const changeCommentSite = (id, body) => json('PATCH', `/v1/comment-sites/${part(id)}`, { body });
+/** @param {string} id */
+export const deleteCommentSite = (id) => nothing('DELETE', `/v1/comment-sites/${part(id)}`);
+/** @param {string} id @returns {Promise<CommentSite>} */
+export const rotateCommentSiteKey = (id) => json('POST', `/v1/comment-sites/${part(id)}/rotate-key`);
+/** @param {string} id @returns {Promise<Record<CommentState, number>>} */
+export const commentStates = (id) => json('GET', `/v1/comment-sites/${part(id)}/states`);
+/** @param {string} id @param {CommentFilter & PageRequest} filter @returns {Promise<Page<CommentEntry>>} */
+export const siteComments = (id, { state, text, ...page }) => json('GET', address(`/v1/comment-sites/${part(id)}/comments`, { state, text, ...paged(page) }));
+/** @param {string} id @param {string} action @param {string[]} comments @returns {Promise<{ changed: number }>} */
+export const actOnComments = (id, action, comments) => json('POST', `/v1/comment-sites/${part(id)}/actions`, { body: { action, comments } });
+/** @param {string} id @param {{ parent: string, name: string, text: string }} body @returns {Promise<CommentEntry>} */
+export const answerComment = (id, body) => json('POST', `/v1/comment-sites/${part(id)}/answers`, { body });
+/** @param {string} id @param {{ by: string, from: string, to: string }} range @returns {Promise<CommentStatistics>} */
+export const commentStatistics = (id, { by, from, to }) => json('GET', address(`/v1/comment-sites/${part(id)}/statistics`, { by, from, to }));

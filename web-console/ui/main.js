@@ -16,6 +16,7 @@ const pages = {
   sql: () => import('./pages/sql.js'),
   devices: () => import('./pages/devices.js'),
   device: () => import('./pages/device.js'),
+  comments: () => import('./pages/comments.js'),
   jobs: () => import('./pages/jobs.js'),
   'dead-letters': () => import('./pages/dead-letters.js'),
   sockets: () => import('./pages/sockets.js'),
@@ -26,7 +27,7 @@ const pages = {
 
 /** @param {string} name */
 const titleOf = (name) =>
-  ({ '': t('nav.overview'), map: t('nav.map'), rules: t('nav.rules'), sql: t('nav.sql'), devices: t('nav.devices'), device: t('nav.devices'), jobs: t('nav.jobs'), 'dead-letters': t('dead.title'), sockets: t('sockets.title'), account: t('account.title'), people: t('people.title'), audit: t('audit.title') })[name] ?? t('missing.title');
+  ({ '': t('nav.overview'), map: t('nav.map'), rules: t('nav.rules'), sql: t('nav.sql'), devices: t('nav.devices'), device: t('nav.devices'), comments: t('comments.title'), jobs: t('nav.jobs'), 'dead-letters': t('dead.title'), sockets: t('sockets.title'), account: t('account.title'), people: t('people.title'), audit: t('audit.title') })[name] ?? t('missing.title');
 
 function Page() {
   const name = route.value.parts[0] ?? '';

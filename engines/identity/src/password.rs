@@ -6,7 +6,7 @@ use base::{Base, Entropy};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Semaphore;
 
-use crate::{Config, Error};
+use crate::{Config, Error, Identity};
 
 const CHARACTERS_MIN: usize = 10;
 const USER_CHARACTERS_MIN: usize = 8;
@@ -115,6 +115,22 @@ impl Hasher {
             result
         });
         work.await.map_err(|error| Error::Hash(error.to_string()))?
+    }
+}
+
+impl Identity {
+    /// The hash of a password that belongs to no account, such as a guest's, made as those of accounts are and with
+    /// the same few at once.
+    pub async fn hash_password(&self, password: &str) -> Result<String, Error> {
+        if password.len() > BYTES_MAX {
+            return Err(Error::Password("must have at most 1024 bytes"));
+        }
+        self.0.hasher.hash(password).await
+    }
+
+    /// Whether it is the password of that hash; as much work without a hash as with one.
+    pub async fn is_password(&self, password: &str, hash: Option<&str>) -> Result<bool, Error> {
+        self.0.hasher.verify(password, hash).await
     }
 }
 

@@ -11,7 +11,9 @@ pub(super) fn pages() -> impl Fn(&Parts) -> Option<Response> + Send + Sync + 'st
     move |request| {
         let path = request.uri.path();
         // A wrong address of the API is a problem, not a page.
-        if path.starts_with("/v1/") || path.starts_with("/conduit/") || path == "/v1" {
+        if ["/v1/", "/comments/", "/conduit/"].iter().any(|mount| path.starts_with(mount))
+            || path == "/v1"
+        {
             return None;
         }
         let text =

@@ -5,6 +5,7 @@
 mod articles;
 mod clients;
 mod command_line;
+mod comments;
 mod contract;
 mod databases;
 mod dead_letters;

@@ -79,6 +79,16 @@ fn a_rule_that_is_changed_under_load_meets_no_reading_with_its_former_text() {
 }
 
 #[test]
+fn a_crowd_of_writers_loses_nothing_and_counts_right() {
+    holds(people::crowd);
+}
+
+#[test]
+fn a_long_thread_is_read_from_the_rows_and_from_memory() {
+    holds(people::thread_speed);
+}
+
+#[test]
 fn a_backlog_of_readings_is_taken_once() {
     holds(devices::pipeline);
 }

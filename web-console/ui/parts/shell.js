@@ -19,6 +19,7 @@ const places = () => [
   { path: '/rules', icon: 'rules', text: t('nav.rules'), key: 'r', test: 'nav-rules' },
   { path: '/sql', icon: 'sql', text: t('nav.sql'), key: 's', test: 'nav-sql' },
   { path: '/devices', icon: 'devices', text: t('nav.devices'), key: 'd', test: 'nav-devices' },
+  { path: '/comments', icon: 'comments', text: t('nav.comments'), key: 'c', test: 'nav-comments' },
   { path: '/jobs', icon: 'jobs', text: t('nav.jobs'), key: 'j', test: 'nav-jobs' },
   { path: '/dead-letters', icon: 'letters', text: t('nav.dead'), key: 'l', test: 'nav-dead-letters' },
   { path: '/sockets', icon: 'live', text: t('nav.sockets'), key: 'v', test: 'nav-sockets' },

@@ -76,6 +76,8 @@ impl Fixtures {
         let job = api.post("/v1/jobs", &job)?.ok()?;
         let schedule = json!({"name": "secret-schedule", "kind": "mail.send", "cron": "0 0 1 1 *", "zone": "UTC"});
         api.post("/v1/job-schedules", &schedule)?.ok()?;
+        let site = json!({"name": "hidden site", "origins": ["https://hidden.example"]});
+        let site = api.post("/v1/comment-sites", &site)?.ok()?;
         let invited = json!({"email": "hidden@example.com", "role": "member"});
         let invited = api.post("/v1/invitations", &invited)?.ok()?;
         let id = |value: &Value| value["id"].as_str().map(str::to_owned).context("id");
@@ -84,6 +86,7 @@ impl Fixtures {
             ("devices", "secret-device".to_owned()),
             ("rules", id(&rule)?),
             ("keys", id(&key)?),
+            ("comment-sites", id(&site)?),
             ("jobs", id(&job)?),
             ("job-schedules", "secret-schedule".to_owned()),
             ("invitations", id(&invited["invitation"])?),
@@ -94,7 +97,8 @@ impl Fixtures {
     fn seen(stack: &Stack) -> Result<Value> {
         let api = stack.api();
         let mut all = Map::new();
-        for list in ["sensors", "devices", "rules", "job-schedules", "invitations"] {
+        for list in ["sensors", "devices", "rules", "job-schedules", "invitations", "comment-sites"]
+        {
             all.insert(list.to_owned(), json!(api.all(&format!("/v1/{list}"))?));
         }
         all.insert("jobs".to_owned(), api.get("/v1/jobs?state=scheduled")?.ok()?);
