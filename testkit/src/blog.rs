@@ -17,7 +17,7 @@ impl Blog {
             for stream in listener.incoming().flatten() {
                 let page = page.clone();
                 // A browser opens connections that it does not use.
-                std::thread::spawn(move || answer(stream, &page));
+                std::thread::spawn(move || answer(&stream, &page));
             }
         });
         Ok(Self { port })
@@ -29,7 +29,7 @@ impl Blog {
     }
 }
 
-fn answer(stream: TcpStream, page: &str) -> Option<()> {
+fn answer(mut stream: &TcpStream, page: &str) -> Option<()> {
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     let mut line = String::new();
     while line != "\r\n" {
@@ -42,5 +42,5 @@ fn answer(stream: TcpStream, page: &str) -> Option<()> {
     let head = format!(
         "HTTP/1.1 200 OK\r\ncontent-type: text/html; charset=utf-8\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
     );
-    (&stream).write_all((head + page).as_bytes()).ok()
+    stream.write_all((head + page).as_bytes()).ok()
 }

@@ -1,5 +1,7 @@
 //! Which page a comment stands under: addresses that show the same page have one name.
 
+use std::fmt::Write as _;
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
@@ -158,7 +160,7 @@ fn tidy_escapes(text: &str) -> String {
                 at += 3;
             }
             Some(code) => {
-                tidy.push_str(&format!("%{code:02X}"));
+                write!(tidy, "%{code:02X}").expect("writing to a string cannot fail");
                 at += 3;
             }
             // The parser of addresses leaves ASCII alone.

@@ -39,6 +39,7 @@ pub(crate) struct ThreadView<'a> {
 }
 
 /// A comment as everybody may see it. What is not said is false, or nothing.
+#[expect(clippy::struct_excessive_bools, reason = "each stands on the wire by itself")]
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct CommentView<'a> {
     pub id: String,

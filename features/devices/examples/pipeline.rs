@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, reason = "an example that shows figures")]
 
 use std::collections::VecDeque;
+use std::fmt::Write as _;
 use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -115,7 +116,7 @@ async fn fill(log: &EventLog, count: usize, base: &Base) -> Result<u64, Failure>
         let found = names.iter().zip(fields).filter(|(_, field)| !field.is_empty());
         for (index, (name, field)) in found.enumerate() {
             let comma = if index > 0 { "," } else { "" };
-            text += &format!("{comma}{}:{}", json!(name), json!(field.parse::<f64>()?));
+            write!(text, "{comma}{}:{}", json!(name), json!(field.parse::<f64>()?))?;
             values += 1;
         }
         text += "}}";
@@ -166,7 +167,7 @@ impl Stack {
     }
 
     async fn close(self, base: &Base) {
-        base.tasks.stop(Duration::from_secs(60)).await;
+        base.tasks.stop(Duration::from_mins(1)).await;
         self.db.close().await;
         self.log.close().await;
     }

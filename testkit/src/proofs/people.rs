@@ -37,12 +37,6 @@ impl Threads {
         Ok(Self { stack, site, key })
     }
 
-    fn comment(&self, page: &str, browser: &str, text: &str) -> Value {
-        json!({
-            "url": format!("{BLOG}{page}"), "name": "Mina", "password": "pass word", "browser": browser, "text": text,
-        })
-    }
-
     fn path(&self, rest: &str) -> String {
         format!("/comments/{}/{rest}", self.key)
     }
@@ -50,4 +44,10 @@ impl Threads {
     fn thread_path(&self, page: &str) -> String {
         format!("/comments/{}/thread?url={BLOG}{page}", self.key)
     }
+}
+
+fn comment(page: &str, browser: &str, text: &str) -> Value {
+    json!({
+        "url": format!("{BLOG}{page}"), "name": "Mina", "password": "pass word", "browser": browser, "text": text,
+    })
 }

@@ -45,19 +45,17 @@ fn tag(inside: &str, text: &mut String, links: &mut Vec<String>) {
     let inside = inside.trim_start_matches('/');
     let name = inside.split(|one: char| !one.is_ascii_alphanumeric()).next().unwrap_or_default();
     match name.to_ascii_lowercase().as_str() {
-        "p" | "div" | "ul" | "ol" | "h1" | "h2" | "h3" => text.push_str("\n\n"),
         "br" => text.push('\n'),
         "li" if !is_end => text.push_str("\n- "),
         "blockquote" if !is_end => text.push_str("\n\n> "),
-        "blockquote" => text.push_str("\n\n"),
+        "p" | "div" | "ul" | "ol" | "h1" | "h2" | "h3" | "blockquote" => text.push_str("\n\n"),
         "b" | "strong" => text.push_str("**"),
         "i" | "em" => text.push('*'),
         "s" | "del" | "strike" => text.push_str("~~"),
         "a" if !is_end => {
             let target = attribute(inside, "href").unwrap_or_default();
             // Where it is no link of ours, its words stay.
-            let is_link = !markup::parse(&format!("[x]({target})")).is_empty()
-                && markup::links(&markup::parse(&format!("[x]({target})"))) == 1;
+            let is_link = markup::links(&markup::parse(&format!("[x]({target})"))) == 1;
             links.push(if is_link { target } else { String::new() });
             if is_link {
                 text.push('[');

@@ -230,8 +230,9 @@ impl Operation {
         ];
         for (what, stranger) in strangers {
             if self.is_public {
-                // A public operation has no secret to keep; it must only not fall over.
-                if what == "no key" && !self.is_stream() {
+                // A public operation has no secret to keep; it must only not fall over. A public stream is of something, and
+                // refuses without its name.
+                if what == "no key" {
                     let reply = stranger.send(&self.method, &path, plain)?;
                     checks.push((what, refuse_server_error(&reply)));
                 }

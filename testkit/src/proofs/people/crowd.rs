@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::{BLOG, Threads};
+use super::{BLOG, Threads, comment};
 use crate::http::{Http, Reply};
 use crate::proofs::{Ground, Report};
 use crate::stack::Launch;
@@ -16,11 +16,11 @@ use crate::wait::within_every;
 /// acknowledged.
 pub fn crowd(ground: &Ground) -> Result<Report> {
     let mut report = Report::default();
-    let (writers, each) = (ground.count(20, 100), ground.count(3, 20));
+    let (writers, each) = (ground.count(20, 100), ground.count(5, 20));
     let folder = tempfile::tempdir()?;
     let threads = Threads::start(Launch::new(&ground.binary, folder.path()))?;
     let first = {
-        let body = threads.comment("/crowd", "a-browser-of-nobody-0", "like this one");
+        let body = comment("/crowd", "a-browser-of-nobody-0", "like this one");
         let written = post(&threads.stack.stranger(), &threads.path("comments"), &body, &mut 0)?;
         written["id"].as_str().context("no id")?.to_owned()
     };
@@ -168,8 +168,7 @@ impl Writer {
         let http = threads.stack.stranger();
         let mut parent: Option<String> = None;
         for index in 0..each {
-            let mut body =
-                threads.comment("/crowd", &self.browser, &format!("{} {index}", self.number));
+            let mut body = comment("/crowd", &self.browser, &format!("{} {index}", self.number));
             body["nonce"] = json!(format!("nonce-of-{:04}-{index:06}", self.number));
             if let Some(parent) = &parent {
                 body["parent"] = json!(parent);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::Threads;
+use super::{Threads, comment};
 use crate::proofs::{Ground, Report};
 use crate::stack::Launch;
 
@@ -35,7 +35,7 @@ pub fn thread_speed(ground: &Ground) -> Result<Report> {
     for number in 0..fresh {
         client.get(&format!("{path}&before=ffffffff-0000-7000-8000-{number:012x}"))?;
     }
-    let each = (threads.stack.cpu()? - before) / u32::try_from(fresh)?;
+    let each = threads.stack.cpu()?.saturating_sub(before) / u32::try_from(fresh)?;
     let is_full = ground.size == crate::proofs::Size::Full;
     report.bound(
         !is_full || each <= Duration::from_millis(1),
@@ -60,8 +60,7 @@ fn fill(threads: &Threads) -> Result<()> {
     let text = "A comment of some length, with **marks** and a [link](https://example.com/page), as people write them. ".repeat(2);
     let mut parent: Option<String> = None;
     for number in 0..COMMENTS {
-        let mut body =
-            threads.comment("/long", &format!("a-browser-of-reader-{}", number % 20), &text);
+        let mut body = comment("/long", &format!("a-browser-of-reader-{}", number % 20), &text);
         if number % 4 != 0 {
             body["parent"] = json!(parent);
         }
@@ -73,7 +72,7 @@ fn fill(threads: &Threads) -> Result<()> {
         }
         parent = Some(id);
     }
-    let other = threads.comment("/other", "a-browser-of-reader-1", "elsewhere");
+    let other = comment("/other", "a-browser-of-reader-1", "elsewhere");
     http.post(&threads.path("comments"), &other)?.ok()?;
     Ok(())
 }
@@ -124,7 +123,7 @@ fn load(threads: &Threads, path: &str, time: Duration) -> Result<(usize, usize, 
         }
         writer.join().expect("a writer does not panic")
     })?;
-    let cpu = threads.stack.cpu()? - before;
+    let cpu = threads.stack.cpu()?.saturating_sub(before);
     Ok((reads.into_inner(), writes.into_inner(), cpu))
 }
 
