@@ -779,6 +779,10 @@ impl Slot {
         let mut work = inner.work.lock();
         let is_stopping = inner.is_stopping.load(Ordering::Acquire);
         let next = if is_stopping { None } else { work.buffer.next(inner.clock.now()) };
+        if let Some(claimed) = &next {
+            // A stop that comes now waits for it.
+            work.starting.insert(claimed.id);
+        }
         if next.is_none() {
             self.is_left = true;
             work.slots -= 1;
