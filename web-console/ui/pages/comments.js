@@ -2,6 +2,7 @@
 import { h, html, useState } from 'preact';
 import * as api from '../api.js';
 import { t } from '../i18n.js';
+import { keep, kept } from '../kept.js';
 import { Confirm, Dialog } from '../parts/dialog.js';
 import { checkedOf, Copyable, Field, Form, textOf } from '../parts/form.js';
 import { compact, Time } from '../parts/format.js';
@@ -144,11 +145,11 @@ function Entries({ site, filter, onDone }) {
 
 /** @param {{ site: Site, entry: api.CommentEntry, onClose: () => void, onDone: () => Promise<void> }} props */
 function Answer({ site, entry, onClose, onDone }) {
-  const [name, setName] = useState(localStorage.getItem('madang-comments-name') ?? '');
+  const [name, setName] = useState(kept('comments-name') ?? '');
   const [text, setText] = useState('');
   const send = async () => {
     await api.answerComment(site.id, { parent: entry.id, name, text });
-    localStorage.setItem('madang-comments-name', name);
+    keep('comments-name', name);
     onClose();
     await onDone();
   };
@@ -169,8 +170,8 @@ function Answer({ site, entry, onClose, onDone }) {
 
 /** @typedef {'hour' | 'day' | 'month'} By */
 
-/** A day as an input has it. @param {Date} date */
-const day = (date) => `${date.getFullYear()}-${String(date.getMonth() + 1).padStart(2, '0')}-${String(date.getDate()).padStart(2, '0')}`;
+/** A day of the site's zone, as an input has it. @param {number} ago in days @param {string} zone */
+const day = (ago, zone) => new Intl.DateTimeFormat('en-CA', { timeZone: zone, dateStyle: 'short' }).format(Date.now() - ago * 864e5);
 
 /** Days that are shown at first, for each way to count. */
 const SPANS = { hour: 1, day: 29, month: 364 };
@@ -178,11 +179,11 @@ const SPANS = { hour: 1, day: 29, month: 364 };
 /** @param {{ site: Site }} props */
 function Statistics({ site }) {
   const [by, setBy] = useState(/** @type {By} */ ('day'));
-  const [range, setRange] = useState(() => ({ from: day(new Date(Date.now() - SPANS.day * 864e5)), to: day(new Date()) }));
+  const [range, setRange] = useState(() => ({ from: day(SPANS.day, site.zone), to: day(0, site.zone) }));
   const { data, error, again } = useLoad(() => api.commentStatistics(site.id, { by, ...range }), [site.id, by, range.from, range.to]);
   const choose = (/** @type {By} */ next) => {
     setBy(next);
-    setRange({ from: day(new Date(Date.now() - SPANS[next] * 864e5)), to: day(new Date()) });
+    setRange({ from: day(SPANS[next], site.zone), to: day(0, site.zone) });
   };
   const names = { hour: t('comments.hours'), day: t('comments.days'), month: t('comments.months') };
   const date = (/** @type {'from' | 'to'} */ name, /** @type {string} */ label) =>
