@@ -8,6 +8,7 @@ mod endpoints;
 mod health;
 mod jobs;
 mod keys;
+mod kv;
 mod messages;
 mod overview;
 mod passkeys;
@@ -19,6 +20,7 @@ mod sql;
 use std::sync::Arc;
 
 use ::jobs::Jobs;
+use ::kv::Kv;
 use ::sockets::Sockets;
 use anyhow::Result;
 use articles::Articles;
@@ -53,6 +55,7 @@ pub(crate) struct Doors {
     pub(crate) devices: Devices,
     pub(crate) articles: Articles,
     pub(crate) sockets: Sockets,
+    pub(crate) kv: Kv,
     /// The room of a development tool.
     pub(crate) added: Option<(Added, Ground)>,
 }
@@ -80,6 +83,7 @@ impl Doors {
             .join(messages::routes(self))
             .join(endpoints::routes(self))
             .join(sockets::routes(self))
+            .join(kv::routes(self))
             .join(dead_letters::routes(self))
             .join(jobs::routes(self))
             .join(health::routes(self));

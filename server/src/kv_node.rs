@@ -5,7 +5,7 @@ mod keys;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use base::Base;
 use base::access::Authority;
 use clap::Args;
@@ -57,6 +57,7 @@ pub(crate) fn kv_node(settings: &Settings, options: &Options) -> Result<()> {
 
 async fn serve(mut config: Config, options: &Options, base: &Base) -> Result<()> {
     let stop = asked_to_stop()?;
+    ensure!(config.kv.part.url.is_embedded(), "a node is a store itself: unset kv.url");
     config.kv.listen.clone_from(&options.listen);
     let port =
         |address: &Option<String>| if address.is_some() { Port::Configured } else { Port::Usual };

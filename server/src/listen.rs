@@ -82,7 +82,8 @@ pub(crate) struct Entries {
 pub(crate) struct Entrances {
     pub(crate) http: Entries,
     pub(crate) mqtt: Entries,
-    pub(crate) kv: Entries,
+    /// Nothing where clients ask another server for the keys.
+    pub(crate) kv: Option<Entries>,
     pub(crate) stomp: Vec<Entry>,
     pub(crate) shown: Option<Shown>,
 }
@@ -98,9 +99,17 @@ impl Entrances {
         let usual = ["127.0.0.1:1883", "127.0.0.1:8883"];
         let ports_of = (ports.mqtt, ports.mqtt_tls);
         let mqtt = entries("mqtt", &config.mqtt, usual, ports_of, tls(|it| &it.mqtt)).await?;
-        let usual = ["127.0.0.1:6379", "127.0.0.1:6380"];
-        let ports_of = (ports.kv, ports.kv_tls);
-        let kv = entries("kv", &config.kv, usual, ports_of, tls(|it| &it.other)).await?;
+        let kv = if config.kv.part.url.is_embedded() {
+            let usual = ["127.0.0.1:6379", "127.0.0.1:6380"];
+            let ports_of = (ports.kv, ports.kv_tls);
+            Some(entries("kv", &config.kv, usual, ports_of, tls(|it| &it.other)).await?)
+        } else {
+            ensure!(
+                config.kv.listen.is_none() && config.kv.listen_tls.is_none(),
+                "kv.listen and kv.url exclude each other: clients ask the server at kv.url themselves"
+            );
+            None
+        };
         let mut stomp = vec![];
         if let Some(address) = &config.sockets.listen {
             stomp.push(entry("sockets", address, Port::Configured, None).await?);

@@ -156,9 +156,14 @@ async fn greet(running: &Running) -> Result<()> {
     tracing::info!("the console is at {console}");
     let at = &running.addresses;
     tracing::info!("MQTT listens on {}", at.mqtt);
-    tracing::info!("RESP (Redis clients) listens on {}", at.kv);
-    if let (Some(http), Some(mqtt), Some(kv)) = (at.http_tls, at.mqtt_tls, at.kv_tls) {
-        tracing::info!("under TLS HTTP listens on {http}, MQTT on {mqtt}, RESP on {kv}");
+    if let Some(address) = at.kv {
+        tracing::info!("RESP (Redis clients) listens on {address}");
+    }
+    if let (Some(http), Some(mqtt)) = (at.http_tls, at.mqtt_tls) {
+        tracing::info!("under TLS HTTP listens on {http}, MQTT on {mqtt}");
+    }
+    if let Some(address) = at.kv_tls {
+        tracing::info!("under TLS RESP listens on {address}");
     }
     if let Some(token) = running.administrator_link().await? {
         tracing::info!("sign in once with this link: {console}#/link?token={token}");
@@ -170,18 +175,28 @@ async fn greet(running: &Running) -> Result<()> {
 async fn announce(file: &Path, running: &Running) -> Result<()> {
     let credentials = running.announced_keys().await?;
     let at = &running.addresses;
-    let text = json!({
+    let mut text = json!({
         "http": at.http.to_string(),
         "mqtt": at.mqtt.to_string(),
-        "resp": at.kv.to_string(),
-        "http_tls": at.http_tls.map(|address| address.to_string()),
-        "mqtt_tls": at.mqtt_tls.map(|address| address.to_string()),
-        "resp_tls": at.kv_tls.map(|address| address.to_string()),
         "admin_token": credentials.admin_token,
         "mqtt_user": credentials.mqtt_user,
         "mqtt_password": credentials.mqtt_password,
-        "resp_password": credentials.resp_password,
     });
+    // A door that is not there is absent.
+    let others = [
+        ("resp", at.kv),
+        ("http_tls", at.http_tls),
+        ("mqtt_tls", at.mqtt_tls),
+        ("resp_tls", at.kv_tls),
+    ];
+    for (name, address) in others {
+        if let Some(address) = address {
+            text[name] = address.to_string().into();
+        }
+    }
+    if let Some(password) = credentials.resp_password {
+        text["resp_password"] = password.into();
+    }
     let folder = match file.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),

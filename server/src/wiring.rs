@@ -28,7 +28,7 @@ use crate::adapters::{
 };
 use crate::config::Config;
 use crate::doors::Doors;
-use crate::listen::{Entrances, Entry, Ports};
+use crate::listen::{Entrances, Entries, Entry, Ports};
 use crate::sample;
 
 /// The same surroundings, with tasks on either group of threads.
@@ -75,7 +75,8 @@ pub(crate) struct Running {
 pub(crate) struct Addresses {
     pub(crate) http: SocketAddr,
     pub(crate) mqtt: SocketAddr,
-    pub(crate) kv: SocketAddr,
+    /// Nothing where clients ask another server for the keys.
+    pub(crate) kv: Option<SocketAddr>,
     pub(crate) http_tls: Option<SocketAddr>,
     pub(crate) mqtt_tls: Option<SocketAddr>,
     pub(crate) kv_tls: Option<SocketAddr>,
@@ -86,8 +87,8 @@ pub(crate) struct AnnouncedKeys {
     pub(crate) admin_token: String,
     pub(crate) mqtt_user: String,
     pub(crate) mqtt_password: String,
-    /// For clients that know one password only: the key's id and its secret.
-    pub(crate) resp_password: String,
+    /// For clients that know one password only: the key's id and its secret. Nothing without a door for them.
+    pub(crate) resp_password: Option<String>,
 }
 
 /// Opens every part, from the ground up.
@@ -123,11 +124,14 @@ pub(crate) async fn open(
     let jobs = Jobs::open(config.jobs.clone(), &bases.handlers, db.clone()).await?;
     handle_jobs(&jobs, delivery.clone())?;
 
+    let folder = config.data_dir.join("kv");
+    let kv = Kv::open(config.kv.part.clone(), base, &folder, authority.clone(), None);
+    let kv = kv.await.context("open the keys")?;
     let kept = config.results.clone();
     let results = if config.relational.url.is_embedded() {
-        Results::open_alone(kept, base, &db).await
+        Results::open_alone(kept, base, &db, &kv).await
     } else {
-        Results::open(kept, base, &db).await
+        Results::open(kept, base, &db, &kv).await
     };
     let results = results.context("open the results")?;
 
@@ -160,9 +164,6 @@ pub(crate) async fn open(
     let mqtt = Mqtt::open(mqtt, base, db.clone(), authority.clone(), intake).await?;
     devices.connect(Arc::new(DeviceMessages(mqtt.clone())));
 
-    let folder = config.data_dir.join("kv");
-    let kv = Kv::open(config.kv.part.clone(), base, &folder, authority.clone(), None).await?;
-
     let sources: Vec<Arc<dyn Source>> = vec![Arc::new(ReadingTopics), Arc::new(AlertTopics)];
     let part = config.sockets.part.clone();
     let stores = (log.clone(), db.clone());
@@ -174,6 +175,7 @@ pub(crate) async fn open(
     let added = added.map(|added| (added, ground));
     let handlers = bases.handlers.tasks.clone();
     let doors = Doors {
+        kv: kv.clone(),
         base,
         handlers,
         started,
@@ -222,10 +224,10 @@ impl Entrances {
         Addresses {
             http: http.bare.address,
             mqtt: mqtt.bare.address,
-            kv: kv.bare.address,
+            kv: kv.as_ref().map(|kv| kv.bare.address),
             http_tls: http.secured_address(),
             mqtt_tls: mqtt.secured_address(),
-            kv_tls: kv.secured_address(),
+            kv_tls: kv.as_ref().and_then(Entries::secured_address),
         }
     }
 }
@@ -250,16 +252,18 @@ impl Running {
             let broker = self.rooms.mqtt.clone();
             base.tasks.spawn("mqtt", async move { broker.serve(listener, tls).await });
         }
-        let store = self.rooms.kv.clone();
-        if let Some(Entry { listener, tls, .. }) = kv.secured {
-            store.listen(listener.into_std()?, tls)?;
-        }
-        let resp = kv.bare.listener.into_std()?;
-        base.tasks.spawn("kv", async move {
-            if let Err(error) = store.serve(resp).await {
-                tracing::error!(%error, "the store for Redis clients has ended");
+        if let Some(Entries { bare, secured }) = kv {
+            let store = self.rooms.kv.clone();
+            if let Some(Entry { listener, tls, .. }) = secured {
+                store.listen(listener.into_std()?, tls)?;
             }
-        });
+            let resp = bare.listener.into_std()?;
+            base.tasks.spawn("kv", async move {
+                if let Err(error) = store.serve(resp).await {
+                    tracing::error!(%error, "the store for Redis clients has ended");
+                }
+            });
+        }
         for Entry { listener, tls, .. } in stomp {
             let sockets = self.rooms.doors.sockets.clone();
             base.tasks.spawn("sockets", async move { sockets.listen(listener, tls).await });
@@ -288,13 +292,17 @@ impl Running {
     pub(crate) async fn announced_keys(&self) -> Result<AnnouncedKeys> {
         let admin = self.server_key("announced administrator", vec![Grant::new("*", "*")]).await?;
         let device = self.server_key("announced device", device_grants()).await?;
-        let grants = vec![Grant::new("kv.*", "kv/*"), Grant::new("kv.*", "kv-channel/*")];
-        let store = self.server_key("announced store", grants).await?;
+        let mut resp_password = None;
+        if self.addresses.kv.is_some() {
+            let grants = vec![Grant::new("kv.*", "kv/*"), Grant::new("kv.*", "kv-channel/*")];
+            let store = self.server_key("announced store", grants).await?;
+            resp_password = Some(format!("{}:{}", store.mqtt_user, store.mqtt_password));
+        }
         Ok(AnnouncedKeys {
             admin_token: admin.token,
             mqtt_user: device.mqtt_user,
             mqtt_password: device.mqtt_password,
-            resp_password: format!("{}:{}", store.mqtt_user, store.mqtt_password),
+            resp_password,
         })
     }
 

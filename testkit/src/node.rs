@@ -37,6 +37,11 @@ impl NodeLaunch {
 
     /// Debian's redis-server on a folder, with what the arguments say and nothing else.
     pub fn redis(folder: &Path, arguments: &[&str]) -> Result<Self> {
+        Self::program(Path::new("redis-server"), folder, arguments)
+    }
+
+    /// A program that takes the arguments of redis-server.
+    pub(crate) fn program(program: &Path, folder: &Path, arguments: &[&str]) -> Result<Self> {
         let port = free_port()?;
         std::fs::create_dir_all(folder)?;
         let folder_text = folder.display().to_string();
@@ -44,7 +49,20 @@ impl NodeLaunch {
             ["--port", &port.to_string(), "--dir", &folder_text].map(str::to_owned).to_vec();
         all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
         let log = folder.with_extension("log");
-        Ok(Self { binary: "redis-server".into(), arguments: all, environment: vec![], port, log })
+        Ok(Self { binary: program.to_owned(), arguments: all, environment: vec![], port, log })
+    }
+
+    /// The same program as a sentinel, with settings in a file that it writes itself.
+    pub(crate) fn sentinel(program: &Path, settings: &Path) -> Result<Self> {
+        let port = free_port()?;
+        let file = settings.display().to_string();
+        let arguments = vec![file, "--sentinel".into(), "--port".into(), port.to_string()];
+        let log = settings.with_extension("log");
+        Ok(Self { binary: program.to_owned(), arguments, environment: vec![], port, log })
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// A setting of the store, `durability=off`.

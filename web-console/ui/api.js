@@ -54,6 +54,10 @@
 /** @typedef {{ id: string, name: string, peer: string, since: string, transport: 'websocket' | 'tcp', version: string, subscriptions: number, received: number, sent: number, waiting_bytes: number }} Connection */
 /** @typedef {{ destination: string, subscribers: number, messages: number }} Topic */
 /** @typedef {{ name: string, messages: number, unacknowledged: number, consumers: number }} Queue */
+/** @typedef {{ embedded: boolean, keys: number, expiring: number, memory_bytes: number, memory_bytes_max: number, clients: number, commands: number, hits: number, misses: number, expired: number, evicted: number, fsync: string }} Kv */
+/** @typedef {{ id: string, name: string, type: string, ttl_ms: number | null, memory_bytes: number }} KvKey */
+/** @typedef {{ key: KvKey, length: number, elements: string[][], truncated: boolean }} KvValue */
+/** @typedef {{ id: number, at: string, micros: number, command: string, client: string }} KvSlow */
 /** @typedef {'scheduled' | 'ready' | 'limited' | 'waiting' | 'running' | 'done' | 'dead' | 'cancelled' | 'skipped' | 'discarded'} JobState */
 /** @typedef {{ id: string, kind: string, queue: string, priority: string, state: JobState, payload: string, created: string, due: string, attempts: number, claimed: string | null, finished: string | null, cancelling: boolean, key: string | null, concurrency_key: string | null, run: string | null, task: string | null, last_error: string | null }} Job */
 /** @typedef {{ number: number, began: string, ended: string, outcome: string, error: string | null, log: string }} JobAttempt */
@@ -285,6 +289,17 @@ export const closeConnection = (id) => nothing('DELETE', `/v1/sockets/connection
 export const topics = (page) => json('GET', address('/v1/sockets/topics', paged(page)));
 /** @param {PageRequest} [page] @returns {Promise<Page<Queue>>} */
 export const queues = (page) => json('GET', address('/v1/sockets/queues', paged(page)));
+
+// Keys of Redis clients.
+
+/** @param {number} db @returns {Promise<Kv>} */
+export const kv = (db) => json('GET', address('/v1/kv', { db }));
+/** @param {PageRequest & { db: number, prefix: string }} query @returns {Promise<Page<KvKey>>} */
+export const kvKeys = ({ db, prefix, ...page }) => json('GET', address('/v1/kv/keys', { db, prefix, ...paged(page) }));
+/** @param {string} id @param {number} db @returns {Promise<KvValue>} */
+export const kvKey = (id, db) => json('GET', address(`/v1/kv/keys/${part(id)}`, { db }));
+/** @returns {Promise<{ items: KvSlow[] }>} */
+export const kvSlow = () => json('GET', '/v1/kv/slow');
 
 // Sensors.
 

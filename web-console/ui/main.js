@@ -20,6 +20,7 @@ const pages = {
   jobs: () => import('./pages/jobs.js'),
   'dead-letters': () => import('./pages/dead-letters.js'),
   sockets: () => import('./pages/sockets.js'),
+  kv: () => import('./pages/kv.js'),
   account: () => import('./pages/account.js'),
   people: () => import('./pages/people.js'),
   audit: () => import('./pages/audit.js'),
@@ -27,7 +28,7 @@ const pages = {
 
 /** @param {string} name */
 const titleOf = (name) =>
-  ({ '': t('nav.overview'), map: t('nav.map'), rules: t('nav.rules'), sql: t('nav.sql'), devices: t('nav.devices'), device: t('nav.devices'), comments: t('comments.title'), jobs: t('nav.jobs'), 'dead-letters': t('dead.title'), sockets: t('sockets.title'), account: t('account.title'), people: t('people.title'), audit: t('audit.title') })[name] ?? t('missing.title');
+  ({ '': t('nav.overview'), map: t('nav.map'), rules: t('nav.rules'), sql: t('nav.sql'), devices: t('nav.devices'), device: t('nav.devices'), comments: t('comments.title'), jobs: t('nav.jobs'), 'dead-letters': t('dead.title'), sockets: t('sockets.title'), kv: t('kv.title'), account: t('account.title'), people: t('people.title'), audit: t('audit.title') })[name] ?? t('missing.title');
 
 function Page() {
   const name = route.value.parts[0] ?? '';

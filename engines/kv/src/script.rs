@@ -19,7 +19,7 @@ use mlua::{Function, HookTriggers, Lua, LuaOptions, MultiValue, StdLib, Table, V
 use sha1::{Digest, Sha1};
 
 use crate::command;
-use crate::engine::{Engine, Turn};
+use crate::engine::{DATABASES, Engine, Turn};
 use crate::session::Session;
 use crate::wire::reply::Fault;
 
@@ -44,6 +44,9 @@ mod deed {
     pub(super) const SETRESP: u8 = 3;
 }
 
+/// Where the scripts of rooms are: no organisation's databases begin there.
+const ROOMS_HOME: usize = usize::MAX;
+
 const NOT_NOW: &str = "ERR redis.call/pcall can only be called inside a script invocation";
 const BYTECODE: u8 = 0x1b;
 
@@ -67,10 +70,10 @@ const NO_MEMORY: Fault = Fault(std::borrow::Cow::Borrowed(
 pub(crate) type Name = String;
 
 pub(crate) fn sha1_hex(bytes: &[u8]) -> Name {
-    Sha1::digest(bytes).iter().fold(String::with_capacity(40), |mut text, byte| {
-        text.push_str(&format!("{byte:02x}"));
-        text
-    })
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |number: u8| char::from(DIGITS[usize::from(number)]);
+    let digest = Sha1::digest(bytes);
+    digest.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// What a script or function promises.
@@ -501,8 +504,14 @@ fn shebang(text: &[u8]) -> Result<(Flags, Vec<u8>), Fault> {
 }
 
 impl Engine {
+    /// Rooms of this process trust each other: their scripts share one Lua, whatever organisation they run for.
+    fn home_place(&self, base: usize) -> usize {
+        if self.spaces[base / DATABASES].is_for_rooms { ROOMS_HOME } else { base }
+    }
+
     /// The scripts of an organisation, taken out while they are used.
     pub(crate) fn take_home(&mut self, base: usize) -> Result<Box<Home>, Fault> {
+        let base = self.home_place(base);
         if let Some(home) = self.scripts.0.remove(&base) {
             return Ok(home);
         }
@@ -512,16 +521,16 @@ impl Engine {
     }
 
     pub(crate) fn put_home(&mut self, base: usize, home: Box<Home>) {
-        self.scripts.0.insert(base, home);
+        self.scripts.0.insert(self.home_place(base), home);
     }
 
     pub(crate) fn home(&self, base: usize) -> Option<&Home> {
-        self.scripts.get(base)
+        self.scripts.get(self.home_place(base))
     }
 
     /// Forgets an organisation's scripts; its functions stay.
     pub(crate) fn forget_scripts(&mut self, base: usize) {
-        if let Some(home) = self.scripts.0.get_mut(&base) {
+        if let Some(home) = self.scripts.0.get_mut(&self.home_place(base)) {
             home.forget();
         }
     }
@@ -538,7 +547,7 @@ impl Engine {
 
     /// Functions of every organisation, as effects on its first database.
     pub(crate) fn function_effects(&self, mut put: impl FnMut(usize, &[u8])) {
-        for (base, home) in &self.scripts.0 {
+        for (base, home) in self.scripts.0.iter().filter(|(base, _)| **base != ROOMS_HOME) {
             home.libraries.codes().for_each(|code| put(*base, code));
         }
     }

@@ -165,6 +165,12 @@ impl Session {
         }
     }
 
+    /// What waits to be run for the client and to be sent to it.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        let queued = self.multi.as_ref().map_or(0, |multi| multi.queue_bytes);
+        self.input.capacity() + self.out.bytes.capacity() + queued
+    }
+
     pub(crate) fn is_blocked(&self) -> bool {
         matches!(self.state, State::Blocked(_))
     }

@@ -84,6 +84,10 @@ pub(crate) struct Settings {
     pub(crate) scripts: crate::script::Limits,
     /// Keys that clients are told about when they change.
     pub(crate) tracked_keys_max: usize,
+    /// From how many milliseconds on LATENCY remembers what took long; 0 is never.
+    pub(crate) latency_millis: i64,
+    /// What waits to be run for clients and to be sent to them, all together.
+    clients_share: Share,
     /// What is kept and shown only.
     kept: BTreeMap<&'static str, String>,
 }
@@ -97,7 +101,7 @@ const KEPT: &[(&str, &str)] = &[
     ("auto-aof-rewrite-percentage", "100"),
     ("auto-aof-rewrite-min-size", "67108864"),
     ("close-on-replica-write", "yes"),
-    ("latency-monitor-threshold", "0"),
+    ("key-load-delay", "0"),
     ("latency-tracking", "yes"),
     ("lazyfree-lazy-eviction", "no"),
     ("lazyfree-lazy-expire", "no"),
@@ -109,10 +113,41 @@ const KEPT: &[(&str, &str)] = &[
     ("list-max-ziplist-size", "-2"),
     ("min-replicas-to-write", "0"),
     ("rdb-key-save-delay", "0"),
+    ("repl-backlog-size", "1048576"),
     ("repl-min-slaves-to-write", "0"),
     ("sanitize-dump-payload", "no"),
     ("save", ""),
 ];
+
+/// Shown only to who asks by the whole name, as in Redis.
+const HIDDEN: &[&str] = &["key-load-delay"];
+
+/// A part of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Share {
+    /// 0 is no limit.
+    Bytes(usize),
+    /// Of `maxmemory`.
+    Percent(usize),
+}
+
+impl Share {
+    fn of(value: &str) -> Result<Self, String> {
+        let Some(percent) = value.strip_suffix('%') else { return memory(value).map(Self::Bytes) };
+        match percent.parse() {
+            Ok(percent @ 0..=100) => Ok(Self::Percent(percent)),
+            Ok(_) => Err("percentage argument must be less or equal to 100".into()),
+            Err(_) => Err("argument must be a memory or percent value".into()),
+        }
+    }
+
+    fn text(self) -> String {
+        match self {
+            Self::Bytes(bytes) => bytes.to_string(),
+            Self::Percent(percent) => format!("{percent}%"),
+        }
+    }
+}
 
 impl Settings {
     pub(crate) fn new(config: &Config) -> Self {
@@ -146,7 +181,17 @@ impl Settings {
                 count: config.scripts_max,
             },
             tracked_keys_max: config.tracked_keys_max,
+            latency_millis: 0,
+            clients_share: Share::Bytes(0),
             kept: KEPT.iter().map(|(name, value)| (*name, (*value).to_owned())).collect(),
+        }
+    }
+
+    /// What may wait for and from clients, all together; 0 is no limit.
+    pub(crate) fn clients_bytes_max(&self) -> usize {
+        match self.clients_share {
+            Share::Bytes(bytes) => bytes,
+            Share::Percent(percent) => self.memory_max / 100 * percent,
         }
     }
 
@@ -177,7 +222,9 @@ impl Settings {
 
     /// Names and values whose name matches.
     pub(crate) fn get(&self, pattern: &[u8]) -> Vec<(&'static str, String)> {
+        let is_shown = |name: &str| !HIDDEN.contains(&name) || pattern == name.as_bytes();
         let all = self.kept.iter().map(|(name, value)| (*name, value.clone()));
+        let all = all.filter(|(name, _)| is_shown(name));
         let acting = ACTING.iter().map(|name| (*name, self.value(name)));
         let matching =
             all.chain(acting).filter(|(name, _)| glob::matches_caseless(pattern, name.as_bytes()));
@@ -219,6 +266,9 @@ impl Settings {
                 (self.scripts.busy_micros / 1_000).to_string()
             }
             "databases" => crate::engine::DATABASES.to_string(),
+            "daemonize" => "no".to_owned(),
+            "latency-monitor-threshold" => self.latency_millis.to_string(),
+            "maxmemory-clients" => self.clients_share.text(),
             _ => String::new(),
         }
     }
@@ -285,7 +335,12 @@ impl Settings {
             "busy-reply-threshold" | "lua-time-limit" => {
                 self.scripts.busy_micros = number(value, 0)? as u64 * 1_000;
             }
-            "databases" | "replicaof" | "slaveof" => {
+            "maxmemory-clients" => self.clients_share = Share::of(value)?,
+            "latency-monitor-threshold" => self.latency_millis = number(value, 0)? as i64,
+            "port" => {
+                return Err("Unable to listen on this port: the server's owner chooses it.".into());
+            }
+            "bind" | "daemonize" | "databases" | "replicaof" | "slaveof" => {
                 return Err("can't set immutable config".into());
             }
             _ => return Err("Unknown option or number of arguments".into()),
@@ -301,22 +356,27 @@ impl Settings {
 
 const ACTING: &[&str] = &[
     "appendfsync",
+    "bind",
     "busy-reply-threshold",
     "client-query-buffer-limit",
+    "daemonize",
     "databases",
     "hash-max-listpack-entries",
     "hash-max-listpack-value",
     "hash-max-ziplist-entries",
     "hash-max-ziplist-value",
     "hll-sparse-max-bytes",
+    "latency-monitor-threshold",
     "lfu-decay-time",
     "lfu-log-factor",
     "lua-time-limit",
     "maxclients",
     "maxmemory",
+    "maxmemory-clients",
     "maxmemory-policy",
     "maxmemory-samples",
     "notify-keyspace-events",
+    "port",
     "proto-max-bulk-len",
     "replicaof",
     "set-max-intset-entries",

@@ -25,6 +25,8 @@ pub(crate) struct Stats {
     /// Clients that wait now.
     pub(crate) blocked: usize,
     pub(crate) output_closed: u64,
+    /// Clients that went because too much waited for all together.
+    pub(crate) evicted_clients: u64,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
     /// Calls of each command, and microseconds of those that were timed.
@@ -57,6 +59,7 @@ impl Stats {
             dirty: 0,
             blocked: 0,
             output_closed: 0,
+            evicted_clients: 0,
             bytes_in: 0,
             bytes_out: 0,
             calls: vec![0; command::COMMANDS.len()],

@@ -46,6 +46,9 @@ pub(crate) struct Store {
     arena: Arena,
     tables: Vec<Table>,
     objects: Objects,
+    /// While it is set, large values are not freed but put aside for another thread.
+    pub(crate) frees_later: bool,
+    pub(crate) aside: Vec<Waste>,
     object_bytes: usize,
     capture: Option<Capture>,
     /// Milliseconds since 1970 at which coarse expiry begins to count.
@@ -82,6 +85,8 @@ impl Store {
             arena: Arena::default(),
             tables: Vec::new(),
             objects: Objects::default(),
+            frees_later: false,
+            aside: Vec::new(),
             object_bytes: 0,
             capture: None,
             epoch: now,
@@ -428,7 +433,10 @@ impl Store {
         let table = std::mem::take(&mut self.tables[db]);
         if is_alone {
             self.arena = Arena::default();
-            self.objects = Objects::default();
+            let objects = std::mem::take(&mut self.objects);
+            if self.frees_later && table.len() > LATER_FROM {
+                self.aside.push(Waste { objects: table.len() as u64, what: Box::new(objects) });
+            }
             self.object_bytes = 0;
             return;
         }
@@ -547,8 +555,26 @@ impl Store {
     fn drop_object(&mut self, number: u32) {
         let object = self.objects.take(number);
         self.object_bytes -= object.bytes();
+        if self.frees_later && object.elements() > LATER_FROM {
+            self.aside.push(Waste { objects: 1, what: Box::new(object) });
+        }
     }
 }
+
+/// What goes, and how many values that are.
+pub(crate) struct Waste {
+    pub(crate) objects: u64,
+    what: Box<dyn std::any::Any + Send>,
+}
+
+impl Waste {
+    pub(crate) fn free(self) {
+        drop(self.what);
+    }
+}
+
+/// A value of more elements is worth a hand-over.
+const LATER_FROM: usize = 64;
 
 fn object_number(value: &[u8]) -> u32 {
     u32::from_le_bytes([value[0], value[1], value[2], value[3]])

@@ -4,6 +4,7 @@ mod families;
 mod fields;
 mod hostile;
 mod in_step;
+mod keys;
 mod listening;
 mod proofs;
 mod rights;
@@ -270,4 +271,103 @@ fn the_account_of_memory_comes_back_to_where_it_was() {
     );
     desk.ask(client, "FLUSHALL");
     assert!(desk.engine.store.used_bytes() <= before);
+}
+
+#[test]
+fn clients_for_whom_most_waits_go_when_all_together_are_over_their_part() {
+    let folder = folder();
+    let house = House::open(relaxed(), folder.path()).unwrap();
+    let (mut one, mut other) = (house.client(), house.client());
+    assert_eq!(other.ask(&["CONFIG", "SET", "maxmemory-clients", "1mb"]).unwrap(), ok());
+    one.done(&["MULTI"]).unwrap();
+    let large = "x".repeat(2 << 20);
+    one.done(&["SET", "a", &large]).unwrap();
+    testkit::within(std::time::Duration::from_secs(20), "the end of the greedy one", || {
+        Ok(one.ask(&["PING"]).is_err().then_some(()))
+    })
+    .unwrap();
+    assert!(other.text(&["INFO", "stats"]).unwrap().contains("evicted_clients:1"));
+    for (value, said) in [
+        ("101%", "percentage argument must be less or equal to 100"),
+        ("x%", "argument must be a memory or percent value"),
+    ] {
+        let error = other.ask(&["CONFIG", "SET", "maxmemory-clients", value]).unwrap();
+        assert!(matches!(error, Value::Error(text) if text.ends_with(said)));
+    }
+    assert_eq!(other.ask(&["CONFIG", "SET", "maxmemory-clients", "5%"]).unwrap(), ok());
+    let shown = other.ask(&["CONFIG", "GET", "maxmemory-clients"]).unwrap();
+    assert_eq!(shown, Value::Array(vec![bulk("maxmemory-clients"), bulk("5%")]));
+}
+
+#[test]
+fn large_values_that_are_unlinked_are_freed_by_another_thread_and_counted() {
+    let folder = folder();
+    let house = House::open(relaxed(), folder.path()).unwrap();
+    let mut client = house.client();
+    let field = |client: &mut Client, name: &str| {
+        let info = client.text(&["INFO"]).unwrap();
+        let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap().trim().parse::<u64>().unwrap()
+    };
+    let fill = |client: &mut Client| {
+        for number in 0..100 {
+            client.done(&["RPUSH", "large", &number.to_string()]).unwrap();
+            client.done(&["RPUSH", &format!("small {}", number % 30), "1"]).unwrap();
+        }
+    };
+    let empty = field(&mut client, "used_memory");
+    for (request, freed) in
+        [(&["DEL", "large"][..], 0), (&["UNLINK", "large"], 1), (&["UNLINK", "none", "small 0"], 1)]
+    {
+        fill(&mut client);
+        client.done(request).unwrap();
+        testkit::within(std::time::Duration::from_secs(20), "the other thread", || {
+            Ok((field(&mut client, "lazyfree_pending_objects") == 0).then_some(()))
+        })
+        .unwrap();
+        assert_eq!(field(&mut client, "lazyfreed_objects"), freed, "{request:?}");
+    }
+    client.done(&["FLUSHALL", "ASYNC"]).unwrap();
+    assert!(field(&mut client, "used_memory") <= empty + 1_000);
+    client.done(&["CONFIG", "RESETSTAT"]).unwrap();
+    assert_eq!(field(&mut client, "lazyfreed_objects"), 0);
+}
+
+#[test]
+fn latency_knows_what_took_long_and_how_long_commands_take() {
+    let mut desk = Desk::new();
+    let client = desk.join();
+    desk.check(
+        client,
+        &[
+            ("CONFIG RESETSTAT", "+OK"),
+            ("SET a 1", "+OK"),
+            ("SET a 2", "+OK"),
+            (
+                "LATENCY HISTOGRAM set nothing",
+                "*2 $3 set *4 $5 calls :2 $14 histogram_usec *2 :1 :1",
+            ),
+            ("LATENCY HISTOGRAM nothing", "*0"),
+            ("LATENCY LATEST", "*0"),
+            ("LATENCY RESET", ":0"),
+            ("CONFIG SET latency-monitor-threshold 10", "+OK"),
+            ("CONFIG GET key-load-delay", "*2 $14 key-load-delay $1 0"),
+        ],
+    );
+    let now = desk.now;
+    desk.engine.note_latency("command", now, 9_999);
+    desk.engine.note_latency("command", now, 10_000);
+    let second = now / 1_000;
+    desk.check(
+        client,
+        &[
+            ("LATENCY LATEST", &format!("*1 *4 $7 command :{second} :10 :10")),
+            ("LATENCY HISTORY command", &format!("*1 *2 :{second} :10")),
+            ("LATENCY HISTORY other", "*0"),
+            ("LATENCY RESET other", ":0"),
+            ("LATENCY RESET command", ":1"),
+        ],
+    );
+    assert!(!desk.ask(client, "CONFIG GET *").contains("key-load-delay"));
+    assert!(desk.ask(client, "LATENCY DOCTOR").contains("Nothing took long."));
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use base::{Base, Failure, OrganisationId};
 use bytes::Bytes;
+use kv::Kv;
 use relational::{Db, Error, Migration, params};
 use results::{Config, OrganisationResults, Question, Results};
 
@@ -24,7 +25,8 @@ async fn main() -> Result<(), Failure> {
     let dir = tempfile::tempdir_in(".")?;
     let base = Base::system();
     let db = open(&dir.path().join("rows.db"), &base).await?;
-    let nodes = Results::open(Config::default(), &base, &db).await?;
+    let kv = Kv::for_rooms(kv::Config::default(), &base, &dir.path().join("kv")).await?;
+    let nodes = Results::open(Config::default(), &base, &db, &kv).await?;
     let nodes = nodes.for_organisation(OrganisationId::DEFAULT);
     println!("an answer of 20 of {ARTICLES} rows, time and time on processors for one:");
     println!("  one caller");
@@ -33,7 +35,7 @@ async fn main() -> Result<(), Failure> {
     let hit = per_call(&base, 20_000, async || drop(ask(&nodes, &db).await)).await;
     println!("    kept, versions asked of the rows  {hit}");
     // Nothing is bumped here, so the two forms can stand side by side.
-    let alone = Results::open_alone(Config::default(), &base, &db).await?;
+    let alone = Results::open_alone(Config::default(), &base, &db, &kv).await?;
     let alone = alone.for_organisation(OrganisationId::DEFAULT);
     let hit = per_call(&base, 1_000_000, async || drop(ask(&alone, &db).await)).await;
     println!("    kept, versions known in memory    {hit}");

@@ -30,12 +30,21 @@ pub struct Config {
     pub subjects_mirrored_max: usize,
     /// Callers that may wait for versions from the rows.
     pub version_waits_max: usize,
-    /// Answers shared with other nodes through the rows, in bytes of one organisation.
-    pub shared_bytes_max: u64,
-    /// The same, in answers of one organisation.
-    pub shared_entries_max: u64,
-    /// A larger answer is not shared: each node computes it.
-    pub shared_value_bytes_max: u64,
+    /// Answers kept in kv, where they outlast the process and other nodes find them, in bytes of one organisation.
+    pub kept_bytes_max: u64,
+    /// The same, in answers of one organisation; 0 keeps none.
+    pub kept_entries_max: u64,
+    /// A larger answer is not kept in kv.
+    pub kept_value_bytes_max: u64,
+    /// An answer that took less time to compute is not kept in kv, unless its question is shared.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub kept_from: Duration,
+    /// How long kv may take; then the answer is computed.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub kept_wait_max: Duration,
+    /// How long a kv that failed is left alone.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub kept_rest: Duration,
     /// How soon another node takes over from one that stopped while computing a shared answer.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub shared_lease: Duration,
@@ -64,9 +73,12 @@ impl Default for Config {
             compute_time_max: Duration::from_mins(5),
             subjects_mirrored_max: 100_000,
             version_waits_max: 16_384,
-            shared_bytes_max: 64 << 20,
-            shared_entries_max: 10_000,
-            shared_value_bytes_max: 1 << 20,
+            kept_bytes_max: 64 << 20,
+            kept_entries_max: 10_000,
+            kept_value_bytes_max: 1 << 20,
+            kept_from: Duration::from_millis(5),
+            kept_wait_max: Duration::from_millis(250),
+            kept_rest: Duration::from_secs(1),
             shared_lease: Duration::from_secs(10),
             shared_look: Duration::from_millis(50),
             shared_wait_max: Duration::from_secs(30),
@@ -94,6 +106,7 @@ impl Config {
             ("compute_time_max", self.compute_time_max),
             ("shared_lease", self.shared_lease),
             ("shared_look", self.shared_look),
+            ("kept_wait_max", self.kept_wait_max),
             ("tidy_every", self.tidy_every),
         ];
         for (name, value) in times {
@@ -107,8 +120,8 @@ impl Config {
         if self.value_bytes_max > self.bytes_max {
             return Err(Error::Config("value_bytes_max must be at most bytes_max".into()));
         }
-        if self.shared_value_bytes_max > self.shared_bytes_max {
-            let problem = "shared_value_bytes_max must be at most shared_bytes_max";
+        if self.kept_value_bytes_max > self.kept_bytes_max {
+            let problem = "kept_value_bytes_max must be at most kept_bytes_max";
             return Err(Error::Config(problem.into()));
         }
         Ok(())

@@ -130,7 +130,7 @@ impl Leader {
     }
 
     /// Ends the boarding, then tells everybody: nobody joins a flight whose outcome is known.
-    pub(crate) fn land(self, outcome: Outcome) {
+    pub(crate) fn land(&self, outcome: Outcome) {
         self.end();
         self.landing.send_replace(Some(outcome));
     }

@@ -5,7 +5,9 @@
 //! after the commit was acknowledged, whatever happens to events, evictions and clocks. What is asked while it
 //! is computed is computed once, also among nodes where the question says so.
 //!
-//! It is no store: everything in it can go at any time. It knows nobody's rights: what makes answers differ
+//! What is asked often stands in the memory of the process, and what was dear to compute also in kv, where it outlasts
+//! the process and other nodes find it. It is no store: everything in it can go at any time, and a kv that is lost means
+//! computing. It knows nobody's rights: what makes answers differ
 //! stands in the key. It sees only what `bump` is told, so what is not in rows has no version here.
 //!
 //! Start at [`Results`]; docs/decisions/0007 tells how versions and computations are kept honest.
@@ -43,12 +45,12 @@
 mod config;
 mod error;
 mod flight;
+mod kept;
 mod memory;
 mod meter;
 mod mirror;
 mod question;
 mod results;
-mod shared;
 mod version;
 
 pub use config::Config;

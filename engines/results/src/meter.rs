@@ -15,6 +15,9 @@ pub(crate) struct Meter {
     pub(crate) entries: Gauge,
     pub(crate) flights: Gauge,
     pub(crate) version_reads: Counter,
+    pub(crate) stored: Counter,
+    pub(crate) no_room: Counter,
+    pub(crate) kept_failures: Counter,
     evictions: Family<Evicted, Counter>,
     families: Families,
     /// Of each question, so that a look-up of labels is not part of every answer.
@@ -29,7 +32,7 @@ pub(crate) struct QuestionMeter {
     pub(crate) computes: Counter,
     pub(crate) failures: Counter,
     pub(crate) too_large: Counter,
-    pub(crate) from_nodes: Counter,
+    pub(crate) from_kv: Counter,
     pub(crate) compute_seconds: Histogram,
 }
 
@@ -40,7 +43,7 @@ struct Families {
     computes: Family<Named, Counter>,
     failures: Family<Named, Counter>,
     too_large: Family<Named, Counter>,
-    from_nodes: Family<Named, Counter>,
+    from_kv: Family<Named, Counter>,
     compute_seconds: Family<Named, Histogram, fn() -> Histogram>,
 }
 
@@ -73,15 +76,23 @@ impl Meter {
         let gauge = |name: &str, help: &str| {
             metrics.register(&format!("results_{name}"), help, Gauge::default())
         };
+        let count = |name: &str, help: &str| {
+            metrics.register(&format!("results_{name}"), help, Counter::default())
+        };
         let seconds: fn() -> Histogram = || Histogram::new(exponential_buckets(0.000_1, 4.0, 11));
         Self {
             bytes: gauge("bytes", "Memory of kept answers with their keys."),
             entries: gauge("entries", "Answers that are kept."),
             flights: gauge("flights", "Computations under way."),
-            version_reads: metrics.register(
-                "results_version_reads",
+            version_reads: count(
+                "version_reads",
                 "Reads of versions from the rows, each for everybody who waited.",
-                Counter::default(),
+            ),
+            stored: count("stored", "Answers that were put into kv."),
+            no_room: count("no_room", "Answers for which an organisation's part of kv was full."),
+            kept_failures: count(
+                "kept_failures",
+                "Times that kv did not say or do what was asked.",
             ),
             evictions: metrics.register(
                 "results_evictions",
@@ -95,7 +106,7 @@ impl Meter {
                 computes: counter("computes", "Computations that ran."),
                 failures: counter("compute_failures", "Computations that gave no answer."),
                 too_large: counter("too_large", "Answers given and not kept for their size."),
-                from_nodes: counter("from_nodes", "Answers that another node computed."),
+                from_kv: counter("from_kv", "Answers that stood in kv."),
                 compute_seconds: metrics.register(
                     "results_compute_seconds",
                     "How long computations ran.",
@@ -128,7 +139,7 @@ impl Families {
             computes: self.computes.get_or_create(&named).clone(),
             failures: self.failures.get_or_create(&named).clone(),
             too_large: self.too_large.get_or_create(&named).clone(),
-            from_nodes: self.from_nodes.get_or_create(&named).clone(),
+            from_kv: self.from_kv.get_or_create(&named).clone(),
             compute_seconds: self.compute_seconds.get_or_create(&named).clone(),
         }
     }

@@ -26,7 +26,7 @@ pub struct Question<'a> {
 pub(crate) enum Sharing {
     /// The callers of this process.
     Process,
-    /// Also those of every other node on the same database.
+    /// Also those of every other node on the same database and kv.
     Nodes,
 }
 
@@ -47,8 +47,8 @@ impl<'a> Question<'a> {
         Self { name, key, subjects: &[], ttl, sharing: Sharing::Process, is_by_time: true }
     }
 
-    /// One node computes for all. It costs three commits and keeps the answer in the rows, so it is for
-    /// what takes longer than that.
+    /// One node computes for all that have one kv: the others wait for its answer there. It costs some commands
+    /// of kv, so it is for what takes longer than that.
     #[must_use]
     pub const fn shared(mut self) -> Self {
         self.sharing = Sharing::Nodes;
@@ -134,7 +134,7 @@ impl Identity {
         self.key.len() + subjects
     }
 
-    /// Names the question in rows, whose keys are short: SHA-256 over every part with its length.
+    /// Names the question in kv: SHA-256 over every part with its length.
     pub(crate) fn digest(&self) -> [u8; 32] {
         let mut digest = Sha256::new();
         let parts = [self.name, &*self.key].into_iter();

@@ -5,17 +5,18 @@ use std::time::Duration;
 
 use base::{Base, Clock, Entropy, Failure, OrganisationId, Tasks, Timestamp};
 use bytes::Bytes;
+use kv::Kv;
 use relational::{Db, Lease, Leases, Tx};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::flight::{Boarded, Compute, Flights, Leader};
+use crate::kept::{Answer, Right, Spot, Store, Turn};
 use crate::memory::{Kept, Memory};
 use crate::meter::{Meter, QuestionMeter};
-use crate::mirror::{Learned, Look, Mirror, Versions};
+use crate::mirror::{Learned, Look, Mirror, Versions, covers};
 use crate::question::{Asked, Identity, Question, Sharing};
-use crate::shared::{Answer, Shared, Spot, Turn};
 use crate::version::{self, Asking};
 use crate::{Config, Error};
 
@@ -42,7 +43,7 @@ struct Room {
     asking: Arc<Asking>,
     /// Only where every bump comes through here.
     mirror: Option<Mirrored>,
-    shared: Shared,
+    store: Store,
 }
 
 struct Mirrored {
@@ -73,13 +74,13 @@ async fn mirror_lease(leases: &Leases) -> Result<Option<Lease>, relational::Erro
 impl Results {
     /// Opens for a database that several nodes write: each question asks the rows for versions, one read
     /// for everybody who asks at the same time.
-    pub async fn open(config: Config, base: &Base, db: &Db) -> Result<Self, Error> {
+    pub async fn open(config: Config, base: &Base, db: &Db, kv: &Kv) -> Result<Self, Error> {
         let leases = Leases::new(db, base);
         for _ in 0..MIRROR_LOOKS {
             // Other nodes look at the same time.
             if let Some(lease) = mirror_lease(&leases).await? {
                 leases.release(lease).await?;
-                return Self::open_as(config, base, db, None).await;
+                return Self::open_as(config, base, (db, kv), None).await;
             }
             base.clock.sleep(MIRROR_LOOK).await;
         }
@@ -88,7 +89,7 @@ impl Results {
 
     /// Opens for a database that this process alone writes, and where every bump goes through this handle
     /// and its clones: versions are known in memory. A second one on the same database is refused.
-    pub async fn open_alone(config: Config, base: &Base, db: &Db) -> Result<Self, Error> {
+    pub async fn open_alone(config: Config, base: &Base, db: &Db, kv: &Kv) -> Result<Self, Error> {
         let leases = Leases::new(db, base);
         let lease = mirror_lease(&leases).await?;
         let mirrored = Mirrored {
@@ -98,25 +99,26 @@ impl Results {
             lease: lease.ok_or(Error::Mirrored)?,
             tasks: base.tasks.clone(),
         };
-        Self::open_as(config, base, db, Some(mirrored)).await
+        Self::open_as(config, base, (db, kv), Some(mirrored)).await
     }
 
     async fn open_as(
         config: Config,
         base: &Base,
-        db: &Db,
+        (db, kv): (&Db, &Kv),
         mirror: Option<Mirrored>,
     ) -> Result<Self, Error> {
         config.check()?;
         // Acknowledged after every bump of an earlier handle was decided.
         db.migrate("results", version::MIGRATIONS).await?;
+        let place = version::place(db, &base.entropy).await?;
         let meter = Arc::new(Meter::new(&base.metrics));
         let waits_max = config.version_waits_max;
         let room = Arc::new(Room {
             memory: Memory::new(config.bytes_max, config.entries_max, meter.clone()),
             flights: Arc::new(Flights::new(config.flights_max, meter.clone())),
             asking: Arc::new(Asking::new(db, &base.tasks, meter.clone(), waits_max)),
-            shared: Shared::new(&config, base, db),
+            store: Store::new(&config, base, (kv, place), meter.clone()),
             clock: base.clock.clone(),
             entropy: base.entropy.clone(),
             tasks: base.tasks.clone(),
@@ -149,9 +151,8 @@ impl Results {
     /// Takes rows away that nobody needs any more; done every `tidy_every` by itself.
     pub async fn tidy(&self) -> Result<(), Error> {
         let room = &self.0;
-        let now = room.clock.now();
-        room.shared.tidy(now).await?;
-        version::forget(&room.db, now.minus(room.config.versions_kept())).await?;
+        let before = room.clock.now().minus(room.config.versions_kept());
+        version::forget(&room.db, before).await?;
         Ok(())
     }
 }
@@ -164,6 +165,21 @@ impl OrganisationResults {
     /// everybody who waits and is not kept. When `compute` panics, that of somebody else who waits runs for
     /// all. It must not ask the question that it answers.
     pub async fn answer<F, C, E>(&self, question: Question<'_>, compute: F) -> Result<Bytes, Error>
+    where
+        F: FnOnce() -> C + Send + 'static,
+        C: Future<Output = Result<Bytes, E>> + Send + 'static,
+        E: Into<Error>,
+    {
+        self.answer_in_form(question, |_| true, compute).await
+    }
+
+    /// What was kept in kv counts only if it has the form.
+    async fn answer_in_form<F, C, E>(
+        &self,
+        question: Question<'_>,
+        has_form: fn(&[u8]) -> bool,
+        compute: F,
+    ) -> Result<Bytes, Error>
     where
         F: FnOnce() -> C + Send + 'static,
         C: Future<Output = Result<Bytes, E>> + Send + 'static,
@@ -193,7 +209,7 @@ impl OrganisationResults {
             }
             Boarded::Leads(leader, compute, passenger) => {
                 meter.misses.inc();
-                let plan = Plan::new(&question, leader, versions, read, meter);
+                let plan = Plan::new((&question, has_form), leader, versions, read, meter);
                 room.tasks.spawn("results_flight", room.clone().fly(plan, compute));
                 passenger
             }
@@ -215,7 +231,8 @@ impl OrganisationResults {
     {
         let name = question.name();
         let form = move |source| Error::Form { question: name, source: Arc::new(source) };
-        let bytes = self.answer(question, move || async move {
+        let has_form = |bytes: &[u8]| serde_json::from_slice::<T>(bytes).is_ok();
+        let bytes = self.answer_in_form(question, has_form, move || async move {
             let answer = compute().await.map_err(Into::into)?;
             Ok::<_, Error>(Bytes::from(serde_json::to_vec(&answer).map_err(form)?))
         });
@@ -259,11 +276,21 @@ struct Plan {
     versions: Versions,
     read: Timestamp,
     meter: Arc<QuestionMeter>,
+    has_form: fn(&[u8]) -> bool,
+}
+
+/// What a flight comes with.
+struct Made {
+    answer: Answer,
+    /// It goes into kv.
+    is_for_kv: bool,
+    /// Others wait until it is there.
+    _right: Option<Right>,
 }
 
 impl Plan {
     fn new(
-        question: &Question<'_>,
+        (question, has_form): (&Question<'_>, fn(&[u8]) -> bool),
         leader: Leader,
         versions: Versions,
         read: Timestamp,
@@ -271,7 +298,7 @@ impl Plan {
     ) -> Self {
         let (name, ttl, sharing) = (question.name(), question.ttl(), question.sharing());
         let identity = leader.identity().clone();
-        Self { name, ttl, sharing, identity, leader, versions, read, meter }
+        Self { name, ttl, sharing, identity, leader, versions, read, meter, has_form }
     }
 }
 
@@ -294,38 +321,82 @@ impl Room {
 
     async fn fly(self: Arc<Self>, plan: Plan, compute: Compute) {
         let stopping = self.tasks.stopping();
-        let work = self.work(&plan, compute);
-        let answer = tokio::select! {
-            answer = work => answer,
+        let spot = self.store.spot(&plan.identity);
+        let work = self.work(&plan, &spot, compute);
+        let made = tokio::select! {
+            made = work => made,
             () = stopping.cancelled() => Err(Error::Stopping),
         };
-        let outcome = answer.map(|answer| {
-            let bytes = answer.bytes.clone();
-            self.keep(&plan, answer);
-            bytes
-        });
-        plan.leader.land(outcome);
+        match made {
+            Ok(made) => {
+                self.keep(&plan, &made.answer);
+                plan.leader.land(Ok(made.answer.bytes.clone()));
+                // Nobody who asked waits for it.
+                if made.is_for_kv {
+                    self.store.keep(&spot, &made.answer).await;
+                }
+            }
+            Err(error) => plan.leader.land(Err(error)),
+        }
     }
 
-    async fn work(&self, plan: &Plan, compute: Compute) -> Result<Answer, Error> {
-        if plan.sharing == Sharing::Process {
-            return self.compute(plan, compute).await;
+    async fn work(
+        self: &Arc<Self>,
+        plan: &Plan,
+        spot: &Spot,
+        compute: Compute,
+    ) -> Result<Made, Error> {
+        let found = |answer| {
+            plan.meter.from_kv.inc();
+            Made { answer, is_for_kv: false, _right: None }
+        };
+        if let Some(answer) = self.store.find(spot).await
+            && let Some(answer) = self.fitting(plan, answer).await
+        {
+            return Ok(found(answer));
         }
-        let spot = Spot::of(&plan.identity);
-        match self.shared.turn(&spot, &plan.versions).await? {
-            Turn::Answered(answer) => {
-                plan.meter.from_nodes.inc();
-                Ok(answer)
-            }
-            Turn::Alone => self.compute(plan, compute).await,
-            Turn::Ours(right) => {
-                let answer = self.compute(plan, compute).await?;
-                if let Err(error) = self.shared.leave(right, &spot, &answer).await {
-                    tracing::warn!(%error, question = plan.name, "an answer was not shared");
+        let mut right = None;
+        if plan.sharing == Sharing::Nodes {
+            match self.store.turn(spot, &plan.versions).await {
+                Turn::Ours(ours) => right = Some(ours),
+                Turn::Alone => {}
+                Turn::Answered(answer) => {
+                    if let Some(answer) = self.fitting(plan, answer).await {
+                        return Ok(found(answer));
+                    }
                 }
-                Ok(answer)
             }
         }
+        let began = self.clock.instant();
+        let answer = self.compute(plan, compute).await?;
+        let is_dear = self.clock.instant() - began >= self.config.kept_from;
+        Ok(Made { answer, is_for_kv: right.is_some() || is_dear, _right: right })
+    }
+
+    /// A kept answer, if it may be given to those who ask now.
+    async fn fitting(self: &Arc<Self>, plan: &Plan, mut answer: Answer) -> Option<Answer> {
+        if !covers(&answer.versions, &plan.versions) || !(plan.has_form)(&answer.bytes) {
+            return None;
+        }
+        // Newer than what was asked for it may be only if the rows say so too: they may have been set back to an
+        // older state, and what comes after that is another story.
+        if answer.versions != plan.versions {
+            let identity = &plan.identity;
+            let subjects: Vec<&str> = identity.subjects.iter().map(|subject| &**subject).collect();
+            let asked = Asked {
+                organisation: identity.organisation,
+                name: identity.name,
+                key: &identity.key,
+                subjects: &subjects,
+            };
+            let now = self.versions(&asked).await.ok()?;
+            if !covers(&now, &answer.versions) {
+                return None;
+            }
+        }
+        // By whoever computed it, its time may be another.
+        answer.until = answer.until.min(self.clock.now().plus(plan.ttl.min(self.config.ttl_max)));
+        Some(answer)
     }
 
     async fn compute(&self, plan: &Plan, first: Compute) -> Result<Answer, Error> {
@@ -362,14 +433,14 @@ impl Room {
         computed
     }
 
-    fn keep(&self, plan: &Plan, answer: Answer) {
+    fn keep(&self, plan: &Plan, answer: &Answer) {
         if answer.bytes.len() as u64 > self.config.value_bytes_max {
             plan.meter.too_large.inc();
             return;
         }
         let kept = Kept {
             identity: plan.identity.clone(),
-            versions: answer.versions,
+            versions: answer.versions.clone(),
             until: answer.until,
             // Copied, as it may be a small part of a large buffer that would stay for it.
             bytes: Bytes::copy_from_slice(&answer.bytes),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use base::{OrganisationId, Tasks, Timestamp};
+use base::{Entropy, OrganisationId, Tasks, Timestamp};
 use parking_lot::Mutex;
 use relational::{Db, Migration, Read, Tx, Value, params};
 use tokio::sync::oneshot;
@@ -13,11 +13,12 @@ use crate::meter::Meter;
 use crate::mirror::Versions;
 use crate::question::{Asked, SUBJECT_RULE, is_subject};
 
-pub(crate) static MIGRATIONS: &[Migration] = &[Migration {
-    id: "0001-results",
-    // A version is never smaller than the moment of its change. `bytes` is null for an answer that is too
-    // large to share; `versions` has one number per subject of the question, in its order.
-    sql: "CREATE TABLE result_version (
+pub(crate) static MIGRATIONS: &[Migration] = &[
+    Migration {
+        id: "0001-results",
+        // A version is never smaller than the moment of its change. `bytes` is null for an answer that is too
+        // large to share; `versions` has one number per subject of the question, in its order.
+        sql: "CREATE TABLE result_version (
             organisation VARCHAR(36) NOT NULL,
             subject VARCHAR(128) NOT NULL,
             version BIGINT NOT NULL,
@@ -38,7 +39,33 @@ pub(crate) static MIGRATIONS: &[Migration] = &[Migration {
             entries BIGINT NOT NULL,
             bytes BIGINT NOT NULL
         )",
-}];
+    },
+    Migration {
+        id: "0002-answers-in-kv",
+        // The name of these rows in kv, which other rows may use too.
+        sql: "DROP TABLE result_kept;
+        DROP TABLE result_total;
+        CREATE TABLE result_place (
+            one BIGINT NOT NULL PRIMARY KEY,
+            name VARCHAR(32) NOT NULL
+        )",
+    },
+];
+
+/// What distinguishes these rows from others whose answers stand in the same kv.
+pub(crate) async fn place(db: &Db, entropy: &Entropy) -> Result<String, relational::Error> {
+    let fresh = format!("{:032x}", u128::from_le_bytes(entropy.bytes()));
+    db.write(async move |tx| {
+        let found = tx.query_optional("SELECT name FROM result_place WHERE one = 1", &[]).await?;
+        if let Some(row) = found {
+            return row.get("name");
+        }
+        let insert = "INSERT INTO result_place (one, name) VALUES (1, ?)";
+        tx.execute(insert, params![fresh]).await?;
+        Ok(fresh.clone())
+    })
+    .await
+}
 
 /// Subjects in one statement.
 const SUBJECTS_AT_ONCE: usize = 64;

@@ -17,6 +17,7 @@ use base::{Base, Spent};
 use edge::{BoxFuture, Gate, Peer, Router, Sessions};
 use http_body_util::BodyExt;
 use identity::{Entered, Holds, Identity, Visitor};
+use kv::Kv;
 use relational::Db;
 use results::Results;
 use serde_json::{Value, json};
@@ -75,7 +76,9 @@ impl Stack {
         };
         let needs = identity::Needs::default();
         let identity = Identity::open(accounts, &base, db.clone(), needs).await.unwrap();
-        let results = Results::open_alone(results::Config::default(), &base, &db).await.unwrap();
+        let kv = Kv::for_rooms(kv::Config::default(), &base, &dir.path().join("kv")).await.unwrap();
+        let results =
+            Results::open_alone(results::Config::default(), &base, &db, &kv).await.unwrap();
         let authority: Arc<dyn Authority> = Arc::new(identity.clone());
         let articles =
             Articles::open(config, &base, Needs { db, identity: identity.clone(), results })

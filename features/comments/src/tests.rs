@@ -62,7 +62,8 @@ async fn open(folder: &std::path::Path) -> (Comments, Site) {
     let path = folder.join("rows.db");
     let rows = relational::Config { path, ..relational::Config::default() };
     let db = Db::open(rows, &base).await.unwrap();
-    let results = Results::open_alone(results::Config::default(), &base, &db).await.unwrap();
+    let kv = kv::Kv::for_rooms(kv::Config::default(), &base, &folder.join("kv")).await.unwrap();
+    let results = Results::open_alone(results::Config::default(), &base, &db, &kv).await.unwrap();
     let needs = Needs { db, results, authority: Arc::new(Nobody), passwords: Arc::new(Plain) };
     let config = Config { writes_per_address_max: 10_000, ..Config::default() };
     let comments = Comments::open(config, &base, needs).await.unwrap();

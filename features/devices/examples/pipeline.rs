@@ -153,9 +153,10 @@ impl Stack {
         let log = open_log(folder, base).await?;
         let lake = lake::Config { dir: folder.join("lake"), ..Default::default() };
         let lake = Lake::open(lake, base).await?;
+        let kv = kv::Kv::for_rooms(kv::Config::default(), base, &folder.join("kv")).await?;
         let needs = Needs {
             db: db.clone(),
-            results: Results::open_alone(results::Config::default(), base, &db).await?,
+            results: Results::open_alone(results::Config::default(), base, &db, &kv).await?,
             log: log.clone(),
             lake: lake.clone(),
             authority: Arc::new(Doorman),

@@ -105,7 +105,10 @@ impl Stack {
         };
         let lake = Lake::open(lake, &base).await.unwrap();
         let mails = Arc::new(Mails::default());
-        let results = Results::open_alone(results::Config::default(), &base, &db).await.unwrap();
+        let kv = kv::Config { durability: kv::Durability::Off, ..Default::default() };
+        let kv = kv::Kv::for_rooms(kv, &base, &path("kv")).await.unwrap();
+        let config_of_results = results::Config::default();
+        let results = Results::open_alone(config_of_results, &base, &db, &kv).await.unwrap();
         let needs = Needs {
             db: db.clone(),
             results,

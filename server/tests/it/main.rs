@@ -13,6 +13,7 @@ mod devices;
 mod endpoints;
 mod identity;
 mod jobs;
+mod kv;
 mod proofs;
 mod sockets;
 mod tls;

@@ -23,6 +23,7 @@ const places = () => [
   { path: '/jobs', icon: 'jobs', text: t('nav.jobs'), key: 'j', test: 'nav-jobs' },
   { path: '/dead-letters', icon: 'letters', text: t('nav.dead'), key: 'l', test: 'nav-dead-letters' },
   { path: '/sockets', icon: 'live', text: t('nav.sockets'), key: 'v', test: 'nav-sockets' },
+  { path: '/kv', icon: 'key', text: t('nav.kv'), key: 'k', test: 'nav-kv' },
 ];
 
 /** @param {string} path */

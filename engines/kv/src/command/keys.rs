@@ -12,12 +12,14 @@ use crate::wire::request::Args;
 
 pub(crate) fn del(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     let mut removed = 0;
+    ctx.engine.store.frees_later = args.is(0, "UNLINK");
     for key in args.from(1).iter() {
         if ctx.remove(key) {
             ctx.notify(GENERIC, "del", key);
             removed += 1;
         }
     }
+    ctx.engine.store.frees_later = false;
     if removed > 0 {
         ctx.effect_with(b"DEL", args.from(1));
     }
@@ -338,11 +340,13 @@ fn flush(ctx: &mut Ctx<'_>, args: Args<'_>, dbs: &[usize]) -> Outcome {
     let places = ctx.engine.waiting.keys();
     let offers: Vec<_> = places.filter(|(db, _)| dbs.contains(db)).cloned().collect();
     ctx.engine.offers.extend(offers);
+    ctx.engine.store.frees_later = args.is(1, "ASYNC");
     for &db in dbs {
         if ctx.engine.store.len(db) > 0 {
             ctx.engine.store.flush(db);
         }
     }
+    ctx.engine.store.frees_later = false;
     ctx.engine.stats.dirty += 1;
     ctx.verbatim();
     ctx.out().ok();

@@ -106,8 +106,8 @@ fn memory_section(ctx: &Ctx<'_>) -> String {
         ("used_memory_scripts", engine.script_bytes().to_string()),
         ("maxmemory", engine.settings.memory_max.to_string()),
         ("maxmemory_policy", engine.settings.policy.name().into()),
-        // What goes is freed at once.
-        ("lazyfree_pending_objects", "0".into()),
+        ("lazyfree_pending_objects", engine.lazily_pending().to_string()),
+        ("lazyfreed_objects", (engine.lazily_freed() - engine.lazily_freed_before).to_string()),
         ("mem_allocator", "arena".into()),
     ])
 }
@@ -145,6 +145,7 @@ fn stats_section(ctx: &Ctx<'_>) -> String {
         ("expired_keys", stats.expired.to_string()),
         ("expired_subkeys", stats.expired_fields.to_string()),
         ("evicted_keys", stats.evicted.to_string()),
+        ("evicted_clients", stats.evicted_clients.to_string()),
         ("keyspace_hits", stats.hits.to_string()),
         ("keyspace_misses", stats.misses.to_string()),
         ("pubsub_channels", engine.channels.plain.len().to_string()),
@@ -294,6 +295,8 @@ pub(crate) fn config_set(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
 
 pub(crate) fn config_resetstat(ctx: &mut Ctx<'_>, _: Args<'_>) -> Outcome {
     ctx.engine.stats.reset();
+    ctx.engine.latency.forget_histograms();
+    ctx.engine.lazily_freed_before = ctx.engine.lazily_freed();
     ctx.out().ok();
     Ok(())
 }
@@ -583,17 +586,96 @@ pub(crate) fn slowlog_reset(ctx: &mut Ctx<'_>, _: Args<'_>) -> Outcome {
 
 /// No event is ever recorded, because the threshold cannot be set above 0 with effect; so nothing is the truth.
 pub(crate) fn latency_latest(ctx: &mut Ctx<'_>, _: Args<'_>) -> Outcome {
-    ctx.out().array(0);
+    let (engine, out) = (&mut *ctx.engine, &mut ctx.session.out);
+    let events = engine.latency.events();
+    out.array(events.len());
+    for (name, event) in events {
+        let (at, millis) = event.moments.back().copied().unwrap_or_default();
+        out.array(4);
+        out.text(name);
+        for number in [at, millis, event.longest] {
+            out.int(number);
+        }
+    }
     Ok(())
 }
 
-pub(crate) fn latency_history(ctx: &mut Ctx<'_>, _: Args<'_>) -> Outcome {
-    ctx.out().array(0);
+pub(crate) fn latency_history(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
+    let (engine, out) = (&mut *ctx.engine, &mut ctx.session.out);
+    let name = String::from_utf8_lossy(args.at(2));
+    let moments = engine.latency.events().get(&*name).map(|event| &event.moments);
+    out.array(moments.map_or(0, std::collections::VecDeque::len));
+    for (at, millis) in moments.into_iter().flatten() {
+        out.array(2);
+        out.int(*at);
+        out.int(*millis);
+    }
     Ok(())
 }
 
-pub(crate) fn latency_reset(ctx: &mut Ctx<'_>, _: Args<'_>) -> Outcome {
-    ctx.out().int(0);
+pub(crate) fn latency_reset(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
+    let names: Vec<String> =
+        args.from(2).iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
+    let count = ctx.engine.latency.forget(&names);
+    ctx.out().count(count);
+    Ok(())
+}
+
+/// How long calls took, of the commands that are named, their subcommands included, or of all.
+pub(crate) fn latency_histogram(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
+    let names: Vec<String> =
+        args.from(2).iter().map(|name| String::from_utf8_lossy(name).to_lowercase()).collect();
+    let is_wanted = |name: &str| {
+        names.is_empty()
+            || names.iter().any(|one| {
+                one == name || name.split_once('|').is_some_and(|(parent, _)| parent == one)
+            })
+    };
+    let (engine, out) = (&mut *ctx.engine, &mut ctx.session.out);
+    let called = |at: usize| engine.stats.calls[at] > 0;
+    let found: Vec<usize> =
+        (0..COMMANDS.len()).filter(|at| called(*at) && is_wanted(COMMANDS[*at].name)).collect();
+    out.map(found.len());
+    for at in found {
+        out.text(COMMANDS[at].name);
+        out.map(2);
+        out.text("calls");
+        out.int(i64::try_from(engine.stats.calls[at]).unwrap_or(i64::MAX));
+        out.text("histogram_usec");
+        let histogram = engine.latency.histogram(at);
+        out.map(histogram.len());
+        for (bound, count) in histogram {
+            out.int(i64::try_from(bound).unwrap_or(i64::MAX));
+            out.int(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn latency_doctor(ctx: &mut Ctx<'_>, _: Args<'_>) -> Outcome {
+    let engine = &ctx.engine;
+    let mut text = String::new();
+    if engine.settings.latency_millis == 0 {
+        text.push_str("Nothing is watched: CONFIG SET latency-monitor-threshold says from how many milliseconds on.\n");
+    }
+    if engine.latency.events().is_empty() {
+        text.push_str("Nothing took long.\n");
+    }
+    for (name, event) in engine.latency.events() {
+        let count = event.moments.len() as i64;
+        let mean = event.moments.iter().map(|(_, millis)| millis).sum::<i64>() / count.max(1);
+        let advice = match *name {
+            "command" | "fast-command" => "SLOWLOG GET names the commands.",
+            "expire-cycle" => "Large values expire, or many keys at once: spread their times.",
+            "aof-fsync-always" => "The disk is slow: each reply waits for its fsync.",
+            _ => "The disk is slow to take what is written.",
+        };
+        text.push_str(&format!(
+            "{name}: {count} times, {mean} ms on average, {} ms at most. {advice}\n",
+            event.longest
+        ));
+    }
+    ctx.out().verbatim(&text);
     Ok(())
 }
 

@@ -136,6 +136,19 @@ impl Object {
     }
 }
 
+impl Object {
+    pub(crate) fn elements(&self) -> usize {
+        match self {
+            Self::Spare => 0,
+            Self::Hash(inner) => inner.len(),
+            Self::List(inner) => inner.len(),
+            Self::Set(inner) => inner.len(),
+            Self::Sorted(inner) => inner.len(),
+            Self::Stream(inner) => inner.length,
+        }
+    }
+}
+
 const CHUNK_BITS: u32 = 12;
 
 /// All objects. It grows by chunks, so that none is ever copied.

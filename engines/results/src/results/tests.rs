@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::flight::Outcome;
 
+mod kept;
 mod nodes;
 mod staleness;
 
@@ -17,6 +18,7 @@ const HOUR: Duration = Duration::from_hours(1);
 struct Fixture {
     results: Results,
     db: Db,
+    kv: Kv,
     base: Base,
     dir: TempDir,
 }
@@ -28,17 +30,31 @@ enum Form {
     Nodes,
 }
 
+/// Only what is shared goes into kv, unless a test says from when on.
+#[expect(clippy::needless_pass_by_value, reason = "it is what comes back")]
+fn patient(config: Config) -> Config {
+    let is_default = config.kept_from == Config::default().kept_from;
+    let kept_from = if is_default { HOUR } else { config.kept_from };
+    Config { kept_from, kept_wait_max: Duration::from_secs(20), ..config }
+}
+
+async fn embedded(base: &Base, dir: &std::path::Path) -> Kv {
+    let config = kv::Config { durability: kv::Durability::Off, ..kv::Config::default() };
+    Kv::for_rooms(config, base, &dir.join("kv")).await.unwrap()
+}
+
 async fn fixture(form: Form, config: Config) -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let base = Base::simulated(Timestamp::from_millis(1_000_000), 1);
+    let (config, kv) = (patient(config), embedded(&base, dir.path()).await);
     let path = dir.path().join("rows.db");
     let rows = relational::Config { path, ..relational::Config::default() };
     let db = Db::open(rows, &base).await.unwrap();
     let results = match form {
-        Form::Alone => Results::open_alone(config, &base, &db).await.unwrap(),
-        Form::Nodes => Results::open(config, &base, &db).await.unwrap(),
+        Form::Alone => Results::open_alone(config, &base, &db, &kv).await.unwrap(),
+        Form::Nodes => Results::open(config, &base, &db, &kv).await.unwrap(),
     };
-    Fixture { results, db, base, dir }
+    Fixture { results, db, kv, base, dir }
 }
 
 fn question<'a>(key: &'a str, subjects: &'a [&'a str]) -> Question<'a> {
@@ -468,13 +484,14 @@ async fn callers_beyond_the_limit_do_not_wait_for_versions() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_mirror_of_one_database_is_refused_while_the_first_is_there() {
     let fixture = fixture(Form::Alone, Config::default()).await;
-    let second = Results::open_alone(Config::default(), &fixture.base, &fixture.db).await;
+    let Fixture { base, db, kv, .. } = &fixture;
+    let second = Results::open_alone(Config::default(), base, db, kv).await;
     assert!(matches!(second, Err(Error::Mirrored)));
-    let Fixture { results, db, base, dir } = fixture;
+    let Fixture { results, db, kv, base, dir } = fixture;
     drop(results);
     let open = async || {
         loop {
-            match Results::open_alone(Config::default(), &base, &db).await {
+            match Results::open_alone(Config::default(), &base, &db, &kv).await {
                 Err(Error::Mirrored) => tokio::task::yield_now().await,
                 opened => break opened.unwrap(),
             }

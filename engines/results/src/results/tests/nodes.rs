@@ -1,4 +1,4 @@
-//! Two handles on one database are two nodes: neither knows of the other but through the rows.
+//! Two handles on one database and one kv are two nodes: neither knows of the other but through them.
 
 use super::*;
 
@@ -11,7 +11,7 @@ struct Nodes {
 async fn nodes(config: Config) -> Nodes {
     let one = fixture(Form::Nodes, config.clone()).await;
     let two_base = Base { metrics: base::Metrics::default(), ..one.base.clone() };
-    let two = Results::open(config, &two_base, &one.db).await.unwrap();
+    let two = Results::open(patient(config), &two_base, &one.db, &one.kv).await.unwrap();
     Nodes { one, two, two_base }
 }
 
@@ -51,20 +51,9 @@ async fn a_while(millis: u64) {
 }
 
 impl Nodes {
-    /// Rows, their bytes, and how many of them hold an answer; checked against what is counted.
-    async fn rows(&self) -> (i64, i64, i64) {
-        let rows = self.one.db.read(async |read| {
-            let held = "SELECT COUNT(*) AS entries, COALESCE(SUM(size), 0) AS bytes
-                FROM result_kept";
-            let held = read.query_one(held, &[]).await?;
-            let total = read.query_one("SELECT entries, bytes FROM result_total", &[]).await?;
-            let (entries, bytes): (i64, i64) = (held.get("entries")?, held.get("bytes")?);
-            assert_eq!((entries, bytes), (total.get("entries")?, total.get("bytes")?));
-            let given = "SELECT COUNT(*) AS given FROM result_kept WHERE bytes IS NOT NULL";
-            let given: i64 = read.query_one(given, &[]).await?.get("given")?;
-            Ok::<_, relational::Error>((entries, bytes, given))
-        });
-        rows.await.unwrap()
+    fn spot(&self, key: &str) -> Spot {
+        let identity = question(key, &["rows"]).of(ORGANISATION).kept();
+        self.one.results.0.store.spot(&identity)
     }
 }
 
@@ -84,7 +73,7 @@ async fn of_two_nodes_one_computes_and_the_other_gets_its_answer() {
         }
         assert_eq!(gate.began(), 1);
     }
-    let name = "from_nodes_total";
+    let name = "from_kv_total";
     assert_eq!(nodes.one.count(name) + counted(&nodes.two_base, name), 5);
 }
 
@@ -100,37 +89,35 @@ async fn a_bump_on_one_node_is_seen_by_the_next_question_on_the_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_stopped_while_computing_is_replaced_and_its_late_answer_is_refused() {
+async fn a_node_that_stopped_while_computing_is_replaced_and_its_late_answer_changes_nothing() {
     let nodes = nodes(quick()).await;
-    let identity = question("a", &["rows"]).of(ORGANISATION).kept();
-    let spot = Spot::of(&identity);
-    let Turn::Ours(stopped) = nodes.two.0.shared.turn(&spot, &[0]).await.unwrap() else {
-        panic!("nobody else asks")
-    };
+    let spot = nodes.spot("a");
+    assert!(crate::kept::take_right(&nodes.two.0.store, &spot).await, "nobody else asks");
     let gate = open_gate();
+    nodes.one.bump(&["rows"]).await;
     let asked = ask(&nodes.one.results, "a", &gate, "right");
     a_while(50).await;
-    assert_eq!(gate.began(), 0, "the lease is held");
-    // Its next renewal is seconds away, and the clock is past its lease and the grace.
-    nodes.one.base.clock.advance(Duration::from_secs(13));
+    assert_eq!(gate.began(), 0, "the right is taken");
+    // It is never renewed.
+    nodes.one.base.clock.advance(Duration::from_secs(10));
     assert_eq!(answered(asked).await, "right");
     let until = nodes.one.base.clock.now().plus(HOUR);
-    let late = Answer { versions: vec![i64::MAX], until, bytes: "late".into() };
-    nodes.two.0.shared.leave(stopped, &spot, &late).await.unwrap();
-    assert_eq!(answered(ask(&nodes.two, "a", &gate, "other")).await, "right");
+    let late = Answer { versions: vec![0], until, bytes: "late".into() };
+    nodes.two.0.store.keep(&spot, &late).await;
+    assert_eq!(answered(ask(&nodes.two, "a", &gate, "right too")).await, "right too");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_computation_longer_than_its_lease_keeps_it() {
-    let nodes = nodes(Config { shared_lease: Duration::from_millis(30), ..quick() }).await;
+async fn a_computation_longer_than_its_right_keeps_it() {
+    let nodes = nodes(Config { shared_lease: Duration::from_millis(300), ..quick() }).await;
     let gate = Gate::new();
     let first = ask(&nodes.one.results, "a", &gate, "first");
     nodes.one.until("the computation", || gate.began() == 1).await;
     let second = ask(&nodes.two, "a", &gate, "second");
     for _ in 0..10 {
-        // Each step alone is within lease and grace, all of them are not.
-        nodes.one.base.clock.advance(Duration::from_millis(400));
-        a_while(60).await;
+        // Each step alone is within the right, all of them are not; it is renewed every 100 ms.
+        nodes.one.base.clock.advance(Duration::from_millis(200));
+        a_while(250).await;
     }
     assert_eq!(gate.began(), 1, "the other one took over from a node that lives");
     gate.open.add_permits(2);
@@ -165,43 +152,10 @@ async fn a_node_that_waits_too_long_computes_for_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn shared_answers_are_bounded_and_end_and_what_is_too_large_is_not_shared() {
-    let config = Config {
-        shared_bytes_max: 2_000,
-        shared_value_bytes_max: 100,
-        shared_entries_max: 5,
-        ..quick()
-    };
-    let nodes = nodes(config).await;
-    let gate = open_gate();
-    for key in 0..20 {
-        let answer = ["small", LARGE][usize::from(key % 5 == 4)];
-        answered(ask(&nodes.one.results, &key.to_string(), &gate, answer)).await;
-        let (entries, bytes, _) = nodes.rows().await;
-        assert!(entries <= 5 && bytes <= 2_000, "{entries} entries, {bytes} bytes");
-    }
-    let (entries, _, given) = nodes.rows().await;
-    assert!(entries == 5 && given < entries, "{given} of {entries} are given");
-    assert_eq!(answered(ask(&nodes.one.results, "19", &gate, "own")).await, LARGE);
-    nodes.one.base.clock.advance(HOUR);
-    nodes.one.results.tidy().await.unwrap();
-    assert_eq!(nodes.rows().await, (0, 0, 0));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_is_too_large_to_share_is_computed_by_each_node_without_waiting() {
-    let nodes = nodes(Config { shared_value_bytes_max: 100, ..quick() }).await;
+async fn an_answer_that_is_too_large_to_share_is_computed_by_each_node() {
+    let nodes = nodes(Config { kept_value_bytes_max: 100, ..quick() }).await;
     let gate = open_gate();
     assert_eq!(answered(ask(&nodes.one.results, "a", &gate, LARGE)).await, LARGE);
-    let spot = Spot::of(&question("a", &["rows"]).of(ORGANISATION).kept());
-    let leases = Leases::new(&nodes.one.db, &nodes.one.base);
-    // The node that computed gives its lease back after its answer.
-    let held = async {
-        while leases.acquire(ORGANISATION, spot.lease(), HOUR).await.unwrap().is_none() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), held).await.unwrap();
     assert_eq!(answered(ask(&nodes.two, "a", &gate, "own")).await, "own");
 }
 
@@ -211,6 +165,6 @@ const LARGE: &str = "a hundred bytes and more: \
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mirror_and_another_handle_cannot_be_taken_for_two_nodes() {
     let alone = fixture(Form::Alone, Config::default()).await;
-    let other = Results::open(Config::default(), &alone.base, &alone.db).await;
+    let other = Results::open(Config::default(), &alone.base, &alone.db, &alone.kv).await;
     assert!(matches!(other, Err(Error::Mirrored)));
 }

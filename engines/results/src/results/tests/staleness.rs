@@ -143,6 +143,9 @@ async fn no_answer_is_stale(form: Form, nodes: usize, is_shared: bool, writes: i
         bytes_max: 8_000,
         value_bytes_max: 4_000,
         shared_look: Duration::from_millis(2),
+        // Everything goes into kv, and some is found there.
+        kept_from: Duration::ZERO,
+        kept_entries_max: 20,
         ..Config::default()
     };
     let fixture = fixture(form, config.clone()).await;
@@ -157,7 +160,8 @@ async fn no_answer_is_stale(form: Form, nodes: usize, is_shared: bool, writes: i
     made.await.unwrap();
     let mut handles = vec![fixture.handle()];
     for _ in 1..nodes {
-        let node = Results::open(config.clone(), &fixture.base, &fixture.db).await.unwrap();
+        let Fixture { base, db, kv, .. } = &fixture;
+        let node = Results::open(patient(config.clone()), base, db, kv).await.unwrap();
         handles.push(node.for_organisation(ORGANISATION));
     }
     let world = Arc::new(World {
