@@ -106,7 +106,9 @@ impl Stack {
         let lake = Lake::open(lake, &base).await.unwrap();
         let mails = Arc::new(Mails::default());
         let kv = kv::Config { durability: kv::Durability::Off, ..Default::default() };
-        let kv = kv::Kv::for_rooms(kv, &base, &path("kv")).await.unwrap();
+        // A folder of its own: one whose server was killed is in use until its thread ends.
+        let folder = path(&format!("kv-{seed}"));
+        let kv = kv::Kv::for_rooms(kv, &base, &folder).await.unwrap();
         let config_of_results = results::Config::default();
         let results = Results::open_alone(config_of_results, &base, &db, &kv).await.unwrap();
         let needs = Needs {

@@ -87,7 +87,7 @@ fn keys_are_listed_by_what_they_begin_with_and_shown_with_their_values() {
     assert_eq!(greeting["truncated"], false);
 
     assert_eq!(api.get("/v1/kv/keys/bm9uZQ").unwrap().status, 404);
-    assert_eq!(api.get("/v1/kv?db=16").unwrap().status, 400);
+    assert_eq!(api.get("/v1/kv?db=16").unwrap().status, 422);
     client.done(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]).unwrap();
     client.done(&["HSET", "slow", "a", "1"]).unwrap();
     let slow = api.get("/v1/kv/slow").unwrap().ok().unwrap();
@@ -104,7 +104,7 @@ fn with_keys_on_another_server_there_is_no_door_and_the_server_may_go() {
     assert!(!announced.contains("\"resp"), "{announced}");
     let api = stack.api();
     assert_eq!(api.get("/v1/kv").unwrap().ok().unwrap()["embedded"], false);
-    assert_eq!(api.get("/v1/kv/keys").unwrap().status, 400);
+    assert_eq!(api.get("/v1/kv/keys").unwrap().status, 422);
     server.kill().unwrap();
     let reading =
         json!({"sensor": "weather", "time": "2013-01-01T06:00:00-05:00", "values": {"temp": 39.0}});

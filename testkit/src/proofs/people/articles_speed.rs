@@ -28,6 +28,11 @@ pub fn articles_speed(ground: &Ground) -> Result<Report> {
     let url = postgres.database("articles")?;
     let node = |name: &str| {
         let launch = Launch::new(&ground.binary, &folder.path().join(name));
+        // Servers that share rows have the same keys.
+        let launch = ["DELIVERY", "IDENTITY"].iter().fold(launch, |launch, room| {
+            let file = folder.path().join(room).display().to_string();
+            launch.environment(&format!("MADANG__{room}__KEY_FILE"), &file)
+        });
         launch.environment("MADANG__RELATIONAL__URL", &url).start()
     };
     let first = node("first")?;
