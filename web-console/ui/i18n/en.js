@@ -64,6 +64,7 @@ export default {
   'audit.door': 'Door',
   'audit.from': 'From',
   'audit.outcome': 'Outcome',
+  'audit.time': 'When',
   'audit.title': 'Audit log',
   'audit.until': 'Until',
   'change.either': 'changes',

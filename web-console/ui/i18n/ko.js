@@ -64,6 +64,7 @@ export default {
   'audit.door': '경로',
   'audit.from': '시작',
   'audit.outcome': '결과',
+  'audit.time': '언제',
   'audit.title': '감사 기록',
   'audit.until': '끝',
   'change.either': '변화',

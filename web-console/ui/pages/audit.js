@@ -55,7 +55,7 @@ function Entries({ filter }) {
   if (items.length === 0) return html`<${Empty} title=${t('dead.none-match')} />`;
   return html`<div class="scroll" tabindex="0" role="region" aria-label=${t('audit.title')}>
       <table data-test="audit-list">
-        <thead><tr><th>${t('dead.time')}</th><th>${t('audit.actor')}</th><th>${t('audit.door')}</th><th>${t('audit.action')}</th><th>${t('audit.outcome')}</th></tr></thead>
+        <thead><tr><th>${t('audit.time')}</th><th>${t('audit.actor')}</th><th>${t('audit.door')}</th><th>${t('audit.action')}</th><th>${t('audit.outcome')}</th></tr></thead>
         <tbody>${items.map(
           (entry) => html`<tr key=${entry.id} data-outcome=${entry.outcome}>
             <td><${Time} at=${entry.time} /></td>
