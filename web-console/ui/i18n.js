@@ -1,22 +1,45 @@
 import { signal } from 'preact';
 import { keep } from './kept.js';
 
-/** @typedef {typeof import('./i18n/en.js').default} Texts */
+/** @typedef {typeof import('./i18n/en.js').default & typeof import('./i18n/en-pages.js').default} Texts */
 /** @typedef {keyof Texts} Key */
 /** @typedef {'en' | 'ko'} Language */
 
-/** @type {Record<Language, () => Promise<{ default: Texts }>>} */
-const files = { en: () => import('./i18n/en.js'), ko: () => import('./i18n/ko.js') };
+// What signing in and the overview say comes first, what the other pages say with the first of them.
+const files = {
+  en: { first: () => import('./i18n/en.js'), pages: () => import('./i18n/en-pages.js') },
+  ko: { first: () => import('./i18n/ko.js'), pages: () => import('./i18n/ko-pages.js') },
+};
+let withPages = false;
 
 /** @type {import('preact').Signal<Language>} */
 export const language = signal(document.documentElement.lang === 'ko' ? 'ko' : 'en');
 
 // Every page needs its texts, so nothing is drawn before they are here.
-let texts = (await files[language.value]()).default;
+let texts = await load(language.value);
+
+/** @param {Language} of @returns {Promise<Texts>} */
+async function load(of) {
+  const { first, pages } = files[of];
+  const [some, more] = await Promise.all([first(), withPages ? pages() : null]);
+  return /** @type {Texts} */ ({ ...some.default, ...more?.default });
+}
+
+/** To be waited for before any page but the overview is drawn. */
+export async function textsOfPages() {
+  withPages = true;
+  const of = language.value;
+  const loaded = await load(of);
+  // The language may have been changed meanwhile.
+  if (of === language.value) texts = loaded;
+  else texts = await load(language.value);
+}
 
 /** @param {Language} next */
 export async function setLanguage(next) {
-  texts = (await files[next]()).default;
+  const had = withPages;
+  texts = await load(next);
+  if (had !== withPages) texts = await load(next);
   keep('language', next);
   document.documentElement.lang = next;
   language.value = next;

@@ -2,7 +2,7 @@
 import { effect, html, render, useEffect, useState } from 'preact';
 import { account, accountError, leave, refreshAccount } from './account.js';
 import { onSignedOut } from './api.js';
-import { t } from './i18n.js';
+import { t, textsOfPages } from './i18n.js';
 import { SignIn } from './pages/sign-in.js';
 import { Empty, Failed, Loading } from './parts/notices.js';
 import { Shell } from './parts/shell.js';
@@ -36,8 +36,8 @@ function Page() {
   useEffect(() => {
     let gone = false;
     if (!pages[name]) return () => {};
-    pages[name]().then(
-      (module) => gone || setState({ name, page: module.default, error: null }),
+    Promise.all([pages[name](), name === '' ? null : textsOfPages()]).then(
+      ([module]) => gone || setState({ name, page: module.default, error: null }),
       (error) => gone || setState({ name, page: null, error }),
     );
     return () => void (gone = true);

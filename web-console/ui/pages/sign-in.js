@@ -1,7 +1,7 @@
 import { h, html, useEffect, useState } from 'preact';
 import { account, refreshAccount } from '../account.js';
 import { beginProvider, knowsPasskeys, providers, redeemLink, secondFactor, signIn, signInByPasskey, signUp } from '../api.js';
-import { rich, t } from '../i18n.js';
+import { rich, t, textsOfPages } from '../i18n.js';
 import { Field, Form, textOf } from '../parts/form.js';
 import { Mark } from '../parts/icons.js';
 import { useLoad } from '../parts/load.js';
@@ -10,7 +10,7 @@ import { Choices, PasswordForm } from '../parts/shell.js';
 import { go, replace, route } from '../router.js';
 
 /** What a link in a mail leads to, and what is needed seldom. */
-const mailed = () => import('./mailed.js');
+const mailed = async () => (await Promise.all([import('./mailed.js'), textsOfPages()]))[0];
 
 /** @typedef {'in' | 'up' | 'mail' | 'link' | 'reset' | 'verify' | 'invitation' | 'second'} Way */
 
