@@ -61,7 +61,7 @@ impl House {
         let folder = tempfile::tempdir()?;
         let stack = Launch::new(&ground.binary, folder.path()).start()?;
         let (api, device) = (stack.api(), Device::connect(&stack)?);
-        let windows = ground.count(3, 5);
+        let windows = ground.count(3, 15);
         let samples = ground.count(100, 1_000);
         // Beside other tests and without optimisation only a standstill is told from noise.
         let floor = match ground.size {
