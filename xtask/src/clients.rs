@@ -54,6 +54,7 @@ const SCRIPTS: &str = "testkit/clients/kv";
 pub(crate) fn clients(node: &Path) -> Result<Report> {
     shell::install(PACKAGES)?;
     let scripts = fs::canonicalize(SCRIPTS).context(SCRIPTS)?;
+    let lock = fs::canonicalize("Cargo.lock").context("Cargo.lock")?;
     let cache = cache_folder()?.join("clients");
     let (python, modules) = (python(&cache, &scripts)?, modules(&cache, &scripts)?);
     let folder = cache.join(format!("data-{}", std::process::id()));
@@ -69,8 +70,13 @@ pub(crate) fn clients(node: &Path) -> Result<Report> {
             ));
             continue;
         }
-        let places =
-            Places { python: &python, modules: &modules, scripts: &scripts, cache: &cache };
+        let places = Places {
+            python: &python,
+            modules: &modules,
+            scripts: &scripts,
+            lock: &lock,
+            cache: &cache,
+        };
         let (said, is_well) = run(client, &node, &places)?;
         let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
         let is_well = is_well && last.contains("ok ");
@@ -91,6 +97,8 @@ struct Places<'a> {
     python: &'a Path,
     modules: &'a Path,
     scripts: &'a Path,
+    /// The workspace's Cargo.lock.
+    lock: &'a Path,
     cache: &'a Path,
 }
 
@@ -122,13 +130,14 @@ fn run(client: &Client, node: &Node, places: &Places<'_>) -> Result<(String, boo
     Ok((text(&[output.stdout, output.stderr].concat()), false))
 }
 
-/// A program of Rust, built once outside the tree, where the lock that cargo writes stays.
+/// A program of Rust, built once outside the tree, with what it depends on in the versions of the workspace's lock.
 fn built(package: &str, places: &Places<'_>) -> Result<PathBuf> {
     let (source, folder) = (places.scripts.join(package), places.cache.join(package));
     fs::create_dir_all(folder.join("src"))?;
     for file in ["Cargo.toml", "src/main.rs"] {
         fs::copy(source.join(file), folder.join(file))?;
     }
+    fs::copy(places.lock, folder.join("Cargo.lock"))?;
     let manifest = folder.join("Cargo.toml").display().to_string();
     let target = places.cache.join("rust");
     let target_text = target.display().to_string();

@@ -13,6 +13,8 @@ use crate::shell;
 use testkit::cache_folder;
 
 const SUITE: &str = "https://github.com/realworld-apps/realworld";
+/// The state of the suite that is the judge.
+const COMMIT: &str = "5d510ce6ec41bb97723e92fbd8d3e3458a381c09";
 const FILES: usize = 13;
 const REQUESTS: usize = 154;
 const HURL: &str = "8.0.1";
@@ -69,13 +71,17 @@ fn counts(said: &str) -> (usize, usize) {
     (number("Executed requests:"), number("Succeeded files:"))
 }
 
-/// The folder of the suite's files, fetched once.
+/// The folder of the suite's files at its one commit, fetched once.
 fn suite(cache: &Path) -> Result<PathBuf> {
-    let folder = cache.join("realworld");
-    if !folder.exists() {
-        shell::run("git", &["clone", "--depth", "1", SUITE, &folder.display().to_string()])?;
-    }
+    let folder = cache.join(format!("realworld-{COMMIT}"));
     let files = folder.join("specs/api/hurl");
+    if !files.is_dir() {
+        fs::create_dir_all(&folder)?;
+        let place = folder.display().to_string();
+        shell::run("git", &["init", "-q", &place])?;
+        shell::run("git", &["-C", &place, "fetch", "-q", "--depth", "1", SUITE, COMMIT])?;
+        shell::run("git", &["-C", &place, "checkout", "-q", COMMIT])?;
+    }
     ensure!(files.is_dir(), "{} is not there", files.display());
     Ok(files)
 }

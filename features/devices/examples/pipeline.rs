@@ -43,7 +43,7 @@ async fn measure(count: usize) -> Result<(), Failure> {
     let base = Base::system();
     let stack = Stack::open(folder.path(), &base).await?;
     stack.register().await?;
-    stack.close(&base).await;
+    stack.close(&base).await?;
 
     let base = Base::system();
     let log = open_log(folder.path(), &base).await?;
@@ -78,7 +78,7 @@ async fn measure(count: usize) -> Result<(), Failure> {
     let began = base.clock.instant();
     table.flush().await?;
     println!("{:.3?} more until Delta has them", base.clock.instant() - began);
-    stack.close(&base).await;
+    stack.close(&base).await?;
     Ok(())
 }
 
@@ -137,6 +137,7 @@ async fn fill(log: &EventLog, count: usize, base: &Base) -> Result<u64, Failure>
 struct Stack {
     db: Db,
     log: EventLog,
+    kv: kv::Kv,
     lake: Lake,
     devices: Devices,
 }
@@ -164,13 +165,15 @@ impl Stack {
             keys: Arc::new(Nobody),
         };
         let devices = Devices::open(Config::default(), base, needs).await?;
-        Ok(Self { db, log, lake, devices })
+        Ok(Self { db, log, kv, lake, devices })
     }
 
-    async fn close(self, base: &Base) {
+    async fn close(self, base: &Base) -> Result<(), Failure> {
         base.tasks.stop(Duration::from_mins(1)).await;
+        self.kv.close().await?;
         self.db.close().await;
         self.log.close().await;
+        Ok(())
     }
 
     async fn register(&self) -> Result<(), Failure> {

@@ -49,6 +49,20 @@ fn standing() -> Base {
     Base::simulated(Timestamp::from_millis(1_700_000_000_000), 3)
 }
 
+/// What `look` finds, within a minute.
+async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let looking = async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let found = tokio::time::timeout(Duration::from_mins(1), looking).await;
+    found.unwrap_or_else(|_| panic!("{what} within a minute"))
+}
+
 impl Fixture {
     fn commands(&self) -> Commands {
         Commands::new(&self.db, &self.base)
@@ -75,9 +89,7 @@ impl Fixture {
     }
 
     async fn done(&self) {
-        while self.db.commands_length() > 0 {
-            tokio::task::yield_now().await;
-        }
+        until("commands done", async || (self.db.commands_length() == 0).then_some(())).await;
     }
 
     async fn letters(&self) -> Vec<DeadLetter> {
@@ -86,13 +98,10 @@ impl Fixture {
     }
 
     async fn letters_when(&self, count: usize) -> Vec<DeadLetter> {
-        loop {
-            let letters = self.letters().await;
-            if letters.len() >= count {
-                return letters;
-            }
-            tokio::task::yield_now().await;
-        }
+        until("dead letters", async || {
+            Some(self.letters().await).filter(|letters| letters.len() >= count)
+        })
+        .await
     }
 
     /// Makes the runners look at the simulated clock again.
@@ -388,18 +397,17 @@ async fn a_command_that_fails_holds_back_its_key_and_nobody_else_and_dies_with_i
     let wrong = fixture.letters_when(1).await.remove(0);
     assert_eq!((wrong.origin, &*wrong.handler, wrong.attempts), (Origin::Command, DO, 1));
     assert_eq!((&*wrong.payload, &*wrong.reason), (b"0".as_slice(), "zero is never right"));
-    while fixture.effects().await.len() < 3 {
-        tokio::task::yield_now().await;
-    }
+    until("three effects", async || (fixture.effects().await.len() >= 3).then_some(())).await;
     // The clock stands, so the first retry is not due yet.
     let mut effects = fixture.effects().await;
     effects.sort();
     let expected = [("sound", 0), ("sound", 1), ("wrong", 1)];
     assert_eq!(effects, expected.map(|(key, number)| (key.to_owned(), number)));
-    while fixture.letters().await.len() < 2 {
+    until("the second dead letter", async || {
         fixture.advance(Duration::from_millis(4));
-        tokio::task::yield_now().await;
-    }
+        (fixture.letters().await.len() >= 2).then_some(())
+    })
+    .await;
     let stuck = fixture.letters().await.remove(0);
     assert_eq!((stuck.attempts, &*stuck.reason), (3, "the other side is away"));
     assert_eq!(stuck.key.as_deref(), Some(b"stuck".as_slice()));
@@ -407,9 +415,8 @@ async fn a_command_that_fails_holds_back_its_key_and_nobody_else_and_dies_with_i
     assert_eq!(fixture.effects().await.last(), Some(&("stuck".to_owned(), 1)));
     for line in ["commands_done_total 4", "commands_retried_total 2", "commands_dead_total 2"] {
         // Counted after the commit, which the effects are seen by.
-        while !fixture.base.metrics.text().contains(&format!("madang_relational_{line}\n")) {
-            tokio::task::yield_now().await;
-        }
+        let line = format!("madang_relational_{line}\n");
+        until(&line, async || fixture.base.metrics.text().contains(&line).then_some(())).await;
     }
 }
 
@@ -516,10 +523,11 @@ async fn commands_outlive_the_process_and_wait_for_their_moment() {
     assert_eq!(db.commands_length(), 3);
     let fixture = Fixture { db, base: base.clone(), dir: old.dir };
     register(&fixture.db).start().await.unwrap();
-    while fixture.effects().await.is_empty() {
+    until("an effect", async || {
         fixture.advance(Duration::from_millis(4));
-        tokio::task::yield_now().await;
-    }
+        (!fixture.effects().await.is_empty()).then_some(())
+    })
+    .await;
     assert_eq!(fixture.effects().await, [("now".to_owned(), 0)]);
     fixture.advance(Duration::from_hours(1));
     fixture.done().await;

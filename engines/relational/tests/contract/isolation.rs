@@ -113,7 +113,7 @@ pub(crate) async fn a_thousand_callers_issue_one_coupon(ground: &Ground) {
 pub(crate) async fn a_rule_over_many_rows_holds_while_all_are_added_at_once(ground: &Ground) {
     const MOST: i64 = 100;
     let Opened { db, base, .. } = notes(ground).await;
-    let writers: Vec<_> = (0..150_i64)
+    let writers: Vec<_> = (0..300_i64)
         .map(|number| {
             let db = db.clone();
             base.tasks.spawn("writer", async move {
@@ -137,6 +137,12 @@ pub(crate) async fn a_rule_over_many_rows_holds_while_all_are_added_at_once(grou
         taken += writer.await.unwrap().unwrap().unwrap();
     }
     assert_eq!(taken, MOST, "there are pieces of size 1 enough to fill it");
+    let sum = db.read(async |read| {
+        let sum = "SELECT COALESCE(SUM(size), 0) AS total FROM notes WHERE place = 1";
+        read.query_one(sum, &[]).await?.get("total")
+    });
+    let sum = Result::<i64, Error>::unwrap(sum.await);
+    assert_eq!(sum, MOST, "the rows hold what the writers were told");
 }
 
 pub(crate) async fn a_counter_misses_nobody(ground: &Ground) {
