@@ -17,6 +17,7 @@ mod metrics;
 mod once;
 mod operation;
 mod origins;
+mod places;
 mod problem;
 mod reply;
 mod routes;

@@ -20,6 +20,7 @@ use crate::around::bounded;
 use crate::extract::read;
 use crate::guard::{BoxFuture, Caller, Entrance, Shared, handle};
 use crate::operation::{Access, Operation};
+use crate::places::Place;
 use crate::problem::{Error, Result};
 
 /// Where the keys of requests are kept, and what became of them.
@@ -122,14 +123,18 @@ pub(crate) async fn once(
     request: Request,
     next: Next,
 ) -> Response {
+    let (parts, body) = request.into_parts();
+    let body = async {
+        let place = Place::of(&parts.extensions)?;
+        place.body(read(&shared, body, entrance.body_bytes_max)).await?
+    };
+    let body = match body.await {
+        Ok(body) => body,
+        Err(error) => return error.into_response(),
+    };
     let Ok(permit) = shared.keyed.clone().try_acquire_owned() else {
         let text = "too many requests with an Idempotency-Key are being worked on";
         return Error::new(ErrorKind::Unavailable, text).into_response();
-    };
-    let (parts, body) = request.into_parts();
-    let body = match read(&shared, body, entrance.body_bytes_max).await {
-        Ok(body) => body,
-        Err(error) => return error.into_response(),
     };
     let (Some(caller), Some(claims)) = (parts.extensions.get::<Caller>(), shared.claims.clone())
     else {
