@@ -61,6 +61,13 @@ pub struct Config {
     pub drain_time_max: Duration,
     /// Requests with an `Idempotency-Key` that are worked on at once.
     pub keyed_requests_max: usize,
+    /// Keys that one caller may use within `keyed_requests_window`, so that all are left room to be remembered.
+    pub keyed_requests_per_caller_max: u32,
+    /// The time in which they are counted.
+    #[serde(with = "text")]
+    pub keyed_requests_window: Duration,
+    /// Callers whose keys are counted.
+    pub keyed_callers_max: usize,
     /// The largest answer that is kept for a request with an `Idempotency-Key`.
     pub kept_answer_bytes_max: usize,
     /// Session cookies are for HTTPS only, also those of requests that came without TLS.
@@ -98,6 +105,9 @@ impl Default for Config {
             connection_requests_max: 100,
             drain_time_max: Duration::from_secs(8),
             keyed_requests_max: 256,
+            keyed_requests_per_caller_max: 25_000,
+            keyed_requests_window: Duration::from_hours(24),
+            keyed_callers_max: 10_000,
             kept_answer_bytes_max: 64 << 10,
             cookie_secure: false,
             trusted_proxies: Vec::new(),

@@ -101,6 +101,8 @@ pub(crate) struct Shared {
     pub(crate) streams: Arc<Semaphore>,
     pub(crate) stream_peers: Arc<Shares>,
     pub(crate) keyed: Arc<Semaphore>,
+    /// Keys that each caller used.
+    pub(crate) keys: Tally<(OrganisationId, Subject)>,
     /// What `Strict-Transport-Security` says.
     pub(crate) hsts: Option<HeaderValue>,
     pub(crate) open_paths: OpenPaths,
@@ -122,6 +124,7 @@ impl Shared {
                 gate.config.unlimited_peers(),
             ),
             keyed: Arc::new(Semaphore::new(gate.config.keyed_requests_max)),
+            keys: Tally::new(gate.config.keyed_requests_window, gate.config.keyed_callers_max),
             authority: gate.authority,
             sessions: gate.sessions,
             claims: gate.claims,
