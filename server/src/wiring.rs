@@ -345,6 +345,8 @@ impl Running {
 fn device_grants() -> Vec<Grant> {
     vec![
         Grant::new("mqtt.*", "mqtt/*"),
+        // Every start makes another key, and devices go on with what they missed.
+        Grant::new("mqtt.client", "client/*"),
         Grant::new("devices.register", "device/*"),
         Grant::new("readings.*", "*"),
     ]

@@ -21,6 +21,8 @@ use crate::{Config, Error, Intake, Left};
 
 pub(crate) const PUBLISH: Action = Action("mqtt.publish");
 pub(crate) const SUBSCRIBE: Action = Action("mqtt.subscribe");
+/// Being a client, on `client/<identifier>`, whose session another key or account began.
+pub(crate) const CLIENT: Action = Action("mqtt.client");
 
 /// How often ends of sessions, delayed wills and expired messages are looked for.
 const SWEEP_EVERY: Duration = Duration::from_millis(250);
@@ -96,6 +98,8 @@ enum Claim {
     Kept(Attached),
     /// Another connection holds it, and was asked to let go.
     Held(Arc<Session>),
+    /// It is somebody else's.
+    Foreign,
     Full,
 }
 
@@ -210,8 +214,11 @@ impl Broker {
 
     /// Whether it may, by a grant on `mqtt/<topic or filter>`.
     pub(crate) fn may(&self, principal: &Principal, action: Action, topic: &str) -> bool {
-        let path = format!("mqtt/{topic}");
-        let resource = Resource { organisation: principal.organisation, path: &path };
+        self.may_on(principal, action, &format!("mqtt/{topic}"))
+    }
+
+    fn may_on(&self, principal: &Principal, action: Action, path: &str) -> bool {
+        let resource = Resource { organisation: principal.organisation, path };
         self.authority.authorize(principal, action, resource).is_ok()
     }
 
@@ -222,6 +229,10 @@ impl Broker {
             match self.claim(&organisation, &arrival) {
                 Claim::Full => {
                     return Err(Refusal(Reason::QUOTA, "the organisation has too many sessions"));
+                }
+                Claim::Foreign => {
+                    let text = "the client identifier belongs to the session of another key";
+                    return Err(Refusal(Reason::CLIENT_ID, text));
                 }
                 Claim::Held(session) => {
                     let released = session.released.notified();
@@ -243,14 +254,16 @@ impl Broker {
         let mut sessions = organisation.sessions.lock();
         let kept = sessions.get(&arrival.client).cloned();
         if let Some(session) = &kept {
+            let is_over = self.is_free(session);
+            if !is_over && !self.may_take(session, arrival) {
+                return Claim::Foreign;
+            }
             let mut state = session.state.lock();
             if state.is_connected {
                 drop(state);
                 session.kick(Close::of(Reason::TAKEN_OVER, "the client connected again"));
                 return Claim::Held(session.clone());
             }
-            let is_over =
-                state.expires_at.is_some_and(|expires_at| expires_at <= self.base.clock.now());
             if !arrival.clean_start && !is_over {
                 state.is_connected = true;
                 state.expires_at = None;
@@ -274,6 +287,23 @@ impl Broker {
             self.meter.sessions.inc();
         }
         Claim::Begun { attached: self.attached(organisation, &session, false), replaced: kept }
+    }
+
+    /// Whether a session is nobody's any more: its time or its key is over.
+    fn is_free(&self, session: &Session) -> bool {
+        let (expires_at, owner) = {
+            let state = session.state.lock();
+            (state.expires_at, state.principal.clone())
+        };
+        expires_at.is_some_and(|expires_at| expires_at <= self.base.clock.now())
+            || !self.authority.is_current(&owner)
+    }
+
+    /// A session is for whoever began it, and for those who were granted to be its client: a device whose key changed.
+    fn may_take(&self, session: &Session, arrival: &Arrival) -> bool {
+        let owner = session.state.lock().principal.subject;
+        let path = || format!("client/{}", arrival.client);
+        owner == arrival.principal.subject || self.may_on(&arrival.principal, CLIENT, &path())
     }
 
     fn attached(
@@ -326,7 +356,7 @@ impl Broker {
             let begun = begun(session, &arrival);
             rows = self.store.resume(begun).await.map_err(|error| cannot_answer(&error))?;
         }
-        // Another key of the organisation may use the client identifier; it gets what it may see.
+        // Another key may have been granted the client identifier; it gets what it may see.
         let is_allowed = |topic: &str| self.may(&arrival.principal, SUBSCRIBE, topic);
         let (mut forbidden, removed);
         {
