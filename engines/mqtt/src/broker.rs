@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use base::access::{Action, Authority, Principal, Resource};
-use base::{Base, Failure, OrganisationId, Timestamp};
+use base::{Base, Failure, OrganisationId, Shares, Timestamp};
 use parking_lot::{Mutex, RwLock};
 
 use crate::meter::Meter;
@@ -35,6 +35,8 @@ pub(crate) struct Broker {
     pub(crate) intake: Arc<dyn Intake>,
     pub(crate) meter: Meter,
     pub(crate) connections: AtomicUsize,
+    /// Connections of each peer that are not let in yet.
+    pub(crate) peers: Arc<Shares>,
     pub(crate) is_served: AtomicBool,
     /// Bytes of messages that wait in memory, in all organisations together.
     waiting: Arc<AtomicUsize>,
@@ -115,7 +117,9 @@ impl Broker {
         }
         let (authority, intake) = doors;
         let first_number = store.last_number().await?;
+        let networks = config.peers_without_limit.clone();
         let broker = Self {
+            peers: Shares::new(config.connecting_per_peer_max, networks),
             config,
             base: base.clone(),
             authority,

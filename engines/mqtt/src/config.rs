@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use base::Cidr;
 use serde::{Deserialize, Serialize};
 
 /// The limits of the broker.
@@ -8,6 +9,11 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// Open connections, in all organisations together.
     pub connections_max: usize,
+    /// Those of one peer that have not proved who they are: of an address of IPv4 or a /64 of IPv6. More are closed at
+    /// once.
+    pub connecting_per_peer_max: usize,
+    /// Networks whose peers have no such limit: this machine, as it comes.
+    pub peers_without_limit: Vec<Cidr>,
     /// How long a new connection may take until its CONNECT is complete and checked.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub connect_time_max: Duration,
@@ -59,6 +65,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             connections_max: 10_000,
+            connecting_per_peer_max: 256,
+            peers_without_limit: Cidr::this_machine(),
             connect_time_max: Duration::from_secs(10),
             packet_bytes_before_auth_max: 16 << 10,
             packet_bytes_max: 256 << 10,
@@ -88,6 +96,7 @@ impl Config {
     pub(crate) fn fault(&self) -> Option<&'static str> {
         let positive = [
             (self.connections_max, "connections_max"),
+            (self.connecting_per_peer_max, "connecting_per_peer_max"),
             (self.inflight_max.into(), "inflight_max"),
             (self.topic_levels_max, "topic_levels_max"),
             (self.queue_messages_max, "queue_messages_max"),

@@ -32,6 +32,7 @@ mod trie;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -49,6 +50,7 @@ pub use intake::{Accepted, Intake, Left};
 pub use message::{Message, Properties, Qos};
 
 use broker::Broker;
+use connection::Comer;
 use protocol::Outcome;
 use route::{Judged, Verdict};
 use store::Rows;
@@ -91,7 +93,7 @@ impl Mqtt {
                 () = stopping.cancelled() => break,
             };
             match accepted {
-                Ok((stream, _)) => self.welcome(stream, tls.as_ref()),
+                Ok((stream, peer)) => self.welcome(stream, peer.ip(), tls.as_ref()),
                 Err(error) => {
                     tracing::warn!(%error, "a connection was not accepted");
                     broker.base.clock.sleep(ACCEPT_PAUSE).await;
@@ -140,13 +142,19 @@ impl Mqtt {
         self.0.connections.load(Ordering::Relaxed)
     }
 
-    fn welcome(&self, stream: TcpStream, tls: Option<&Tls>) {
+    fn welcome(&self, stream: TcpStream, peer: IpAddr, tls: Option<&Tls>) {
         let broker = self.0.clone();
+        let Some(share) = broker.peers.take(peer) else {
+            broker.base.metrics.refused_connection("mqtt");
+            tracing::debug!(%peer, "a connection is closed: its address has too many that do not log in");
+            return;
+        };
         let open = Open::new(&broker);
         if open.before >= broker.config.connections_max + REFUSALS_MAX {
             return;
         }
         let is_over = open.before >= broker.config.connections_max;
+        let comer = Comer { is_over, share: Some(share) };
         let tasks = broker.base.tasks.clone();
         if let Some(tls) = tls {
             let stream = match Stream::accepted(stream, Some(tls)) {
@@ -155,7 +163,7 @@ impl Mqtt {
             };
             let (read, write) = tokio::io::split(stream);
             tasks.spawn("mqtt-connection", async move {
-                connection::serve(broker, read, write, is_over).await;
+                connection::serve(broker, read, write, comer).await;
                 drop(open);
             });
             return;
@@ -165,7 +173,7 @@ impl Mqtt {
                 tracing::debug!(%error, "a socket was gone at once");
             }
             let (read, write) = stream.into_split();
-            connection::serve(broker, read, write, is_over).await;
+            connection::serve(broker, read, write, comer).await;
             drop(open);
         });
     }
