@@ -20,6 +20,7 @@ mod lane;
 mod message;
 mod meter;
 mod outbox;
+mod pool;
 mod queue;
 mod session;
 mod store;
@@ -89,10 +90,16 @@ impl Sockets {
 
     /// Serves one accepted connection to its end.
     pub async fn serve(&self, arrival: Arrival) {
+        let Some(share) = self.0.peers.take(arrival.peer) else {
+            self.0.base.metrics.refused_connection("stomp");
+            let peer = arrival.peer;
+            tracing::debug!(%peer, "a connection is closed: its address has too many that do not log in");
+            return;
+        };
         let open = Open::new(&self.0);
         let max = self.0.config.connections_max;
         if open.before < max + REFUSALS_MAX {
-            connection::serve(self.0.clone(), arrival, open.before >= max).await;
+            connection::serve(self.0.clone(), arrival, share, open.before >= max).await;
         }
     }
 
