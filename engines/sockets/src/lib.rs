@@ -158,7 +158,11 @@ impl Sockets {
         let headers = headers.map(|(name, it)| ((*name).to_owned(), (*it).to_owned())).collect();
         let subject = Subject::System("sockets");
         let principal = Principal { organisation, subject, name: "server".into() };
-        self.0.publish(&principal, &parsed, Draft { headers, body }).await
+        // A task of its own, so that it ends also when the caller stops waiting.
+        let hub = self.0.clone();
+        let work = async move { hub.publish(&principal, &parsed, Draft { headers, body }).await };
+        let published = self.0.base.tasks.spawn("sockets-send", work).await;
+        published.ok().flatten().unwrap_or(Err(Error::Stopping))
     }
 
     /// The same to every connection of an account or a key, now and when it resumes.

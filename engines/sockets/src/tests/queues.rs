@@ -1,6 +1,7 @@
 //! Queues: each message to one consumer, until it is acknowledged.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use base::OrganisationId;
 
@@ -11,6 +12,7 @@ use super::house::House;
 use crate::destination::Destination;
 use crate::hub::Route;
 use crate::outbox::{Item, Outbox};
+use crate::queue::Queue;
 use crate::session::{Deed, Verdict};
 
 async fn consume(client: &mut Client, queue: &str, mode: &str) {
