@@ -189,6 +189,7 @@ pub(crate) async fn open(
         devices,
         articles,
         sockets,
+        mqtt: mqtt.clone(),
         added,
     };
     Ok(Rooms { doors, log, mqtt, kv, authority })

@@ -14,7 +14,7 @@ use crate::outbox::{Budget, Room};
 use crate::packet::{Close, Options, Reason, Will};
 use crate::protocol::Refusal;
 use crate::retained::Retained;
-use crate::session::{Session, State};
+use crate::session::{Session, SessionInfo, State};
 use crate::store::{Begun, Kept, Store};
 use crate::trie::Trie;
 use crate::{Config, Error, Intake, Left};
@@ -206,6 +206,25 @@ impl Broker {
             })
         };
         organisations.entry(id).or_insert_with(made).clone()
+    }
+
+    /// The first sessions of an organisation after a client identifier, by that.
+    pub(crate) fn session_infos(
+        &self,
+        organisation: OrganisationId,
+        after: Option<&str>,
+        max: usize,
+    ) -> Vec<SessionInfo> {
+        let Some(organisation) = self.organisations.read().get(&organisation).cloned() else {
+            return Vec::new();
+        };
+        let mut found: Vec<Arc<Session>> = {
+            let sessions = organisation.sessions.lock();
+            let is_after = |it: &&Arc<Session>| after.is_none_or(|after| &*it.client > after);
+            sessions.values().filter(is_after).cloned().collect()
+        };
+        found.sort_unstable_by(|a, b| a.client.cmp(&b.client));
+        found.iter().take(max).map(|session| session.info()).collect()
     }
 
     pub(crate) fn next_number(&self) -> u64 {

@@ -39,13 +39,14 @@ pub struct Config {
     /// How long a session is kept without its client, at most.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub session_expiry_max: Duration,
-    /// Messages that wait for one client.
+    /// Messages that wait for one client; one that is away misses those that come when as many wait.
     pub queue_messages_max: usize,
     /// Bytes of the messages that wait for one client.
     pub queue_bytes_max: usize,
     /// Bytes of waiting messages in memory, for all clients together; those of one organisation have at most half.
     pub queues_bytes_max: usize,
-    /// How long a publish waits for room in the queue of a connected subscriber.
+    /// How long a publish waits for room in the queue of a connected subscriber. Then a kept session misses messages
+    /// until half of its queue is free, and any other subscriber is disconnected.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub queue_wait_max: Duration,
     /// Retained messages of one organisation.
@@ -81,7 +82,7 @@ impl Default for Config {
             queue_messages_max: 10_000,
             queue_bytes_max: 4 << 20,
             queues_bytes_max: 256 << 20,
-            queue_wait_max: Duration::from_secs(2),
+            queue_wait_max: Duration::from_secs(1),
             retained_max: 10_000,
             retained_bytes_max: 64 << 20,
             read_bytes_max: 64 << 10,

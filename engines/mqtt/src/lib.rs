@@ -37,7 +37,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use base::access::Authority;
+use base::access::{Action, Authority};
 use base::{Base, OrganisationId, Stream, Tls};
 use bytes::Bytes;
 use relational::Db;
@@ -48,12 +48,16 @@ pub use config::Config;
 pub use error::Error;
 pub use intake::{Accepted, Intake, Left};
 pub use message::{Message, Properties, Qos};
+pub use session::SessionInfo;
 
 use broker::Broker;
 use connection::Comer;
 use protocol::Outcome;
 use route::{Judged, Verdict};
 use store::Rows;
+
+/// Seeing which sessions there are.
+pub const READ: Action = Action("mqtt.read");
 
 /// Connections over the limit that are told so; more are closed unheard.
 const REFUSALS_MAX: usize = 64;
@@ -135,6 +139,16 @@ impl Mqtt {
             Some([Outcome::Full]) => Err(Error::Full),
             _ => Err(Error::Unavailable),
         }
+    }
+
+    /// Sessions of an organisation by client identifier, connected or kept, after one.
+    pub fn sessions(
+        &self,
+        organisation: OrganisationId,
+        after: Option<&str>,
+        max: usize,
+    ) -> Vec<SessionInfo> {
+        self.0.session_infos(organisation, after, max)
     }
 
     /// Open connections, those included that are not let in yet.
