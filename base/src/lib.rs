@@ -1,5 +1,5 @@
 //! The words and surroundings that every part of Madang shares: ids, time, chance, error kinds,
-//! access, supervised tasks, metrics, who holds what for too long, the seal on secrets in rows, and the connections of
+//! access, supervised tasks, metrics, limits by address and by time, who holds what for too long, the seal on secrets in rows, and the connections of
 //! doors, bare or under TLS.
 //!
 //! It holds no feature logic, opens no socket and no file but those of keys, and names no other crate of the workspace.
@@ -13,8 +13,10 @@ mod metrics;
 mod network;
 mod page;
 mod seal;
+mod shares;
 mod spent;
 mod stream;
+mod tally;
 mod tasks;
 mod time;
 pub mod tls;
@@ -24,11 +26,13 @@ pub use entropy::Entropy;
 pub use error::{ErrorKind, Failure};
 pub use id::{AccountId, CommandId, EventId, Id, KeyId, OrganisationId};
 pub use metrics::{Metrics, TaskLabels};
-pub use network::{Cidr, CidrError};
+pub use network::{Cidr, CidrError, network_of};
 pub use page::{Page, PageRequest};
 pub use seal::{Seal, SealingKeyId};
+pub use shares::{Share, Shares};
 pub use spent::Spent;
 pub use stream::Stream;
+pub use tally::Tally;
 pub use tasks::Tasks;
 pub use time::{Clock, Timestamp};
 pub use tls::Tls;

@@ -14,6 +14,12 @@ struct Inner {
     registry: Mutex<Registry>,
     task_panics: Family<TaskLabels, Counter>,
     task_restarts: Family<TaskLabels, Counter>,
+    connections_refused: Family<DoorLabels, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DoorLabels {
+    door: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -36,6 +42,11 @@ impl Metrics {
         text
     }
 
+    /// Counts a connection that a door closed at once, since its peer has too many.
+    pub fn refused_connection(&self, door: &'static str) {
+        self.0.connections_refused.get_or_create(&DoorLabels { door }).inc();
+    }
+
     pub(crate) fn task_panicked(&self, task: &'static str) {
         self.0.task_panics.get_or_create(&TaskLabels { task }).inc();
     }
@@ -56,6 +67,13 @@ impl Default for Metrics {
             "Times a task was started again.",
             task_restarts.clone(),
         );
-        Self(Arc::new(Inner { registry: Mutex::new(registry), task_panics, task_restarts }))
+        let connections_refused = Family::<DoorLabels, Counter>::default();
+        registry.register(
+            "connections_refused",
+            "Connections that were closed at once, since their peer had too many.",
+            connections_refused.clone(),
+        );
+        let registry = Mutex::new(registry);
+        Self(Arc::new(Inner { registry, task_panics, task_restarts, connections_refused }))
     }
 }

@@ -23,6 +23,11 @@ impl Cidr {
         Self { address: IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0)), prefix }
     }
 
+    /// The addresses by which programs of one machine reach each other.
+    pub fn this_machine() -> Vec<Self> {
+        vec![Self::v4([127, 0, 0, 0], 8), Self { address: Ipv6Addr::LOCALHOST.into(), prefix: 128 }]
+    }
+
     /// Whether the address is of this network; a mapped IPv4 address is not of its IPv4 network here.
     pub fn holds(&self, address: IpAddr) -> bool {
         match (self.address, address) {
@@ -36,6 +41,14 @@ impl Cidr {
             }
             _ => false,
         }
+    }
+}
+
+/// The network that one customer has: an address of IPv4, a /64 of IPv6. Whoever has one address of the latter has all.
+pub fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+        address @ IpAddr::V4(_) => address,
     }
 }
 
@@ -107,6 +120,18 @@ impl From<Cidr> for String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_customer_is_an_address_or_a_64th() {
+        for (address, network) in [
+            ("192.0.2.7", "192.0.2.7"),
+            ("::ffff:192.0.2.7", "192.0.2.7"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+            ("::1", "::"),
+        ] {
+            assert_eq!(network_of(address.parse().unwrap()).to_string(), network);
+        }
+    }
 
     #[test]
     fn a_network_is_read_strictly_and_written_back() {

@@ -113,11 +113,6 @@ impl Session {
         self.connection.is_handshaking()
     }
 
-    /// The certificate that the peer showed, in DER, where the door asks for one.
-    pub fn peer_certificate(&self) -> Option<&[u8]> {
-        self.connection.peer_certificates()?.first().map(AsRef::as_ref)
-    }
-
     /// Takes what has come, and answers what TLS itself answers.
     fn hear(&mut self, socket: &mut (impl Read + Write)) -> io::Result<()> {
         self.tell(socket)?;

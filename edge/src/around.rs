@@ -11,8 +11,9 @@ use base::watch::{Begin, Running, What};
 use base::{ErrorKind, Spent};
 use futures::FutureExt;
 
+use crate::extract::Peer;
 use crate::forwarded::Secured;
-use crate::guard::{Entrance, Shared};
+use crate::guard::{Entrance, Shared, host_of};
 use crate::problem::{Cause, Error};
 
 /// Names a request in its answer and in the log; a caller may give one of its own.
@@ -70,7 +71,7 @@ pub(crate) async fn around(
     let trace = Trace::begin(&shared, &id);
     let spent = Spent::default();
     let is_secured = request.extensions().get::<Secured>().is_some_and(|it| it.0);
-    let is_hsts = is_secured && is_named(&request);
+    let is_hsts = is_secured && shared.hsts.is_some() && is_named(&request);
     request.extensions_mut().insert(RequestId(id.clone()));
     request.extensions_mut().insert(trace.clone());
     request.extensions_mut().insert(shared.clone());
@@ -103,20 +104,18 @@ pub(crate) async fn around(
 /// Whether the request is for a name that others may find: on `localhost` other programs answer at other ports, and
 /// browsers would keep to HTTPS with them too.
 fn is_named(request: &Request) -> bool {
-    let text = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-    let given = request.uri().authority().cloned();
-    let host = given.or_else(|| text?.parse().ok());
-    host.is_some_and(|host| {
-        let name = host.host();
-        name != "localhost" && !name.ends_with(".localhost")
-    })
+    let host = host_of(request.headers(), request.uri());
+    host.is_some_and(|name| name != "localhost" && !name.ends_with(".localhost"))
 }
 
-async fn answer(shared: &Shared, request: Request, next: Next) -> Response {
-    let Ok(_permit) = shared.requests.try_acquire() else {
-        return Error::new(ErrorKind::Unavailable, "too many requests are being worked on")
-            .into_response();
+async fn answer(shared: &Shared, mut request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+    // Held at least until there is an answer, and longer by what goes on without its caller.
+    let place = match shared.places.take(peer) {
+        Ok(place) => place,
+        Err(error) => return error.into_response(),
     };
+    request.extensions_mut().insert(place.clone());
     bounded(shared, next.run(request)).await
 }
 

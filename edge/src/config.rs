@@ -23,8 +23,15 @@ pub struct Config {
     pub request_told_after: Duration,
     /// Requests that are worked on at once.
     pub requests_max: usize,
+    /// The same of one peer, those included whose bodies are still coming: of an address of IPv4 or a /64 of IPv6, as
+    /// `trusted_proxies` say it.
+    pub requests_per_peer_max: usize,
+    /// Requests whose bodies are still coming; they are not worked on meanwhile.
+    pub bodies_max: usize,
     /// Event streams that are open at once.
     pub streams_max: usize,
+    /// The same of one peer.
+    pub streams_per_peer_max: usize,
     /// An open stream of somebody who showed a token that ends by time asks this often whether it still opens.
     #[serde(with = "text")]
     pub token_check: Duration,
@@ -43,6 +50,10 @@ pub struct Config {
     pub write_time_max: Duration,
     /// Connections that are open at once; more wait to be accepted.
     pub connections_max: usize,
+    /// The same of one peer that connects; more are closed at once.
+    pub connections_per_peer_max: usize,
+    /// Networks whose peers have no limit of their own, beside `trusted_proxies`: this machine, as it comes.
+    pub peers_without_limit: Vec<Cidr>,
     /// Requests that are worked on at once in one HTTP/2 connection.
     pub connection_requests_max: u32,
     /// How long open requests may go on after shutdown began.
@@ -50,6 +61,13 @@ pub struct Config {
     pub drain_time_max: Duration,
     /// Requests with an `Idempotency-Key` that are worked on at once.
     pub keyed_requests_max: usize,
+    /// Keys that one caller may use within `keyed_requests_window`, so that all are left room to be remembered.
+    pub keyed_requests_per_caller_max: u32,
+    /// The time in which they are counted.
+    #[serde(with = "text")]
+    pub keyed_requests_window: Duration,
+    /// Callers whose keys are counted.
+    pub keyed_callers_max: usize,
     /// The largest answer that is kept for a request with an `Idempotency-Key`.
     pub kept_answer_bytes_max: usize,
     /// Session cookies are for HTTPS only, also those of requests that came without TLS.
@@ -71,7 +89,10 @@ impl Default for Config {
             request_time_max: Duration::from_secs(30),
             request_told_after: Duration::from_secs(5),
             requests_max: 1_024,
+            requests_per_peer_max: 128,
+            bodies_max: 1_024,
             streams_max: 1_000,
+            streams_per_peer_max: 250,
             token_check: Duration::from_secs(1),
             stream_keep_alive: Duration::from_secs(15),
             header_bytes_max: 32 << 10,
@@ -79,13 +100,25 @@ impl Default for Config {
             header_read_time_max: Duration::from_secs(30),
             write_time_max: Duration::from_secs(30),
             connections_max: 4_096,
+            connections_per_peer_max: 512,
+            peers_without_limit: Cidr::this_machine(),
             connection_requests_max: 100,
             drain_time_max: Duration::from_secs(8),
             keyed_requests_max: 256,
+            keyed_requests_per_caller_max: 25_000,
+            keyed_requests_window: Duration::from_hours(24),
+            keyed_callers_max: 10_000,
             kept_answer_bytes_max: 64 << 10,
             cookie_secure: false,
             trusted_proxies: Vec::new(),
             hsts_max_age: Duration::from_hours(365 * 24),
         }
+    }
+}
+
+impl Config {
+    /// Whose connections and requests are not counted: what stands before others speaks for many.
+    pub(crate) fn unlimited_peers(&self) -> Vec<Cidr> {
+        self.peers_without_limit.iter().chain(&self.trusted_proxies).copied().collect()
     }
 }

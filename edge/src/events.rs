@@ -5,14 +5,14 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use base::ErrorKind;
 use base::access::{Door, Resource};
+use base::{ErrorKind, Share};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use schemars::{SchemaGenerator, json_schema};
 
 use crate::document::Description;
-use crate::extract::{Input, shared};
+use crate::extract::{Input, Peer, shared};
 use crate::guard::{Admission, Proof, Shared};
 use crate::problem::{Error, Result};
 use crate::reply::Reply;
@@ -35,6 +35,7 @@ pub struct LastEventId(pub Option<String>);
 pub struct Streams {
     shared: Arc<Shared>,
     admission: Admission,
+    peer: Option<Peer>,
 }
 
 /// An open event stream, as a reply.
@@ -50,9 +51,14 @@ impl Streams {
         let Ok(permit) = self.shared.streams.clone().try_acquire_owned() else {
             return Err(Error::new(ErrorKind::Unavailable, "too many event streams are open"));
         };
+        let share = self.peer.map(|peer| self.shared.stream_peers.take(peer.0));
+        if matches!(share, Some(None)) {
+            let text = "too many event streams of this address are open";
+            return Err(Error::new(ErrorKind::TooMany, text));
+        }
         let keep_alive = KeepAlive::new().interval(self.shared.config.stream_keep_alive);
         self.shared.counts.streams.inc();
-        let open = Open(self.shared.clone(), permit);
+        let open = Open(self.shared.clone(), (permit, share.flatten()));
         let events = events
             .take_until(over(self.shared, self.admission))
             .map(move |event| {
@@ -65,7 +71,10 @@ impl Streams {
 }
 
 /// Counts a stream for as long as it is held.
-struct Open(Arc<Shared>, #[expect(dead_code, reason = "held")] tokio::sync::OwnedSemaphorePermit);
+struct Open(
+    Arc<Shared>,
+    #[expect(dead_code, reason = "held")] (tokio::sync::OwnedSemaphorePermit, Option<Share>),
+);
 
 impl Drop for Open {
     fn drop(&mut self) {
@@ -139,7 +148,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Streams {
         let admission = parts.extensions.get::<Admission>().cloned();
         let admission =
             admission.ok_or_else(|| Error::internal("a stream was opened before the gate"))?;
-        Ok(Self { shared, admission })
+        let peer = parts.extensions.get::<Peer>().copied();
+        Ok(Self { shared, admission, peer })
     }
 }
 

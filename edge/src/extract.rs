@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use crate::around::RequestId;
 use crate::document::Description;
 use crate::guard::{BodyLimit, Caller, Shared, is_from_this_machine, session_cookie};
+use crate::places::Place;
 use crate::problem::{Error, Result};
 
 /// Something that a handler takes. It says itself what that means for the document.
@@ -83,7 +84,9 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequest<S> for Json<T> {
                 "the body must be application/json",
             ));
         }
-        let body = read(&shared, request.into_body(), bytes_max).await?;
+        let place = Place::of(request.extensions())?;
+        let arrival = read(&shared, request.into_body(), bytes_max);
+        let body = place.body(arrival).await??;
         match axum::Json::<T>::from_bytes(&body) {
             Ok(axum::Json(value)) => Ok(Self(value)),
             Err(rejection) => {
@@ -264,7 +267,7 @@ pub(crate) fn shared(extensions: &axum::http::Extensions) -> Result<Arc<Shared>>
     extensions.get::<Arc<Shared>>().cloned().ok_or_else(not_behind_routes)
 }
 
-fn not_behind_routes() -> Error {
+pub(crate) fn not_behind_routes() -> Error {
     Error::internal("an extractor of edge was used outside of its routes")
 }
 
@@ -308,15 +311,19 @@ pub(crate) async fn read(shared: &Shared, mut body: Body, bytes_max: usize) -> R
 /// Reads what is left of a refused request, within limits: a client that is still sending would
 /// otherwise see a broken connection in place of the refusal.
 pub(crate) async fn discard(request: Request) {
-    let Ok(shared) = shared(request.extensions()) else { return };
+    let extensions = request.extensions();
+    let (Ok(shared), Ok(place)) = (shared(extensions), Place::of(extensions)) else { return };
     // Whoever asks before sending has sent nothing yet, and shall not be told to.
     if request.headers().contains_key(header::EXPECT) {
         return;
     }
     let work = drain(request.into_body(), shared.config.body_discard_bytes_max);
-    if tokio::time::timeout(shared.config.body_read_time_max, work).await.is_err() {
-        tracing::debug!("a refused body took too long to arrive");
-    }
+    let arrival = async {
+        if tokio::time::timeout(shared.config.body_read_time_max, work).await.is_err() {
+            tracing::debug!("a refused body took too long to arrive");
+        }
+    };
+    place.rest(arrival).await;
 }
 
 async fn drain(mut body: Body, mut bytes_max: usize) {

@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, heade
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base::access::{Action, Authority, Door, Principal, Refused, Resource, Subject};
-use base::{Base, ErrorKind, OrganisationId, Tasks};
+use base::{Base, ErrorKind, OrganisationId, Shares, Tally, Tasks};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
@@ -20,6 +20,7 @@ use crate::metrics::Counts;
 use crate::once::{self, Claims};
 use crate::operation::{Access, Operation};
 use crate::origins::OpenPaths;
+use crate::places::Places;
 use crate::problem::{Error, Result, shaped};
 use crate::{Config, Query};
 
@@ -96,9 +97,12 @@ pub(crate) struct Shared {
     pub(crate) base: Base,
     pub(crate) handlers: Tasks,
     pub(crate) counts: Counts,
-    pub(crate) requests: Semaphore,
+    pub(crate) places: Places,
     pub(crate) streams: Arc<Semaphore>,
+    pub(crate) stream_peers: Arc<Shares>,
     pub(crate) keyed: Arc<Semaphore>,
+    /// Keys that each caller used.
+    pub(crate) keys: Tally<(OrganisationId, Subject)>,
     /// What `Strict-Transport-Security` says.
     pub(crate) hsts: Option<HeaderValue>,
     pub(crate) open_paths: OpenPaths,
@@ -108,13 +112,19 @@ impl Shared {
     pub(crate) fn new(gate: Gate, open_paths: OpenPaths) -> Self {
         let hsts = gate.config.hsts_max_age.as_secs();
         let hsts = (hsts > 0).then(|| format!("max-age={hsts}"));
+        let counts = Counts::new(&gate.base.metrics);
         Self {
             open_paths,
             hsts: hsts.and_then(|text| HeaderValue::from_str(&text).ok()),
-            counts: Counts::new(&gate.base.metrics),
-            requests: Semaphore::new(gate.config.requests_max),
+            places: Places::new(&gate.config, &counts.bodies),
+            counts,
             streams: Arc::new(Semaphore::new(gate.config.streams_max)),
+            stream_peers: Shares::new(
+                gate.config.streams_per_peer_max,
+                gate.config.unlimited_peers(),
+            ),
             keyed: Arc::new(Semaphore::new(gate.config.keyed_requests_max)),
+            keys: Tally::new(gate.config.keyed_requests_window, gate.config.keyed_callers_max),
             authority: gate.authority,
             sessions: gate.sessions,
             claims: gate.claims,
@@ -338,16 +348,19 @@ pub(crate) fn is_same_origin(headers: &HeaderMap, target: &Uri) -> bool {
     matches!((origin, host), (Some((_, origin)), Some(host)) if origin.eq_ignore_ascii_case(host))
 }
 
+/// The name or the address that a request is for.
+pub(crate) fn host_of(headers: &HeaderMap, target: &Uri) -> Option<String> {
+    let told = || headers.get(header::HOST)?.to_str().ok()?.parse::<uri::Authority>().ok();
+    let authority = target.authority().cloned().or_else(told)?;
+    Some(authority.host().to_owned())
+}
+
 /// A page of another site can make a browser on this machine ask, by a name that points here: so the
 /// host must be this machine's too.
 pub(crate) fn is_from_this_machine(request: &Parts) -> bool {
     let headers = &request.headers;
     let peer = request.extensions.get::<Peer>();
-    let host = request.uri.host().map(str::to_owned).or_else(|| {
-        let host = headers.get(header::HOST)?.to_str().ok()?;
-        host.parse::<uri::Authority>().ok().map(|host| host.host().to_owned())
-    });
-    let host_is_loopback = host.is_some_and(|host| {
+    let host_is_loopback = host_of(headers, &request.uri).is_some_and(|host| {
         let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
         host == "localhost" || address.is_ok_and(|address| address.is_loopback())
     });

@@ -15,6 +15,7 @@ pub(crate) struct Counts {
     statements: Family<OperationLabels, Histogram, fn() -> Histogram>,
     pub(crate) panics: Counter,
     pub(crate) streams: Gauge,
+    pub(crate) bodies: Gauge,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -45,6 +46,11 @@ impl Counts {
             ),
             panics: metrics.register("http_panics", "Handlers that panicked.", Counter::default()),
             streams: metrics.register("http_streams", "Event streams open.", Gauge::default()),
+            bodies: metrics.register(
+                "http_bodies",
+                "Requests whose bodies are still coming.",
+                Gauge::default(),
+            ),
         }
     }
 

@@ -20,6 +20,7 @@ use crate::around::bounded;
 use crate::extract::read;
 use crate::guard::{BoxFuture, Caller, Entrance, Shared, handle};
 use crate::operation::{Access, Operation};
+use crate::places::Place;
 use crate::problem::{Error, Result};
 
 /// Where the keys of requests are kept, and what became of them.
@@ -122,14 +123,18 @@ pub(crate) async fn once(
     request: Request,
     next: Next,
 ) -> Response {
+    let (parts, body) = request.into_parts();
+    let body = async {
+        let place = Place::of(&parts.extensions)?;
+        place.body(read(&shared, body, entrance.body_bytes_max)).await?
+    };
+    let body = match body.await {
+        Ok(body) => body,
+        Err(error) => return error.into_response(),
+    };
     let Ok(permit) = shared.keyed.clone().try_acquire_owned() else {
         let text = "too many requests with an Idempotency-Key are being worked on";
         return Error::new(ErrorKind::Unavailable, text).into_response();
-    };
-    let (parts, body) = request.into_parts();
-    let body = match read(&shared, body, entrance.body_bytes_max).await {
-        Ok(body) => body,
-        Err(error) => return error.into_response(),
     };
     let (Some(caller), Some(claims)) = (parts.extensions.get::<Caller>(), shared.claims.clone())
     else {
@@ -160,7 +165,18 @@ async fn claim(
     keyed: &Keyed,
     work: impl Future<Output = Response>,
 ) -> Result<Response> {
-    let claim = match claims.begin(keyed).await? {
+    // Before it is known whether the key is new, so that many at once do not slip through.
+    let caller = (keyed.organisation, keyed.subject);
+    let most = shared.config.keyed_requests_per_caller_max;
+    if let Err(pause) = shared.keys.count(shared.base.clock.now(), &[(caller, most)]) {
+        let text = format!("{most} requests with a key were begun, and as many are remembered");
+        return Err(Error::new(ErrorKind::TooMany, text).retry_after(pause));
+    }
+    let begun = claims.begin(keyed).await;
+    if !matches!(begun, Ok(Begun::New { .. })) {
+        shared.keys.take_back(&caller);
+    }
+    let claim = match begun? {
         Begun::New { claim } => claim,
         Begun::Other => {
             let error = Error::invalid("the key was used for another request");
@@ -178,6 +194,9 @@ async fn claim(
     };
     let response = bounded(shared, work).await;
     let (response, outcome) = taken(shared.config.kept_answer_bytes_max, response).await;
+    if outcome.is_none() {
+        shared.keys.take_back(&caller);
+    }
     if let Err(error) = claims.end(keyed, claim, outcome).await {
         tracing::warn!(error = %error, operation = keyed.operation, "an answer was not kept");
     }

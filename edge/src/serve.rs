@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use base::{Base, Stream, Tasks, Tls};
+use base::{Base, Shares, Stream, Tasks, Tls};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::service::service_fn;
@@ -37,6 +37,7 @@ pub async fn serve(
     let stopping = base.tasks.stopping();
     let most = u32::try_from(config.connections_max).unwrap_or(u32::MAX);
     let room = Arc::new(Semaphore::new(most as usize));
+    let peers = Shares::new(config.connections_per_peer_max, config.unlimited_peers());
     let config = Arc::new(config);
     loop {
         let accepted = async {
@@ -55,6 +56,11 @@ pub async fn serve(
                 continue;
             }
         };
+        let Some(share) = peers.take(peer.ip()) else {
+            base.metrics.refused_connection("http");
+            tracing::debug!(%peer, "a connection is closed: its address has too many");
+            continue;
+        };
         let stream = match Stream::accepted(stream, tls.as_ref()) {
             Ok(stream) => stream,
             Err(error) => {
@@ -65,7 +71,7 @@ pub async fn serve(
         let (router, config, base) = (router.clone(), config.clone(), base.clone());
         base.clone().tasks.spawn("http_connection", async move {
             connection(stream, peer, router, &config, &base).await;
-            drop(place);
+            drop((place, share));
         });
     }
     drop(listener);

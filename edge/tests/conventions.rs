@@ -796,6 +796,33 @@ async fn refusals_are_repeated_and_what_did_nothing_may_be_tried_again() {
 }
 
 #[tokio::test]
+async fn one_caller_does_not_use_up_what_all_are_remembered_by() {
+    let window = Duration::from_mins(10);
+    let yard = yard_with(Config {
+        keyed_requests_per_caller_max: 2,
+        keyed_requests_window: window,
+        ..Config::default()
+    });
+    let used = |number: u32| format!("idempotency-key: k{number}");
+    for number in [1, 2] {
+        let answer = ask(&yard, ONCE, &[KEY, JSON, &used(number)], thing("a")).await;
+        assert_eq!(answer.status, StatusCode::CREATED);
+        // Neither the same request again nor one that did nothing counts.
+        ask(&yard, ONCE, &[KEY, JSON, &used(1)], thing("a")).await;
+        ask(&yard, ONCE, &[KEY, JSON, &used(9)], thing("busy")).await;
+    }
+    let refused = ask(&yard, ONCE, &[KEY, JSON, &used(3)], thing("a")).await;
+    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS, "{}", refused.body);
+    assert_eq!(refused.header("retry-after"), "600");
+    let someone = [COOKIE, "sec-fetch-site: same-origin", JSON, &*used(3)];
+    let answer = ask(&yard, ONCE, &someone, thing("a")).await;
+    assert_eq!(answer.status, StatusCode::CREATED, "another caller");
+    yard.base.clock.advance(window);
+    let answer = ask(&yard, ONCE, &[KEY, JSON, &used(3)], thing("a")).await;
+    assert_eq!(answer.status, StatusCode::CREATED);
+}
+
+#[tokio::test]
 async fn what_may_have_had_its_effect_is_not_run_again() {
     let yard = yard();
     for (number, (name, status)) in [("down", 503), ("panic", 500)].into_iter().enumerate() {

@@ -236,6 +236,161 @@ async fn connections_over_the_limit_wait_for_a_place() {
     assert!(rest(&mut second).await.starts_with("HTTP/1.1 404"));
 }
 
+/// Begins a request whose body does not come, or not yet.
+async fn begin(address: SocketAddr, path: &str, headers: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: a\r\n{headers}content-type: application/json\r\n\
+        connection: close\r\ncontent-length: 3\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream
+}
+
+/// The status of a request with its body; 0 when the connection is closed without an answer.
+async fn ask(address: SocketAddr, headers: &str) -> u16 {
+    let mut stream = begin(address, "/echo", headers).await;
+    let _ = stream.write_all(b"\"a\"").await;
+    let answer = rest(&mut stream).await;
+    answer.strip_prefix("HTTP/1.1 ").map_or(0, |answer| answer[..3].parse().unwrap())
+}
+
+async fn until(base: &Base, metric: &str) {
+    let is_said = async {
+        while !base.metrics.text().lines().any(|line| line == metric) {
+            tokio::task::yield_now().await;
+        }
+    };
+    let said = tokio::time::timeout(Duration::from_secs(20), is_said).await;
+    said.unwrap_or_else(|_| panic!("{metric} is never said:\n{}", base.metrics.text()));
+}
+
+#[tokio::test]
+async fn requests_whose_bodies_do_not_come_hold_up_nobody() {
+    let config = Config {
+        requests_max: 2,
+        body_read_time_max: Duration::from_secs(15),
+        ..Config::default()
+    };
+    let (address, base) = start(config).await;
+    let mut stalled = Vec::new();
+    for path in ["/echo", "/echo", "/echo", "/closed", "/closed", "/none"] {
+        stalled.push(begin(address, path, "").await);
+        // Each has a place until it is seen that its body is not there.
+        until(&base, &format!("madang_http_bodies {}", stalled.len())).await;
+    }
+    for _ in 0..5 {
+        assert_eq!(ask(address, "").await, 200);
+    }
+    for (stream, status) in stalled.iter_mut().zip(["200", "200", "200", "401", "401", "404"]) {
+        stream.write_all(b"\"a\"").await.unwrap();
+        assert!(rest(stream).await.starts_with(&format!("HTTP/1.1 {status}")));
+    }
+    until(&base, "madang_http_bodies 0").await;
+}
+
+#[tokio::test]
+async fn streams_of_one_connection_whose_bodies_do_not_come_hold_up_nobody() {
+    let config = Config { requests_max: 2, ..Config::default() };
+    let (address, base) = start(config).await;
+    let stream = TokioIo::new(TcpStream::connect(address).await.unwrap());
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    base.tasks.spawn("client", async move { drop(connection.await) });
+    let mut answers = Vec::new();
+    for number in 1..=50 {
+        sender.ready().await.unwrap();
+        let never = futures::stream::pending::<Result<hyper::body::Frame<Bytes>, std::io::Error>>();
+        let request = hyper::Request::post(format!("http://{address}/echo"))
+            .header("content-type", "application/json")
+            .body(http_body_util::StreamBody::new(never))
+            .unwrap();
+        answers.push(sender.send_request(request));
+        // Each has a place until it is seen that its body is not there.
+        until(&base, &format!("madang_http_bodies {number}")).await;
+    }
+    assert_eq!(ask(address, "").await, 200);
+}
+
+#[tokio::test]
+async fn bodies_that_are_awaited_have_a_limit() {
+    let (address, base) = start(Config { bodies_max: 1, ..Config::default() }).await;
+    let mut first = begin(address, "/echo", "").await;
+    until(&base, "madang_http_bodies 1").await;
+    let mut second = begin(address, "/echo", "").await;
+    assert!(rest(&mut second).await.starts_with("HTTP/1.1 503"));
+    first.write_all(b"\"a\"").await.unwrap();
+    assert!(rest(&mut first).await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn one_peer_has_its_share_of_requests() {
+    let config = Config {
+        requests_per_peer_max: 2,
+        trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()],
+        ..Config::default()
+    };
+    let (address, base) = start(config).await;
+    let mut held = Vec::new();
+    for from in ["2001:db8::1", "2001:db8::2"] {
+        held.push(begin(address, "/echo", &format!("x-forwarded-for: {from}\r\n")).await);
+    }
+    until(&base, "madang_http_bodies 2").await;
+    assert_eq!(ask(address, "x-forwarded-for: 2001:db8::3\r\n").await, 429);
+    assert_eq!(ask(address, "x-forwarded-for: 2001:db8:0:1::3\r\n").await, 200);
+    assert_eq!(ask(address, "").await, 200, "what asks for many has no share");
+    held[0].write_all(b"\"a\"").await.unwrap();
+    assert!(rest(&mut held[0]).await.starts_with("HTTP/1.1 200"));
+    assert_eq!(ask(address, "x-forwarded-for: 2001:db8::3\r\n").await, 200);
+}
+
+#[tokio::test]
+async fn one_peer_has_its_share_of_event_streams() {
+    let config = Config {
+        streams_per_peer_max: 1,
+        peers_without_limit: Vec::new(),
+        ..Config::default()
+    };
+    let (address, base) = start(config).await;
+    let follow = async || {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /ticks HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        let mut buffer = [0; 4_096];
+        let read = stream.read(&mut buffer).await.unwrap();
+        let answer = String::from_utf8_lossy(&buffer[..read]).into_owned();
+        (stream, answer)
+    };
+    let (first, answer) = follow().await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(follow().await.1.starts_with("HTTP/1.1 429"));
+    drop(first);
+    until(&base, "madang_http_streams 0").await;
+    assert!(follow().await.1.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn one_peer_has_its_share_of_connections() {
+    let config = Config { connections_per_peer_max: 2, ..Config::default() };
+    let (address, _base) = start(config.clone()).await;
+    let mut many = Vec::new();
+    for _ in 0..5 {
+        many.push(begin(address, "/echo", "").await);
+    }
+    assert_eq!(ask(address, "").await, 200, "this machine has no share");
+    let (address, base) = start(Config { peers_without_limit: Vec::new(), ..config }).await;
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        held.push(begin(address, "/echo", "").await);
+    }
+    until(&base, "madang_http_bodies 2").await;
+    assert_eq!(ask(address, "").await, 0);
+    assert!(base.metrics.text().contains("madang_connections_refused_total{door=\"http\"} 1"));
+    held[0].write_all(b"\"a\"").await.unwrap();
+    assert!(rest(&mut held[0]).await.starts_with("HTTP/1.1 200"));
+    let asked = async { while ask(address, "").await != 200 {} };
+    tokio::time::timeout(Duration::from_secs(20), asked).await.expect("there is room again");
+}
+
 /// A request for a WebSocket, the example of RFC 6455 (section 1.3).
 fn upgrade(change: impl Fn(&mut String)) -> String {
     let mut request = "GET /parrot HTTP/1.1\r\nhost: a\r\nconnection: keep-alive, Upgrade\r\nupgrade: websocket\r\n\

@@ -10,6 +10,7 @@ mod jobs;
 mod keys;
 mod kv;
 mod messages;
+mod mqtt;
 mod overview;
 mod passkeys;
 mod providers;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 
 use ::jobs::Jobs;
 use ::kv::Kv;
+use ::mqtt::Mqtt;
 use ::sockets::Sockets;
 use anyhow::Result;
 use articles::Articles;
@@ -55,6 +57,7 @@ pub(crate) struct Doors {
     pub(crate) devices: Devices,
     pub(crate) articles: Articles,
     pub(crate) sockets: Sockets,
+    pub(crate) mqtt: Mqtt,
     pub(crate) kv: Kv,
     /// The room of a development tool.
     pub(crate) added: Option<(Added, Ground)>,
@@ -83,6 +86,7 @@ impl Doors {
             .join(messages::routes(self))
             .join(endpoints::routes(self))
             .join(sockets::routes(self))
+            .join(mqtt::routes(self))
             .join(kv::routes(self))
             .join(dead_letters::routes(self))
             .join(jobs::routes(self))

@@ -189,6 +189,7 @@ pub(crate) async fn open(
         devices,
         articles,
         sockets,
+        mqtt: mqtt.clone(),
         added,
     };
     Ok(Rooms { doors, log, mqtt, kv, authority })
@@ -345,6 +346,8 @@ impl Running {
 fn device_grants() -> Vec<Grant> {
     vec![
         Grant::new("mqtt.*", "mqtt/*"),
+        // Every start makes another key, and devices go on with what they missed.
+        Grant::new("mqtt.client", "client/*"),
         Grant::new("devices.register", "device/*"),
         Grant::new("readings.*", "*"),
     ]

@@ -54,6 +54,7 @@
 /** @typedef {{ id: string, name: string, peer: string, since: string, transport: 'websocket' | 'tcp', version: string, subscriptions: number, received: number, sent: number, waiting_bytes: number }} Connection */
 /** @typedef {{ destination: string, subscribers: number, messages: number }} Topic */
 /** @typedef {{ name: string, messages: number, unacknowledged: number, consumers: number }} Queue */
+/** @typedef {{ client: string, name: string, connected: boolean, kept: boolean, subscriptions: number, waiting: number, waiting_bytes: number, missed: number }} MqttSession */
 /** @typedef {{ embedded: boolean, keys: number, expiring: number, memory_bytes: number, memory_bytes_max: number, clients: number, commands: number, hits: number, misses: number, expired: number, evicted: number, fsync: string }} Kv */
 /** @typedef {{ id: string, name: string, type: string, ttl_ms: number | null, memory_bytes: number }} KvKey */
 /** @typedef {{ key: KvKey, length: number, elements: string[][], truncated: boolean }} KvValue */
@@ -289,6 +290,8 @@ export const closeConnection = (id) => nothing('DELETE', `/v1/sockets/connection
 export const topics = (page) => json('GET', address('/v1/sockets/topics', paged(page)));
 /** @param {PageRequest} [page] @returns {Promise<Page<Queue>>} */
 export const queues = (page) => json('GET', address('/v1/sockets/queues', paged(page)));
+/** @param {PageRequest} [page] @returns {Promise<Page<MqttSession>>} */
+export const mqttSessions = (page) => json('GET', address('/v1/mqtt/sessions', paged(page)));
 
 // Keys of Redis clients.
 

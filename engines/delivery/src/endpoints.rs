@@ -111,6 +111,7 @@ impl Delivery {
             }
         };
         self.0.db.write(work).await?;
+        self.0.board.lock().look_at_all();
         self.0.wake.notify_one();
         self.endpoint(organisation, id).await
     }

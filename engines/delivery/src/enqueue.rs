@@ -91,6 +91,7 @@ impl Delivery {
         }
         store::insert(tx, &new).await?;
         *inner.backlog.lock().entry(place).or_default() += 1;
+        inner.board.lock().stir(new.lane);
         // Behind the commit: whoever looks before it finds nothing.
         tx.wake(&inner.wake);
         let is_waiting = new.state == State::Waiting;

@@ -55,12 +55,32 @@ pub(crate) struct Standing {
     pub(crate) due: Timestamp,
 }
 
+/// What a look for messages that are due reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Look {
+    All,
+    Lively {
+        endpoints: Vec<EndpointId>,
+        /// When all of them are to be looked at again.
+        all_in: Duration,
+    },
+}
+
+/// How often all endpoints are looked at, while there is something to do.
+pub(crate) const LOOK_AT_ALL_EVERY: Duration = Duration::from_secs(1);
+/// With more endpoints that have something to do, all are looked at.
+const LIVELY_MAX: usize = 200;
+
 /// How many attempts run and how fast they began, lane by lane.
 pub(crate) struct Board {
     limits: Limits,
     lanes: HashMap<Lane, Use>,
     /// What this process sends now: no clock that is set forward makes it send it a second time.
     sending: HashSet<MessageId>,
+    /// Endpoints with something to do since the last look at all of them, and since the one before.
+    lively: [HashSet<EndpointId>; 2],
+    /// When all of them were looked at.
+    looked_at_all: Option<Timestamp>,
     /// Attempts at endpoints, and those of them that began while their endpoint failed.
     posting: usize,
     unwell: usize,
@@ -106,8 +126,46 @@ impl Board {
             webhook_rate: config.endpoints.webhooks_per_second_max,
             slack_rate: config.endpoints.slack_per_second_max,
         };
-        let (lanes, sending) = (HashMap::new(), HashSet::new());
-        Self { limits, lanes, sending, posting: 0, unwell: 0 }
+        Self {
+            limits,
+            lanes: HashMap::new(),
+            sending: HashSet::new(),
+            lively: Default::default(),
+            looked_at_all: None,
+            posting: 0,
+            unwell: 0,
+        }
+    }
+
+    /// Which endpoints to look at now. All of them now and then; in between those with something to do: there can be
+    /// thousands that nothing is for.
+    pub(crate) fn look(&mut self, now: Timestamp) -> Look {
+        // A clock that is set back is a reason too.
+        let since = self.looked_at_all.filter(|then| *then <= now).map(|then| now.since(then));
+        match since.and_then(|since| LOOK_AT_ALL_EVERY.checked_sub(since)) {
+            Some(left) if !left.is_zero() => {
+                let [lately, before] = &self.lively;
+                let endpoints: Vec<_> = lately.union(before).copied().collect();
+                if endpoints.len() <= LIVELY_MAX {
+                    return Look::Lively { endpoints, all_in: left };
+                }
+            }
+            _ => {}
+        }
+        self.looked_at_all = Some(now);
+        // A message may be written before its transaction is committed, so it is looked for twice.
+        self.lively[1] = std::mem::take(&mut self.lively[0]);
+        Look::All
+    }
+
+    /// There is something to do for a lane, or will be in a moment.
+    pub(crate) fn stir(&mut self, lane: Lane) {
+        self.lively[0].extend(lane.endpoint());
+    }
+
+    /// Whatever is known of endpoints may be otherwise now.
+    pub(crate) fn look_at_all(&mut self) {
+        self.looked_at_all = None;
     }
 
     pub(crate) fn room(&self) -> Room {
@@ -210,6 +268,7 @@ impl Drop for Slot {
             board.posting -= 1;
             board.unwell -= usize::from(self.was_unwell);
         }
+        board.stir(self.lane);
         drop(board);
         self.wake.notify_one();
     }
@@ -279,6 +338,35 @@ mod tests {
         assert_eq!(ask(&slack), Allowed { count: 0, then: Some(Duration::from_secs(1)) });
         let faster = Standing { rate_max: Some(10), ..slack };
         assert!(ask(&faster).then.is_none() || ask(&faster).count < 3);
+    }
+
+    #[test]
+    fn endpoints_that_nothing_is_for_are_looked_at_once_a_second() {
+        let mut board = Board::new(&config());
+        let at = |millis| NOW.plus(Duration::from_millis(millis));
+        let lively = |look: Look| match look {
+            Look::All => panic!("it looks at all"),
+            Look::Lively { mut endpoints, .. } => {
+                endpoints.sort_unstable();
+                endpoints
+            }
+        };
+        let one = |number| EndpointId::fixed(number);
+        assert_eq!(board.look(at(0)), Look::All);
+        board.stir(Lane::Mail);
+        board.stir(Lane::Endpoint(one(1)));
+        let Look::Lively { endpoints, all_in } = board.look(at(400)) else { panic!() };
+        assert_eq!((endpoints, all_in), (vec![one(1)], Duration::from_millis(600)));
+        assert_eq!(board.look(at(1_000)), Look::All);
+        board.stir(Lane::Endpoint(one(2)));
+        assert_eq!(lively(board.look(at(1_100))), [one(1), one(2)], "for two seconds at least");
+        assert_eq!(board.look(at(2_000)), Look::All);
+        assert_eq!(lively(board.look(at(2_100))), [one(2)]);
+        board.look_at_all();
+        assert_eq!(board.look(at(2_200)), Look::All);
+        assert_eq!(board.look(at(2_100)), Look::All, "the clock was set back");
+        (0..300).for_each(|number| board.stir(Lane::Endpoint(one(number))));
+        assert_eq!(board.look(at(2_300)), Look::All, "too many to name");
     }
 
     #[test]

@@ -96,6 +96,7 @@ struct Meters {
     failed: Counter,
     retried: Counter,
     unknown: Counter,
+    endpoints_read: Counter,
     held: Gauge,
     waiting: Gauge,
     seconds: Histogram,
@@ -260,6 +261,10 @@ impl Meters {
             unknown: counter(
                 "delivery_unknown",
                 "Attempts whose end nobody wrote: the receiver may have got a message twice.",
+            ),
+            endpoints_read: counter(
+                "delivery_endpoints_read",
+                "Endpoints that were looked at for messages that are due.",
             ),
             held: gauge("delivery_held", "Messages held, by the last count."),
             waiting: gauge(

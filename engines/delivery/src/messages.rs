@@ -121,6 +121,7 @@ impl Delivery {
         };
         self.0.db.write(work).await?;
         worker::count(&self.0).await?;
+        self.0.board.lock().look_at_all();
         self.0.wake.notify_one();
         Ok(())
     }
@@ -146,6 +147,7 @@ impl Delivery {
         };
         let retried = self.0.db.write(work).await?;
         worker::count(&self.0).await?;
+        self.0.board.lock().look_at_all();
         self.0.wake.notify_one();
         Ok(retried)
     }

@@ -12,7 +12,7 @@ use base::{OrganisationId, PageRequest, Seal, Timestamp};
 use parking_lot::Mutex;
 use relational::{Migration, Read, Row, Tx, Value, params};
 
-use crate::lanes::{Board, Lane, Standing};
+use crate::lanes::{Board, LOOK_AT_ALL_EVERY, Lane, Look, Standing};
 use crate::{
     Channel, Counts, EndpointState, Error, Message, MessageFilter, MessageId, Secret, State,
 };
@@ -127,6 +127,7 @@ pub(crate) struct New {
 /// What a look for messages that are due may take.
 #[derive(Clone)]
 pub(crate) struct Asked {
+    pub(crate) look: Look,
     pub(crate) board: Arc<Mutex<Board>>,
     pub(crate) seal: Arc<Seal>,
     /// How long an attempt has a mail for itself; nothing while there is no server.
@@ -170,6 +171,8 @@ pub(crate) struct Claim {
     pub(crate) given_up: Vec<(OrganisationId, Lane, MessageId)>,
     /// Attempts before these whose end nobody wrote.
     pub(crate) unknown: u64,
+    /// Endpoints that were looked at.
+    pub(crate) endpoints_read: u64,
     /// When to look again, if nothing happens before.
     pub(crate) next: Option<Timestamp>,
 }
@@ -253,7 +256,12 @@ pub(crate) async fn insert(tx: &mut Tx, new: &New) -> Result<(), Error> {
 /// Takes messages that are due, or whose attempt's lease ended, as many as their lanes allow.
 pub(crate) async fn claim(tx: &mut Tx, asked: &Asked) -> Result<Claim, Error> {
     let now = asked.now;
-    let mut lanes = endpoints::standing(tx).await?;
+    let (mut lanes, read) = endpoints::standing(tx, &asked.look).await?;
+    let soon = now.plus(LOOK_AT_ALL_EVERY);
+    {
+        let mut board = asked.board.lock();
+        lanes.iter().filter(|lane| lane.due <= soon).for_each(|lane| board.stir(lane.lane));
+    }
     if asked.mail_lease.is_some()
         && let Some(due) = earliest(tx, Lane::Mail, Timestamp::from_micros(0)).await?
     {
@@ -262,7 +270,10 @@ pub(crate) async fn claim(tx: &mut Tx, asked: &Asked) -> Result<Claim, Error> {
     }
     lanes.sort_by_key(|lane| lane.due);
     let mut room = asked.board.lock().room();
-    let mut claim = Claim::default();
+    let mut claim = Claim { endpoints_read: read, ..Claim::default() };
+    if let Look::Lively { all_in, .. } = &asked.look {
+        claim.look_at(now.plus(*all_in));
+    }
     for lane in lanes {
         if lane.due > now {
             claim.look_at(lane.due);

@@ -57,11 +57,20 @@ pub(crate) async fn claim(inner: &Inner) -> Result<Claim, Error> {
     let mail_lease = inner.relay.is_some().then(|| inner.mail_lease());
     let (board, clock, post_lease) = (inner.board.clone(), inner.clock.clone(), inner.post_lease());
     let seal = inner.seal.clone();
+    let look = inner.board.lock().look(inner.clock.now());
     let work = async move |tx: &mut Tx| {
         let (board, seal, now) = (board.clone(), seal.clone(), clock.now());
-        store::claim(tx, &Asked { board, seal, mail_lease, post_lease, now }).await
+        let look = look.clone();
+        store::claim(tx, &Asked { look, board, seal, mail_lease, post_lease, now }).await
     };
-    let claim = inner.db.write(work).await?;
+    let claim = match inner.db.write(work).await {
+        Ok(claim) => claim,
+        Err(error) => {
+            inner.board.lock().look_at_all();
+            return Err(error);
+        }
+    };
+    inner.meters.endpoints_read.inc_by(claim.endpoints_read);
     inner.meters.unknown.inc_by(claim.unknown);
     for (organisation, lane, id) in &claim.given_up {
         tracing::warn!(%organisation, message = %id, "a message failed: its last attempt did not end");

@@ -245,7 +245,7 @@ impl Identity {
             if tx.execute(sql, params![hash, account, organisation]).await? == 0 {
                 return Err(Error::NotAnAccount);
             }
-            let ended = delete_all(tx, account, kept.as_deref()).await?;
+            let ended = delete_all(tx, account, kept.as_deref().into()).await?;
             tickets::forget(tx, account).await?;
             note(tx, &base, &change).await?;
             Ok(ended)

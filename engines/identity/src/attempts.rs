@@ -1,18 +1,13 @@
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
-use std::time::Duration;
+use std::net::IpAddr;
 
-use base::{AccountId, Timestamp};
-use parking_lot::Mutex;
+use base::{AccountId, Tally, Timestamp, network_of};
 
 use crate::{Config, Error};
 
 /// Counts attempts in windows of time. One address cannot lock others out of an account: only the count
 /// of the two together is low.
 pub(crate) struct Attempts {
-    counts: Mutex<HashMap<Of, Count>>,
-    window: Duration,
-    kept_max: usize,
+    tally: Tally<Of>,
     pair_max: u32,
     account_max: u32,
     address_max: u32,
@@ -33,18 +28,10 @@ enum Of {
     Second(AccountId),
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Count {
-    since: Timestamp,
-    count: u32,
-}
-
 impl Attempts {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
-            counts: Mutex::default(),
-            window: config.attempts_window,
-            kept_max: config.attempts_kept_max,
+            tally: Tally::new(config.attempts_window, config.attempts_kept_max),
             pair_max: config.attempts_per_pair_max,
             account_max: config.attempts_per_account_max,
             address_max: config.attempts_per_address_max,
@@ -57,7 +44,7 @@ impl Attempts {
 
     /// Counts an attempt before it is known whether it succeeds, so that many at once do not slip through.
     pub(crate) fn sign_in(&self, now: Timestamp, email: &str, from: IpAddr) -> Result<(), Error> {
-        let from = network(from);
+        let from = network_of(from);
         self.count(
             now,
             &[
@@ -70,18 +57,14 @@ impl Attempts {
 
     /// Takes back an attempt that succeeded.
     pub(crate) fn succeeded(&self, email: &str, from: IpAddr) {
-        let from = network(from);
-        let mut counts = self.counts.lock();
-        counts.remove(&Of::Pair(email.to_owned(), from));
-        for of in [Of::Account(email.to_owned()), Of::Address(from)] {
-            if let Some(count) = counts.get_mut(&of) {
-                count.count = count.count.saturating_sub(1);
-            }
-        }
+        let from = network_of(from);
+        self.tally.forget(&Of::Pair(email.to_owned(), from));
+        self.tally.take_back(&Of::Account(email.to_owned()));
+        self.tally.take_back(&Of::Address(from));
     }
 
     pub(crate) fn sign_up(&self, now: Timestamp, from: IpAddr) -> Result<(), Error> {
-        self.count(now, &[(Of::SignUps(network(from)), self.sign_ups_max)])
+        self.count(now, &[(Of::SignUps(network_of(from)), self.sign_ups_max)])
     }
 
     /// Counts a mail that somebody asks for, whether its address is anybody's or not.
@@ -90,7 +73,7 @@ impl Attempts {
             now,
             &[
                 (Of::MailsTo(email.to_owned()), self.mails_per_email_max),
-                (Of::MailsFrom(network(from)), self.mails_per_address_max),
+                (Of::MailsFrom(network_of(from)), self.mails_per_address_max),
             ],
         )
     }
@@ -101,50 +84,18 @@ impl Attempts {
     }
 
     pub(crate) fn second_succeeded(&self, account: AccountId) {
-        self.counts.lock().remove(&Of::Second(account));
+        self.tally.forget(&Of::Second(account));
     }
 
     fn count(&self, now: Timestamp, limits: &[(Of, u32)]) -> Result<(), Error> {
-        let mut counts = self.counts.lock();
-        let is_current = |count: &Count| now.since(count.since) < self.window;
-        let is_over = limits.iter().any(|(of, max)| {
-            counts.get(of).is_some_and(|count| is_current(count) && count.count >= *max)
-        });
-        if is_over {
-            return Err(Error::TooManyAttempts);
-        }
-        if counts.len() + limits.len() > self.kept_max {
-            counts.retain(|_, count| is_current(count));
-            while counts.len() + limits.len() > self.kept_max {
-                let oldest = counts.iter().min_by_key(|(_, count)| count.since);
-                let Some(oldest) = oldest.map(|(of, _)| of.clone()) else { break };
-                counts.remove(&oldest);
-            }
-        }
-        for (of, _) in limits {
-            let count = counts.entry(of.clone()).or_insert(Count { since: now, count: 0 });
-            if !is_current(count) {
-                *count = Count { since: now, count: 0 };
-            }
-            count.count += 1;
-        }
-        Ok(())
-    }
-}
-
-/// Whoever has one IPv6 address has its whole /64.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let bits = u128::from(address) >> 64 << 64;
-            IpAddr::V6(Ipv6Addr::from(bits))
-        }
-        address @ IpAddr::V4(_) => address,
+        self.tally.count(now, limits).map_err(|_| Error::TooManyAttempts)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const NOW: Timestamp = Timestamp::from_millis(1_000_000);
@@ -202,6 +153,6 @@ mod tests {
             attempts.sign_in(NOW.plus(Duration::from_secs(number.into())), "a@b", from).ok();
             attempts.sign_up(NOW, from).ok();
         }
-        assert!(attempts.counts.lock().len() <= 20);
+        assert!(attempts.tally.len() <= 20);
     }
 }

@@ -214,6 +214,14 @@ impl Config {
         }
     }
 
+    /// How long a session lasts without being used.
+    pub(crate) fn session_time(&self, holds: Holds) -> Duration {
+        match holds {
+            Holds::Bearer => self.bearer_time_max,
+            Holds::Cookie | Holds::Tokens => self.session_time_max,
+        }
+    }
+
     pub(crate) fn check(&self) -> Result<(), Error> {
         for (name, grants) in [
             ("member_grants", &self.member_grants),

@@ -122,9 +122,7 @@ impl Identity {
     /// The hash of a password that belongs to no account, such as a guest's, made as those of accounts are and with
     /// the same few at once.
     pub async fn hash_password(&self, password: &str) -> Result<String, Error> {
-        if password.len() > BYTES_MAX {
-            return Err(Error::Password("must have at most 1024 bytes"));
-        }
+        check_length(password)?;
         self.0.hasher.hash(password).await
     }
 

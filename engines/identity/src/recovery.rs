@@ -9,7 +9,7 @@ use relational::{Tx, params};
 use crate::accounts::normal_email;
 use crate::audit::{Change, note};
 use crate::letters::{Changed, Errand};
-use crate::sessions::{Entered, Holds, Visitor, delete_all};
+use crate::sessions::{Entered, Holds, Kept, Visitor, delete_all};
 use crate::tickets::{self, Kind, NewTicket, Ticket};
 use crate::{Error, Identity, SessionId, factors, password, token};
 
@@ -131,7 +131,7 @@ impl Identity {
             identity.proved(tx, &ticket).await?;
             let sql = "UPDATE account SET password_hash = ? WHERE id = ?";
             tx.execute(sql, params![hash, ticket.account]).await?;
-            let ended = delete_all(tx, ticket.account, None).await?;
+            let ended = delete_all(tx, ticket.account, Kept::Nothing).await?;
             tickets::forget(tx, ticket.account).await?;
             note(tx, &identity.0.base, &change(&ticket, "account.reset-password")).await?;
             Ok::<_, Error>(ended)
@@ -217,7 +217,7 @@ impl Identity {
         }
         factors::remove_all(tx, ticket.account).await?;
         note(tx, &self.0.base, &change(ticket, "account.verify")).await?;
-        delete_all(tx, ticket.account, None).await
+        delete_all(tx, ticket.account, Kept::Nothing).await
     }
 
     fn now_proved(&self, ticket: &Ticket, ended: &[SessionId]) {

@@ -210,7 +210,7 @@ impl Identity {
             Holds::Tokens => token::refresh_text(&entry.secret),
             Holds::Bearer => String::new(),
         };
-        let lifetime = config.session_time_max;
+        let lifetime = config.session_time(entry.holds);
         Ok(NewSession { id: entry.id, token, lifetime, access, principal })
     }
 
@@ -395,7 +395,7 @@ impl Identity {
         let change = Change::of(by, "session.end-others", format!("account/{account}"));
         let base = self.0.base.clone();
         let ended = self.0.db.write(async move |tx| {
-            let ended = delete_all(tx, account, keep.as_deref()).await?;
+            let ended = delete_all(tx, account, keep.as_deref().into()).await?;
             note(tx, &base, &change).await?;
             Ok::<_, Error>(ended)
         });
@@ -476,10 +476,7 @@ async fn begin(tx: &mut Tx, config: &Config, entry: &Entry) -> Result<(), Error>
     let hash = token::stored(&entry.secret).ok_or(Error::SignInFailed)?;
     let access = entry.access.as_deref().and_then(token::stored);
     let access_expires = access.is_some().then(|| now.plus(config.access_time(entry.holds)));
-    let expires = now.plus(match entry.holds {
-        Holds::Bearer => config.bearer_time_max,
-        Holds::Cookie | Holds::Tokens => config.session_time_max,
-    });
+    let expires = now.plus(config.session_time(entry.holds));
     let sql = "INSERT INTO session (id, organisation, account, kind, token_hash, access_hash,
             access_expires, agent, address, created, seen, expires)
         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
@@ -517,21 +514,42 @@ pub(crate) async fn delete(tx: &mut Tx, id: SessionId) -> Result<(), Error> {
     Ok(())
 }
 
-/// Ends the sessions of an account but the one with a hash, and says which.
+/// Which of an account's sessions goes on when the others end.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Kept<'a> {
+    Nothing,
+    Hash(&'a str),
+    Session(SessionId),
+}
+
+/// Ends the sessions of an account but one, and says which.
 pub(crate) async fn delete_all(
     tx: &mut Tx,
     account: AccountId,
-    keep: Option<&str>,
+    kept: Kept<'_>,
 ) -> Result<Vec<SessionId>, Error> {
-    let sql = "SELECT id FROM session WHERE account = ? AND token_hash <> ?";
-    let rows = tx.query(sql, params![account, keep.unwrap_or_default()]).await?;
+    let sql = "SELECT id, token_hash FROM session WHERE account = ?";
+    let rows = tx.query(sql, params![account]).await?;
     let mut ended = Vec::with_capacity(rows.len());
     for row in rows {
-        let id = row.get("id")?;
-        delete(tx, id).await?;
-        ended.push(id);
+        let (id, hash): (SessionId, String) = (row.get("id")?, row.get("token_hash")?);
+        let is_kept = match kept {
+            Kept::Nothing => false,
+            Kept::Hash(kept) => hash == kept,
+            Kept::Session(kept) => id == kept,
+        };
+        if !is_kept {
+            delete(tx, id).await?;
+            ended.push(id);
+        }
     }
     Ok(ended)
+}
+
+impl<'a> From<Option<&'a str>> for Kept<'a> {
+    fn from(hash: Option<&'a str>) -> Self {
+        hash.map_or(Self::Nothing, Self::Hash)
+    }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]

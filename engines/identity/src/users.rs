@@ -7,7 +7,7 @@ use relational::{Tx, params};
 use crate::accounts::{Insert, NewPerson, insert, normal_email};
 use crate::audit::{By, Change, note};
 use crate::letters::{Changed, Errand};
-use crate::sessions::{Holds, NewSession, SessionId, Visitor, account_of, delete};
+use crate::sessions::{Holds, Kept, NewSession, SessionId, Visitor, account_of, delete_all};
 use crate::{Error, Identity, Role, password, tickets, token};
 
 /// Who wants to use what an organisation offers.
@@ -137,7 +137,8 @@ impl Identity {
             if let Some(hash) = &new_hash {
                 let sql = "UPDATE account SET password_hash = ? WHERE id = ? AND organisation = ?";
                 tx.execute(sql, params![hash, account, organisation]).await?;
-                ended = end_others(tx, account, keep).await?;
+                let kept = keep.map_or(Kept::Nothing, Kept::Session);
+                ended = delete_all(tx, account, kept).await?;
                 tickets::forget(tx, account).await?;
             }
             with(tx).await?;
@@ -169,21 +170,4 @@ impl Identity {
     fn role(&self, account: AccountId) -> Option<Role> {
         self.0.live.read().accounts.get(&account).map(|account| account.role)
     }
-}
-
-async fn end_others(
-    tx: &mut Tx,
-    account: AccountId,
-    keep: Option<SessionId>,
-) -> Result<Vec<SessionId>, Error> {
-    let rows = tx.query("SELECT id FROM session WHERE account = ?", params![account]).await?;
-    let mut ended = Vec::with_capacity(rows.len());
-    for row in rows {
-        let id: SessionId = row.get("id")?;
-        if Some(id) != keep {
-            delete(tx, id).await?;
-            ended.push(id);
-        }
-    }
-    Ok(ended)
 }

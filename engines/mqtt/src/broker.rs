@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use base::access::{Action, Authority, Principal, Resource};
-use base::{Base, Failure, OrganisationId, Timestamp};
+use base::{Base, Failure, OrganisationId, Shares, Timestamp};
 use parking_lot::{Mutex, RwLock};
 
 use crate::meter::Meter;
@@ -14,13 +14,15 @@ use crate::outbox::{Budget, Room};
 use crate::packet::{Close, Options, Reason, Will};
 use crate::protocol::Refusal;
 use crate::retained::Retained;
-use crate::session::{Session, State};
+use crate::session::{Session, SessionInfo, State};
 use crate::store::{Begun, Kept, Store};
 use crate::trie::Trie;
 use crate::{Config, Error, Intake, Left};
 
 pub(crate) const PUBLISH: Action = Action("mqtt.publish");
 pub(crate) const SUBSCRIBE: Action = Action("mqtt.subscribe");
+/// Being a client, on `client/<identifier>`, whose session another key or account began.
+pub(crate) const CLIENT: Action = Action("mqtt.client");
 
 /// How often ends of sessions, delayed wills and expired messages are looked for.
 const SWEEP_EVERY: Duration = Duration::from_millis(250);
@@ -33,6 +35,8 @@ pub(crate) struct Broker {
     pub(crate) intake: Arc<dyn Intake>,
     pub(crate) meter: Meter,
     pub(crate) connections: AtomicUsize,
+    /// Connections of each peer that are not let in yet.
+    pub(crate) peers: Arc<Shares>,
     pub(crate) is_served: AtomicBool,
     /// Bytes of messages that wait in memory, in all organisations together.
     waiting: Arc<AtomicUsize>,
@@ -96,6 +100,8 @@ enum Claim {
     Kept(Attached),
     /// Another connection holds it, and was asked to let go.
     Held(Arc<Session>),
+    /// It is somebody else's.
+    Foreign,
     Full,
 }
 
@@ -111,7 +117,9 @@ impl Broker {
         }
         let (authority, intake) = doors;
         let first_number = store.last_number().await?;
+        let networks = config.peers_without_limit.clone();
         let broker = Self {
+            peers: Shares::new(config.connecting_per_peer_max, networks),
             config,
             base: base.clone(),
             authority,
@@ -200,6 +208,25 @@ impl Broker {
         organisations.entry(id).or_insert_with(made).clone()
     }
 
+    /// The first sessions of an organisation after a client identifier, by that.
+    pub(crate) fn session_infos(
+        &self,
+        organisation: OrganisationId,
+        after: Option<&str>,
+        max: usize,
+    ) -> Vec<SessionInfo> {
+        let Some(organisation) = self.organisations.read().get(&organisation).cloned() else {
+            return Vec::new();
+        };
+        let mut found: Vec<Arc<Session>> = {
+            let sessions = organisation.sessions.lock();
+            let is_after = |it: &&Arc<Session>| after.is_none_or(|after| &*it.client > after);
+            sessions.values().filter(is_after).cloned().collect()
+        };
+        found.sort_unstable_by(|a, b| a.client.cmp(&b.client));
+        found.iter().take(max).map(|session| session.info()).collect()
+    }
+
     pub(crate) fn next_number(&self) -> u64 {
         self.last_number.fetch_add(1, Ordering::Relaxed) + 1
     }
@@ -210,8 +237,11 @@ impl Broker {
 
     /// Whether it may, by a grant on `mqtt/<topic or filter>`.
     pub(crate) fn may(&self, principal: &Principal, action: Action, topic: &str) -> bool {
-        let path = format!("mqtt/{topic}");
-        let resource = Resource { organisation: principal.organisation, path: &path };
+        self.may_on(principal, action, &format!("mqtt/{topic}"))
+    }
+
+    fn may_on(&self, principal: &Principal, action: Action, path: &str) -> bool {
+        let resource = Resource { organisation: principal.organisation, path };
         self.authority.authorize(principal, action, resource).is_ok()
     }
 
@@ -222,6 +252,10 @@ impl Broker {
             match self.claim(&organisation, &arrival) {
                 Claim::Full => {
                     return Err(Refusal(Reason::QUOTA, "the organisation has too many sessions"));
+                }
+                Claim::Foreign => {
+                    let text = "the client identifier belongs to the session of another key";
+                    return Err(Refusal(Reason::CLIENT_ID, text));
                 }
                 Claim::Held(session) => {
                     let released = session.released.notified();
@@ -243,14 +277,16 @@ impl Broker {
         let mut sessions = organisation.sessions.lock();
         let kept = sessions.get(&arrival.client).cloned();
         if let Some(session) = &kept {
+            let is_over = self.is_free(session);
+            if !is_over && !self.may_take(session, arrival) {
+                return Claim::Foreign;
+            }
             let mut state = session.state.lock();
             if state.is_connected {
                 drop(state);
                 session.kick(Close::of(Reason::TAKEN_OVER, "the client connected again"));
                 return Claim::Held(session.clone());
             }
-            let is_over =
-                state.expires_at.is_some_and(|expires_at| expires_at <= self.base.clock.now());
             if !arrival.clean_start && !is_over {
                 state.is_connected = true;
                 state.expires_at = None;
@@ -274,6 +310,23 @@ impl Broker {
             self.meter.sessions.inc();
         }
         Claim::Begun { attached: self.attached(organisation, &session, false), replaced: kept }
+    }
+
+    /// Whether a session is nobody's any more: its time or its key is over.
+    fn is_free(&self, session: &Session) -> bool {
+        let (expires_at, owner) = {
+            let state = session.state.lock();
+            (state.expires_at, state.principal.clone())
+        };
+        expires_at.is_some_and(|expires_at| expires_at <= self.base.clock.now())
+            || !self.authority.is_current(&owner)
+    }
+
+    /// A session is for whoever began it, and for those who were granted to be its client: a device whose key changed.
+    fn may_take(&self, session: &Session, arrival: &Arrival) -> bool {
+        let owner = session.state.lock().principal.subject;
+        let path = || format!("client/{}", arrival.client);
+        owner == arrival.principal.subject || self.may_on(&arrival.principal, CLIENT, &path())
     }
 
     fn attached(
@@ -326,7 +379,7 @@ impl Broker {
             let begun = begun(session, &arrival);
             rows = self.store.resume(begun).await.map_err(|error| cannot_answer(&error))?;
         }
-        // Another key of the organisation may use the client identifier; it gets what it may see.
+        // Another key may have been granted the client identifier; it gets what it may see.
         let is_allowed = |topic: &str| self.may(&arrival.principal, SUBSCRIBE, topic);
         let (mut forbidden, removed);
         {

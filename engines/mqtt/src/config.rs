@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use base::Cidr;
 use serde::{Deserialize, Serialize};
 
 /// The limits of the broker.
@@ -8,6 +9,11 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// Open connections, in all organisations together.
     pub connections_max: usize,
+    /// Those of one peer that have not proved who they are: of an address of IPv4 or a /64 of IPv6. More are closed at
+    /// once.
+    pub connecting_per_peer_max: usize,
+    /// Networks whose peers have no such limit: this machine, as it comes.
+    pub peers_without_limit: Vec<Cidr>,
     /// How long a new connection may take until its CONNECT is complete and checked.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub connect_time_max: Duration,
@@ -33,13 +39,14 @@ pub struct Config {
     /// How long a session is kept without its client, at most.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub session_expiry_max: Duration,
-    /// Messages that wait for one client.
+    /// Messages that wait for one client; one that is away misses those that come when as many wait.
     pub queue_messages_max: usize,
     /// Bytes of the messages that wait for one client.
     pub queue_bytes_max: usize,
     /// Bytes of waiting messages in memory, for all clients together; those of one organisation have at most half.
     pub queues_bytes_max: usize,
-    /// How long a publish waits for room in the queue of a connected subscriber.
+    /// How long a publish waits for room in the queue of a connected subscriber. Then a kept session misses messages
+    /// until half of its queue is free, and any other subscriber is disconnected.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub queue_wait_max: Duration,
     /// Retained messages of one organisation.
@@ -59,6 +66,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             connections_max: 10_000,
+            connecting_per_peer_max: 256,
+            peers_without_limit: Cidr::this_machine(),
             connect_time_max: Duration::from_secs(10),
             packet_bytes_before_auth_max: 16 << 10,
             packet_bytes_max: 256 << 10,
@@ -73,7 +82,7 @@ impl Default for Config {
             queue_messages_max: 10_000,
             queue_bytes_max: 4 << 20,
             queues_bytes_max: 256 << 20,
-            queue_wait_max: Duration::from_secs(2),
+            queue_wait_max: Duration::from_secs(1),
             retained_max: 10_000,
             retained_bytes_max: 64 << 20,
             read_bytes_max: 64 << 10,
@@ -88,6 +97,7 @@ impl Config {
     pub(crate) fn fault(&self) -> Option<&'static str> {
         let positive = [
             (self.connections_max, "connections_max"),
+            (self.connecting_per_peer_max, "connecting_per_peer_max"),
             (self.inflight_max.into(), "inflight_max"),
             (self.topic_levels_max, "topic_levels_max"),
             (self.queue_messages_max, "queue_messages_max"),

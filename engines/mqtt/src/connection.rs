@@ -6,6 +6,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
+use base::Share;
 use base::access::{Door, Principal, Refused};
 use bytes::BytesMut;
 use futures::future::BoxFuture;
@@ -25,8 +26,16 @@ use crate::{Message, Qos, topic};
 /// The least room that a read is given.
 const READ_BYTES: usize = 8 << 10;
 
-/// Serves one connection to its end. `is_over`: there are too many, so that it is only told so.
-pub(crate) async fn serve<R, W>(broker: Arc<Broker>, read: R, write: W, is_over: bool)
+/// Somebody who comes.
+pub(crate) struct Comer {
+    /// There are too many, so that it is only told so.
+    pub(crate) is_over: bool,
+    /// What it takes of its peer's share until it is let in.
+    pub(crate) share: Option<Share>,
+}
+
+/// Serves one connection to its end.
+pub(crate) async fn serve<R, W>(broker: Arc<Broker>, read: R, write: W, comer: Comer)
 where
     R: AsyncRead + Unpin + Send,
     W: AsyncWrite + Unpin + Send,
@@ -35,11 +44,12 @@ where
     let mut wire = Wire { read, write, input: BytesMut::new(), protocol };
     let admitted = tokio::select! {
         biased;
-        admitted = wire.admit(&broker, is_over) => admitted,
+        admitted = wire.admit(&broker, comer.is_over) => admitted,
         () = broker.base.clock.sleep(broker.config.connect_time_max) => None,
         () = broker.base.tasks.stopping().cancelled_owned() => None,
     };
     if let Some((attached, principal)) = admitted {
+        drop(comer.share);
         Box::pin(Live::new(broker.clone(), wire, attached, principal).run()).await;
     } else {
         wire.finish(&broker).await;

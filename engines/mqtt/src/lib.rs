@@ -32,11 +32,12 @@ mod trie;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use base::access::Authority;
+use base::access::{Action, Authority};
 use base::{Base, OrganisationId, Stream, Tls};
 use bytes::Bytes;
 use relational::Db;
@@ -47,11 +48,16 @@ pub use config::Config;
 pub use error::Error;
 pub use intake::{Accepted, Intake, Left};
 pub use message::{Message, Properties, Qos};
+pub use session::SessionInfo;
 
 use broker::Broker;
+use connection::Comer;
 use protocol::Outcome;
 use route::{Judged, Verdict};
 use store::Rows;
+
+/// Seeing which sessions there are.
+pub const READ: Action = Action("mqtt.read");
 
 /// Connections over the limit that are told so; more are closed unheard.
 const REFUSALS_MAX: usize = 64;
@@ -91,7 +97,7 @@ impl Mqtt {
                 () = stopping.cancelled() => break,
             };
             match accepted {
-                Ok((stream, _)) => self.welcome(stream, tls.as_ref()),
+                Ok((stream, peer)) => self.welcome(stream, peer.ip(), tls.as_ref()),
                 Err(error) => {
                     tracing::warn!(%error, "a connection was not accepted");
                     broker.base.clock.sleep(ACCEPT_PAUSE).await;
@@ -135,18 +141,34 @@ impl Mqtt {
         }
     }
 
+    /// Sessions of an organisation by client identifier, connected or kept, after one.
+    pub fn sessions(
+        &self,
+        organisation: OrganisationId,
+        after: Option<&str>,
+        max: usize,
+    ) -> Vec<SessionInfo> {
+        self.0.session_infos(organisation, after, max)
+    }
+
     /// Open connections, those included that are not let in yet.
     pub fn connections(&self) -> usize {
         self.0.connections.load(Ordering::Relaxed)
     }
 
-    fn welcome(&self, stream: TcpStream, tls: Option<&Tls>) {
+    fn welcome(&self, stream: TcpStream, peer: IpAddr, tls: Option<&Tls>) {
         let broker = self.0.clone();
+        let Some(share) = broker.peers.take(peer) else {
+            broker.base.metrics.refused_connection("mqtt");
+            tracing::debug!(%peer, "a connection is closed: its address has too many that do not log in");
+            return;
+        };
         let open = Open::new(&broker);
         if open.before >= broker.config.connections_max + REFUSALS_MAX {
             return;
         }
         let is_over = open.before >= broker.config.connections_max;
+        let comer = Comer { is_over, share: Some(share) };
         let tasks = broker.base.tasks.clone();
         if let Some(tls) = tls {
             let stream = match Stream::accepted(stream, Some(tls)) {
@@ -155,7 +177,7 @@ impl Mqtt {
             };
             let (read, write) = tokio::io::split(stream);
             tasks.spawn("mqtt-connection", async move {
-                connection::serve(broker, read, write, is_over).await;
+                connection::serve(broker, read, write, comer).await;
                 drop(open);
             });
             return;
@@ -165,7 +187,7 @@ impl Mqtt {
                 tracing::debug!(%error, "a socket was gone at once");
             }
             let (read, write) = stream.into_split();
-            connection::serve(broker, read, write, is_over).await;
+            connection::serve(broker, read, write, comer).await;
             drop(open);
         });
     }

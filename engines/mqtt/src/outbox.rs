@@ -110,9 +110,22 @@ impl Outbox {
     }
 
     pub(crate) fn has_room(&self, cost: usize, limits: Room, total: usize) -> bool {
-        self.reserved.messages < limits.messages
-            && self.reserved.bytes + cost <= limits.bytes
-            && self.budget.has_room(cost, total)
+        self.has_room_in_rows(cost, limits) && self.budget.has_room(cost, total)
+    }
+
+    /// The same for what goes into a row and not into memory.
+    pub(crate) fn has_room_in_rows(&self, cost: usize, limits: Room) -> bool {
+        self.reserved.messages < limits.messages && self.reserved.bytes + cost <= limits.bytes
+    }
+
+    /// Whether half of it is free.
+    pub(crate) fn is_half_free(&self, limits: Room) -> bool {
+        self.reserved.messages <= limits.messages / 2 && self.reserved.bytes <= limits.bytes / 2
+    }
+
+    /// How many messages count against the limits, and their bytes.
+    pub(crate) fn reserved(&self) -> Room {
+        self.reserved
     }
 
     /// Promises room to a delivery that will be pushed, or is kept in a row.

@@ -1,16 +1,17 @@
 //! From one publish to everybody who subscribed: promise room, make durable, deliver.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
 use base::Timestamp;
 use base::access::Principal;
+use futures::FutureExt;
+use futures::future::{BoxFuture, MaybeDone, maybe_done};
 
 use crate::broker::{Broker, Organisation, PUBLISH};
 use crate::outbox::Delivery;
 use crate::packet::{Close, Reason, Will};
 use crate::protocol::Outcome;
-use crate::session::Session;
+use crate::session::{Session, State};
 use crate::store::{Queued, RetainedChange};
 use crate::{Accepted, Error, Message, Qos, topic};
 
@@ -57,6 +58,8 @@ enum Promise {
     Room,
     /// Room, and a row.
     Row,
+    /// It is full and takes nothing: it does not get the message.
+    Missed,
 }
 
 /// A message with its targets, whose room is promised.
@@ -78,10 +81,13 @@ enum Promised {
     Yes(Promise),
     /// There is nobody to deliver to.
     Gone,
+    /// A kept session that nobody empties.
+    Missed,
     Full,
 }
 
-type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// A wait that can be asked again when it is over.
+type Sleep = MaybeDone<BoxFuture<'static, ()>>;
 
 impl Broker {
     /// Delivers a batch in its order. When this returns `Done` for a message, what its QoS promises is durable.
@@ -132,12 +138,8 @@ impl Broker {
                     break;
                 };
                 let cost = message.cost();
-                if self.wait_for_room(&session, cost, &mut deadline).await {
-                    continue;
-                }
-                if !self.give_up(organisation, &session, is_stored).await {
-                    outcomes[position] = Outcome::Full;
-                    break;
+                if !self.wait_for_room(&session, cost, &mut deadline).await {
+                    self.give_up(&session);
                 }
             }
         }
@@ -175,6 +177,7 @@ impl Broker {
             match self.promise(&target.session, message.cost(), sequence) {
                 Promised::Yes(promise) => targets[position].promise = promise,
                 Promised::Gone => targets[position].qos = Qos::AtMostOnce,
+                Promised::Missed => targets[position].promise = Promise::Missed,
                 Promised::Full => {
                     let session = target.session.clone();
                     targets.truncate(position);
@@ -182,6 +185,10 @@ impl Broker {
                     return Err(Blocked::Session(session));
                 }
             }
+        }
+        // Only now it is sure that it is not planned again.
+        for missed in targets.extract_if(.., |target| target.promise == Promise::Missed) {
+            self.missed(&missed.session);
         }
         if changes_retained {
             let mut retained = organisation.retained.lock();
@@ -203,8 +210,18 @@ impl Broker {
         if state.has_ended || is_leaving {
             return Promised::Gone;
         }
-        if !state.outbox.has_room(cost, self.queue_room(), self.config.queues_bytes_max) {
-            return Promised::Full;
+        let limits = self.queue_room();
+        let has_room = if state.is_connected {
+            state.outbox.has_room(cost, limits, self.config.queues_bytes_max)
+        } else {
+            state.outbox.has_room_in_rows(cost, limits)
+        };
+        if !has_room {
+            let is_given_up = state.is_stored && (state.missed.is_stalled || !state.is_connected);
+            return if is_given_up { Promised::Missed } else { Promised::Full };
+        }
+        if state.missed.lately > 0 || state.missed.is_stalled {
+            self.has_room_again(session, &mut state);
         }
         state.outbox.reserve(cost);
         if !state.is_stored {
@@ -214,7 +231,7 @@ impl Broker {
         Promised::Yes(Promise::Row)
     }
 
-    /// Waits until the queue of a connected client has room; false when it took too long or nobody empties it.
+    /// Waits until the queue of a connected client has room; false when it took too long.
     async fn wait_for_room(
         &self,
         session: &Session,
@@ -226,20 +243,16 @@ impl Broker {
         space.as_mut().enable();
         {
             let state = session.state.lock();
-            if state.has_ended {
+            let has_room =
+                state.outbox.has_room(cost, self.queue_room(), self.config.queues_bytes_max);
+            if state.has_ended || !state.is_connected || has_room {
                 return true;
-            }
-            if state.outbox.has_room(cost, self.queue_room(), self.config.queues_bytes_max) {
-                return true;
-            }
-            if !state.is_connected {
-                return false;
             }
         }
         let clock = self.base.clock.clone();
         let wait_max = self.config.queue_wait_max;
-        let deadline =
-            deadline.get_or_insert_with(|| Box::pin(async move { clock.sleep(wait_max).await }));
+        let sleep = || maybe_done(async move { clock.sleep(wait_max).await }.boxed());
+        let deadline = deadline.get_or_insert_with(sleep);
         tokio::select! {
             biased;
             () = space => true,
@@ -247,31 +260,56 @@ impl Broker {
         }
     }
 
-    /// Decides what gives way when a queue stays full: a subscriber that is only connected is disconnected; a kept
-    /// session refuses the publish (false), or is ended when the message is stored already. Its client learns of
-    /// the end by the next CONNACK, which finds no session.
-    async fn give_up(
-        self: &Arc<Self>,
-        organisation: &Arc<Organisation>,
-        session: &Arc<Session>,
-        message_is_stored: bool,
-    ) -> bool {
-        let session_is_stored = session.state.lock().is_stored;
-        if session_is_stored && !message_is_stored {
-            self.meter.dropped("queue_full", 1);
-            return false;
+    /// Decides what gives way when a queue stays full, so that no publisher waits twice for one that takes nothing: a
+    /// subscriber that is only connected is disconnected, a kept session misses messages until it takes some.
+    fn give_up(&self, session: &Session) {
+        let mut state = session.state.lock();
+        if state.is_stored {
+            state.missed.is_stalled = true;
+            return;
         }
+        drop(state);
         self.meter.dropped("slow_subscriber", 1);
         tracing::warn!(
             client = &*session.client,
             organisation = %session.organisation,
-            "a subscriber that does not take its messages loses its session"
+            "a subscriber that does not take its messages is disconnected"
         );
         session.kick(Close::of(Reason::QUOTA, "messages were not taken fast enough"));
-        if session_is_stored {
-            self.end(organisation, session).await;
+    }
+
+    /// Counts a message that a kept session has no room for.
+    fn missed(&self, session: &Session) {
+        self.meter.dropped("queue_full", 1);
+        let missed = {
+            let mut state = session.state.lock();
+            state.missed.lately += 1;
+            state.missed.all += 1;
+            state.missed
+        };
+        if missed.lately == 1 {
+            tracing::warn!(
+                client = &*session.client,
+                organisation = %session.organisation,
+                "a kept session is full: it misses messages until its client takes some"
+            );
         }
-        true
+    }
+
+    fn has_room_again(&self, session: &Session, state: &mut State) {
+        if !state.outbox.is_half_free(self.queue_room()) {
+            return;
+        }
+        state.missed.is_stalled = false;
+        let missed = std::mem::take(&mut state.missed.lately);
+        if missed > 0 {
+            tracing::warn!(
+                client = &*session.client,
+                organisation = %session.organisation,
+                missed,
+                "a kept session has room again"
+            );
+        }
     }
 
     /// Makes durable what must be, in one transaction, and delivers; says whether it could.
@@ -323,7 +361,7 @@ impl Broker {
             let session = target.session;
             let mut state = session.state.lock();
             let is_wanted = match target.promise {
-                Promise::None => !state.has_ended && state.is_connected,
+                Promise::None | Promise::Missed => !state.has_ended && state.is_connected,
                 Promise::Room => {
                     let is_there = !state.has_ended && state.is_connected;
                     if !is_there {
@@ -341,6 +379,7 @@ impl Broker {
                 let total = self.config.queues_bytes_max;
                 if !state.outbox.has_room(cost, self.queue_room(), total) {
                     self.meter.dropped("queue_full", 1);
+                    state.missed.all += 1;
                     continue;
                 }
                 state.outbox.reserve(cost);
@@ -461,7 +500,7 @@ fn take_back(targets: &[Target], cost: usize, sequence: u64) {
     for target in targets {
         let mut state = target.session.state.lock();
         match target.promise {
-            Promise::None => {}
+            Promise::None | Promise::Missed => {}
             Promise::Room => state.outbox.release(cost),
             // A session that came back meanwhile has read the row already, if there is one.
             Promise::Row => {

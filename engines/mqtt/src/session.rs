@@ -51,6 +51,35 @@ pub(crate) struct State {
     pub(crate) looked_at: Option<Timestamp>,
     /// Packets of QoS 2 that the client has not released.
     pub(crate) received: Vec<u16>,
+    pub(crate) missed: Missed,
+}
+
+/// A session as people see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionInfo {
+    pub client: String,
+    /// Whose it is: an e-mail address or a key's label.
+    pub name: String,
+    pub is_connected: bool,
+    /// It stays when its client goes, until its time is over.
+    pub is_kept: bool,
+    pub subscriptions: usize,
+    /// Messages that wait for its client or for its PUBACK.
+    pub waiting: usize,
+    pub waiting_bytes: usize,
+    /// Messages that it did not get since the server started, for it had no room.
+    pub missed: u64,
+}
+
+/// Messages for which a session had no room.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Missed {
+    /// A publisher waited in vain for room: no other does until half of its queue is free.
+    pub(crate) is_stalled: bool,
+    /// Since it had room last.
+    pub(crate) lately: u64,
+    /// Since it is in memory.
+    pub(crate) all: u64,
 }
 
 impl Session {
@@ -80,10 +109,26 @@ impl Session {
                 expires_at: None,
                 looked_at: None,
                 received: Vec::new(),
+                missed: Missed::default(),
             }),
             wake: Notify::new(),
             space: Notify::new(),
             released: Notify::new(),
+        }
+    }
+
+    pub(crate) fn info(&self) -> SessionInfo {
+        let state = self.state.lock();
+        let waiting = state.outbox.reserved();
+        SessionInfo {
+            client: self.client.to_string(),
+            name: state.principal.name.to_string(),
+            is_connected: state.is_connected,
+            is_kept: state.is_stored,
+            subscriptions: state.subscriptions.len(),
+            waiting: waiting.messages,
+            waiting_bytes: waiting.bytes,
+            missed: state.missed.all,
         }
     }
 

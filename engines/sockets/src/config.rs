@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use base::Cidr;
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as text;
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +10,11 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// Open connections, in all organisations together.
     pub connections_max: usize,
+    /// Those of one peer that have not proved who they are: of an address of IPv4 or a /64 of IPv6. More are closed at
+    /// once.
+    pub connecting_per_peer_max: usize,
+    /// Networks whose peers have no such limit: this machine, as it comes.
+    pub peers_without_limit: Vec<Cidr>,
     /// How long a new connection may take until its CONNECT is complete and checked.
     #[serde(with = "text")]
     pub connect_time_max: Duration,
@@ -34,6 +40,9 @@ pub struct Config {
     pub inflight_max: usize,
     /// Bytes that wait for one connection; a subscriber of a topic that takes nothing is then disconnected.
     pub outgoing_bytes_max: usize,
+    /// Bytes that wait in memory for all connections together, those included that are written and not taken and those
+    /// of frames that are not whole; the connection for which the most waits is then disconnected.
+    pub waiting_bytes_max: usize,
     /// Bytes that are collected for one write.
     pub write_bytes_max: usize,
     /// How long a peer may take nothing of what is written.
@@ -85,6 +94,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             connections_max: 16_384,
+            connecting_per_peer_max: 256,
+            peers_without_limit: Cidr::this_machine(),
             connect_time_max: Duration::from_secs(10),
             connect_bytes_max: 8 << 10,
             header_count_max: 64,
@@ -97,6 +108,7 @@ impl Default for Config {
             transaction_bytes_max: 1 << 20,
             inflight_max: 256,
             outgoing_bytes_max: 4 << 20,
+            waiting_bytes_max: 256 << 20,
             write_bytes_max: 64 << 10,
             write_time_max: Duration::from_secs(30),
             heart_beat_send: Duration::from_secs(10),
@@ -126,6 +138,7 @@ impl Config {
     pub(crate) fn fault(&self) -> Option<&'static str> {
         let positive = [
             (self.connections_max, "connections_max"),
+            (self.connecting_per_peer_max, "connecting_per_peer_max"),
             (self.header_count_max, "header_count_max"),
             (self.subscriptions_max, "subscriptions_max"),
             (self.inflight_max, "inflight_max"),
@@ -144,6 +157,9 @@ impl Config {
         // The smallest useful CONNECT with a key is about a hundred bytes.
         if self.connect_bytes_max < 256 {
             return Some("connect_bytes_max");
+        }
+        if self.waiting_bytes_max < self.outgoing_bytes_max {
+            return Some("waiting_bytes_max");
         }
         if self.prefetch_max < self.prefetch {
             return Some("prefetch_max");

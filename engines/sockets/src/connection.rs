@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use base::Stream;
 use base::access::{Door, Principal, Refused};
+use base::{Share, Stream};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
@@ -65,8 +65,8 @@ pub struct Arrival {
 }
 
 /// Serves one connection to its end. `is_over`: there are too many, so that it is only told so.
-pub(crate) async fn serve(hub: Arc<Hub>, arrival: Arrival, is_over: bool) {
-    let mut live = Live::new(hub, arrival);
+pub(crate) async fn serve(hub: Arc<Hub>, arrival: Arrival, share: Share, is_over: bool) {
+    let mut live = Live::new(hub, arrival, share);
     if is_over {
         live.fail("connections_max", "there are too many connections", None);
     }
@@ -82,6 +82,8 @@ struct Live {
     session: Session,
     guest: Option<Guest>,
     admitted: Option<Admitted>,
+    /// What it takes of its peer's share until it is let in.
+    share: Option<Share>,
     outbox: Arc<Outbox>,
     /// Encoded, and written up to `out_at`.
     out: Vec<u8>,
@@ -199,7 +201,7 @@ fn change_of(mut epoch: watch::Receiver<u64>) -> BoxFuture<'static, watch::Recei
 }
 
 impl Live {
-    fn new(hub: Arc<Hub>, arrival: Arrival) -> Self {
+    fn new(hub: Arc<Hub>, arrival: Arrival, share: Share) -> Self {
         let now = hub.base.clock.instant();
         let mut live = Self {
             stream: arrival.stream,
@@ -209,7 +211,8 @@ impl Live {
             session: Session::new(hub.config.clone()),
             guest: arrival.guest,
             admitted: None,
-            outbox: Arc::new(Outbox::new(hub.config.outgoing_bytes_max)),
+            share: Some(share),
+            outbox: Outbox::new(hub.config.outgoing_bytes_max, &hub.pool),
             out: Vec::new(),
             out_at: 0,
             control: None,
@@ -245,6 +248,8 @@ impl Live {
             self.advance();
             self.read_on();
             self.write();
+            let unwritten = self.out.len() - self.out_at;
+            self.outbox.holds(unwritten + self.decoder.held() + self.session.transaction_bytes());
             if self.is_done() {
                 break;
             }
@@ -402,6 +407,7 @@ impl Live {
         let names = (id.to_string(), guest.principal.name.clone());
         let connected = self.session.connected(&beats, (&names.0, &names.1));
         self.say(&connected);
+        self.share = None;
         self.admitted = Some(Admitted {
             sender: Member::sender(&guest.principal),
             member,
@@ -811,6 +817,13 @@ impl Live {
                 let max = self.hub.config.outgoing_bytes_max;
                 let text = format!("too slow: more than {max} bytes wait to be taken");
                 self.fail("slow", &text, None);
+            }
+            End::Crowded(bytes) => {
+                let max = self.hub.config.waiting_bytes_max;
+                let text = format!(
+                    "too slow: more than {max} bytes wait for all, and the most, {bytes}, for this connection"
+                );
+                self.fail("crowded", &text, None);
             }
             End::Closed => self.fail("closed", "closed by an administrator", None),
             End::Gone => {}

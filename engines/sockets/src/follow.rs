@@ -57,7 +57,7 @@ impl Follow {
             return Err(Error::NotFound("topic"));
         };
         let from = last.map(|last| place(last, &lane)).transpose()?;
-        let outbox = Arc::new(Outbox::new(hub.config.outgoing_bytes_max));
+        let outbox = Outbox::new(hub.config.outgoing_bytes_max, &hub.pool);
         let mut follow = Self {
             hub,
             principal,
@@ -101,8 +101,10 @@ impl Follow {
                 Ok(()) if !self.waiting.is_empty() => continue,
                 Ok(()) => {}
                 Err(end) => {
-                    if end == End::Slow {
-                        self.hub.meter.closed("slow");
+                    match end {
+                        End::Slow => self.hub.meter.closed("slow"),
+                        End::Crowded(_) => self.hub.meter.closed("crowded"),
+                        End::Closed | End::Gone => {}
                     }
                     return None;
                 }

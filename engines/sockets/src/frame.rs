@@ -159,7 +159,6 @@ impl Decoder {
     }
 
     /// Bytes that are held.
-    #[cfg(test)]
     pub(crate) fn held(&self) -> usize {
         self.buffer.len()
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use base::access::{Action, Authority, Principal, Resource};
-use base::{Base, OrganisationId, Timestamp};
+use base::{Base, OrganisationId, Shares, Timestamp};
 use eventlog::{EventLog, Topic};
 use parking_lot::Mutex;
 use relational::Db;
@@ -17,6 +17,7 @@ use crate::lane::{Around, Lane, Source};
 use crate::message::Draft;
 use crate::meter::Meter;
 use crate::outbox::{End, Outbox};
+use crate::pool::Pool;
 use crate::queue::{Queue, Settled};
 use crate::session::Deed;
 use crate::store::{Added, Change};
@@ -27,6 +28,9 @@ pub(crate) struct Hub {
     pub(crate) base: Base,
     pub(crate) authority: Arc<dyn Authority>,
     pub(crate) meter: Arc<Meter>,
+    pub(crate) pool: Arc<Pool>,
+    /// Connections of each peer that are not let in yet.
+    pub(crate) peers: Arc<Shares>,
     log: EventLog,
     pub(crate) db: Db,
     sources: Vec<Arc<dyn Source>>,
@@ -131,7 +135,10 @@ impl Hub {
         // The clock goes on while rows are deleted, so no number, which clients tell messages apart by, comes twice.
         let moment = u64::try_from(base.clock.now().micros()).unwrap_or(0);
         let last_row = store::open(&db).await?.max(moment);
+        let networks = config.peers_without_limit.clone();
         Ok(Arc::new(Self {
+            pool: Pool::new(config.waiting_bytes_max),
+            peers: Shares::new(config.connecting_per_peer_max, networks),
             config: Arc::new(config),
             meter: Arc::new(Meter::new(&base.metrics)),
             base: base.clone(),
@@ -245,7 +252,7 @@ impl Hub {
         let name = source.map_or(TOPIC_OF_THE_LOG, |(_, source)| source.log_topic());
         let open = || async {
             let topic = self.log.topic(organisation.id, name).await?;
-            let around = Around::new(self.config.clone(), self.meter.clone(), &self.base);
+            let around = Around::new(self);
             let lane = |partition| match source {
                 None => Lane::own(topic.clone(), partition, around.clone()),
                 Some((_, source)) => {
@@ -277,7 +284,7 @@ impl Hub {
             }
             queues.entry(name.clone()).or_default().clone()
         };
-        let around = Around::new(self.config.clone(), self.meter.clone(), &self.base);
+        let around = Around::new(self);
         let open = || Queue::open(organisation.id, name.clone(), self.db.clone(), around);
         Ok(cell.get_or_try_init(open).await?.clone())
     }

@@ -2,16 +2,18 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use base::access::Action;
-use base::{Base, Clock, Tasks};
+use base::{Clock, Tasks};
 use bytes::Bytes;
 use eventlog::{Record, Topic};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::destination::shown_to_subscriber;
+use crate::hub::Hub;
 use crate::message::{Draft, Message};
 use crate::meter::Meter;
 use crate::outbox::{Item, Outbox};
+use crate::pool::Pool;
 use crate::{Config, Error};
 
 /// Records of the log that appear as topics by themselves, such as readings. Clients may not send to them.
@@ -50,11 +52,14 @@ pub(crate) struct Around {
     pub(crate) meter: Arc<Meter>,
     pub(crate) clock: Clock,
     pub(crate) tasks: Tasks,
+    pub(crate) pool: Arc<Pool>,
 }
 
 impl Around {
-    pub(crate) fn new(config: Arc<Config>, meter: Arc<Meter>, base: &Base) -> Self {
-        Self { config, meter, clock: base.clock.clone(), tasks: base.tasks.clone() }
+    pub(crate) fn new(hub: &Hub) -> Self {
+        let (clock, tasks) = (hub.base.clock.clone(), hub.base.tasks.clone());
+        let (config, meter) = (hub.config.clone(), hub.meter.clone());
+        Self { config, meter, clock, tasks, pool: hub.pool.clone() }
     }
 }
 
@@ -174,7 +179,8 @@ impl Lane {
             ("message-id".to_owned(), format!("n.{number}")),
         ];
         headers.extend(draft.headers.iter().cloned());
-        let message = Arc::new(Message::new(None, headers, &draft.body));
+        let message = Message::new(None, headers, &draft.body).charged(&self.around.pool);
+        let message = Arc::new(message);
         found.tell(&message);
         self.around.meter.told(found.subscribers.len());
     }
@@ -277,7 +283,7 @@ impl Lane {
                 headers.push((name.clone(), String::from_utf8_lossy(value).into_owned()));
             }
         }
-        Message::new(Some(offset), headers, &record.value)
+        Message::new(Some(offset), headers, &record.value).charged(&self.around.pool)
     }
 
     /// Tells a subscriber that what it asked for is not kept: an empty message with `resume:gap`.

@@ -20,6 +20,7 @@ mod lane;
 mod message;
 mod meter;
 mod outbox;
+mod pool;
 mod queue;
 mod session;
 mod store;
@@ -89,10 +90,16 @@ impl Sockets {
 
     /// Serves one accepted connection to its end.
     pub async fn serve(&self, arrival: Arrival) {
+        let Some(share) = self.0.peers.take(arrival.peer) else {
+            self.0.base.metrics.refused_connection("stomp");
+            let peer = arrival.peer;
+            tracing::debug!(%peer, "a connection is closed: its address has too many that do not log in");
+            return;
+        };
         let open = Open::new(&self.0);
         let max = self.0.config.connections_max;
         if open.before < max + REFUSALS_MAX {
-            connection::serve(self.0.clone(), arrival, open.before >= max).await;
+            connection::serve(self.0.clone(), arrival, share, open.before >= max).await;
         }
     }
 
@@ -151,7 +158,11 @@ impl Sockets {
         let headers = headers.map(|(name, it)| ((*name).to_owned(), (*it).to_owned())).collect();
         let subject = Subject::System("sockets");
         let principal = Principal { organisation, subject, name: "server".into() };
-        self.0.publish(&principal, &parsed, Draft { headers, body }).await
+        // A task of its own, so that it ends also when the caller stops waiting.
+        let hub = self.0.clone();
+        let work = async move { hub.publish(&principal, &parsed, Draft { headers, body }).await };
+        let published = self.0.base.tasks.spawn("sockets-send", work).await;
+        published.ok().flatten().unwrap_or(Err(Error::Stopping))
     }
 
     /// The same to every connection of an account or a key, now and when it resumes.

@@ -1,9 +1,10 @@
 use std::io::Write;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
 use crate::frame::{Version, is_plain, write_header};
+use crate::pool::{Charge, Pool};
 
 /// Headers of a SEND that are not passed on: they are said anew, or were for the server.
 const NOT_PASSED_ON: [&str; 13] = [
@@ -59,6 +60,8 @@ pub(crate) struct Message {
     /// The body is UTF-8, so that a WebSocket takes it as text.
     pub(crate) is_text: bool,
     body_at: usize,
+    /// Held while the message is.
+    charge: Option<Charge>,
 }
 
 #[derive(Debug)]
@@ -75,7 +78,13 @@ impl Message {
         let older = (!is_plain).then(|| Box::new(Older { headers, made: Default::default() }));
         let body_at = newest.len() - body.len() - 1;
         let is_text = std::str::from_utf8(body).is_ok();
-        Self { offset, newest, older, is_text, body_at }
+        Self { offset, newest, older, is_text, body_at, charge: None }
+    }
+
+    /// The same, counted in the memory of all that waits.
+    pub(crate) fn charged(mut self, pool: &Arc<Pool>) -> Self {
+        self.charge = Some(pool.charge(self.bytes()));
+        self
     }
 
     pub(crate) fn body(&self) -> Bytes {

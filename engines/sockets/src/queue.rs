@@ -1,5 +1,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use base::OrganisationId;
 use parking_lot::Mutex;
@@ -274,24 +275,42 @@ impl Queue {
         }
     }
 
+    /// Reads on until it worked or nobody wants it.
     async fn load(self: Arc<Self>) {
+        let stopping = self.around.tasks.stopping();
+        while let Err(error) = self.load_page().await {
+            tracing::warn!(%error, queue = %self.name, "a queue could not be read");
+            tokio::select! {
+                () = self.around.clock.sleep(LOAD_AGAIN_AFTER) => {}
+                () = stopping.cancelled() => return,
+            }
+            let mut state = self.state.lock();
+            if state.consumers.is_empty() {
+                // The next one to come begins again.
+                state.is_loading = false;
+                state.take_late(&self.around.config);
+                return;
+            }
+        }
+    }
+
+    async fn load_page(self: &Arc<Self>) -> Result<(), Error> {
         let after = self.state.lock().loaded_to;
         let config = &self.around.config;
         let max = (config.queue_window, config.queue_window_bytes_max);
         let key = (self.organisation, self.name.clone());
         let page = store::page(&self.db, key, after, max).await;
         let mut state = self.state.lock();
-        state.is_loading = false;
         let (page, has_more) = match page {
             Ok(page) => page,
             Err(error) => {
-                // The next SEND or SUBSCRIBE tries again.
-                tracing::warn!(%error, queue = %self.name, "a queue could not be read");
-                // What came meanwhile is in the rows too.
-                state.late = Vec::new();
-                return;
+                // One that was moved here can be of a number that is not read again.
+                state.take_late(config);
+                self.serve(state);
+                return Err(error);
             }
         };
+        state.is_loading = false;
         state.has_more = has_more;
         for Stored { number, draft, deliveries } in page {
             state.loaded_to = state.loaded_to.max(number);
@@ -300,12 +319,14 @@ impl Queue {
                 state.put(number, Self::held(number, &draft, deliveries));
             }
         }
-        for (number, held) in std::mem::take(&mut state.late) {
-            state.add(number, held, config);
-        }
+        state.take_late(config);
         self.serve(state);
+        Ok(())
     }
 }
+
+/// How long a queue waits that could not be read.
+const LOAD_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 impl State {
     fn expect(&mut self, number: u64, bytes: u64) {
@@ -332,6 +353,13 @@ impl State {
             self.put(number, held);
         } else {
             self.has_more = true;
+        }
+    }
+
+    /// Takes in what came while a page was read; what lies behind the pages stays in its row.
+    fn take_late(&mut self, config: &Config) {
+        for (number, held) in std::mem::take(&mut self.late) {
+            self.add(number, held, config);
         }
     }
 

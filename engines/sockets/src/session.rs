@@ -442,7 +442,7 @@ impl Session {
     }
 
     fn join(&mut self, id: &str, step: Step, bytes: usize) -> Result<(), Fault> {
-        let all: usize = self.transactions.iter().map(|it| it.bytes).sum();
+        let all = self.transaction_bytes();
         let bytes_max = self.limits.transaction_bytes_max;
         if all + bytes > bytes_max {
             return Err(format!("the transactions are larger than {bytes_max} bytes").into());
@@ -457,6 +457,11 @@ impl Session {
         transaction.bytes += bytes;
         transaction.steps.push(step);
         Ok(())
+    }
+
+    /// Bytes that open transactions hold.
+    pub(crate) fn transaction_bytes(&self) -> usize {
+        self.transactions.iter().map(|it| it.bytes).sum()
     }
 
     fn take_transaction(&mut self, headers: &Headers) -> Result<Vec<Step>, Fault> {

@@ -1,11 +1,8 @@
 //! How often one address may do what, in windows of time.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
-use std::time::Duration;
+use std::net::IpAddr;
 
-use base::Timestamp;
-use parking_lot::Mutex;
+use base::{Tally, Timestamp, network_of};
 
 use crate::{Config, Error, Result};
 
@@ -20,24 +17,14 @@ pub(crate) enum Deed {
 }
 
 pub(crate) struct Limits {
-    counts: Mutex<HashMap<(Deed, IpAddr), Count>>,
-    window: Duration,
-    kept_max: usize,
+    tally: Tally<(Deed, IpAddr)>,
     most: [(Deed, u32); 4],
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Count {
-    since: Timestamp,
-    count: u32,
 }
 
 impl Limits {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
-            counts: Mutex::default(),
-            window: config.limits_window,
-            kept_max: config.limits_kept_max,
+            tally: Tally::new(config.limits_window, config.limits_kept_max),
             most: [
                 (Deed::Write, config.writes_per_address_max),
                 (Deed::Like, config.likes_per_address_max),
@@ -50,34 +37,7 @@ impl Limits {
     /// Counts one more, or says when to come again.
     pub(crate) fn count(&self, deed: Deed, from: IpAddr, now: Timestamp) -> Result<()> {
         let most = self.most.iter().find(|(known, _)| *known == deed).map_or(0, |(_, most)| *most);
-        let of = (deed, network(from));
-        let is_current = |count: &Count| now.since(count.since) < self.window;
-        let mut counts = self.counts.lock();
-        if !counts.contains_key(&of) && counts.len() >= self.kept_max {
-            counts.retain(|_, count| is_current(count));
-            // All are current: whoever began first has waited longest.
-            if counts.len() >= self.kept_max {
-                let oldest = counts.iter().min_by_key(|(_, count)| count.since).map(|(of, _)| *of);
-                oldest.and_then(|oldest| counts.remove(&oldest));
-            }
-        }
-        let count = counts.entry(of).or_insert(Count { since: now, count: 0 });
-        if !is_current(count) {
-            *count = Count { since: now, count: 0 };
-        }
-        if count.count >= most {
-            return Err(Error::TooOften(self.window.saturating_sub(now.since(count.since))));
-        }
-        count.count += 1;
-        Ok(())
-    }
-}
-
-/// Whoever has one IPv6 address has its whole /64.
-pub(crate) fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from(u128::from(address) >> 64 << 64)),
-        address @ IpAddr::V4(_) => address,
+        self.tally.count(now, &[((deed, network_of(from)), most)]).map_err(Error::TooOften)
     }
 }
 
@@ -104,6 +64,6 @@ mod tests {
         for last in 0..100 {
             limits.count(Deed::Write, from(last), NOW).ok();
         }
-        assert!(limits.counts.lock().len() <= 10);
+        assert!(limits.tally.len() <= 10);
     }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use base::{OrganisationId, Timestamp};
 use relational::{NewEvent, Tx};
 
-use crate::limits::{Deed, network};
+use crate::limits::Deed;
 use crate::page::Page;
 use crate::site::{Site, Verdict};
 use crate::store::{self, Entry, EntryId, NewPage, Of, Reader, State};
@@ -50,7 +50,7 @@ impl Visitor {
     }
 
     fn address(&self, site: &Site) -> String {
-        site.mark("address", &network(self.from).to_string())
+        site.mark("address", &base::network_of(self.from).to_string())
     }
 
     pub(crate) fn check(&self) -> Result<()> {

@@ -24,7 +24,7 @@ use crate::store::{AlertFilter, AlertState};
 use crate::stream::{Kind, follow};
 use crate::{
     ALERTS_READ, ALERTS_WRITE, DEVICES_KEYS, DEVICES_PROVISION, DEVICES_READ, DEVICES_WRITE,
-    Devices, Error, Fault, KeyRequest, MQTT_PUBLISH, MQTT_SUBSCRIBE, READINGS_PUBLISH,
+    Devices, Error, Fault, KeyRequest, MQTT_CLIENT, MQTT_PUBLISH, MQTT_SUBSCRIBE, READINGS_PUBLISH,
     READINGS_READ, RULES_READ, RULES_WRITE, csv, store,
 };
 use wire::{
@@ -554,6 +554,8 @@ async fn issue_key(
         (MQTT_PUBLISH, format!("mqtt/{ANSWER_PREFIX}{name}")),
         (MQTT_SUBSCRIBE, format!("mqtt/{DESIRED_PREFIX}{name}")),
         (MQTT_PUBLISH, format!("mqtt/{REPORTED_PREFIX}{name}")),
+        // The session of its former key is this one's too.
+        (MQTT_CLIENT, format!("client/{name}")),
     ];
     let authority = &devices.house.needs.authority;
     grants.extend(further.into_iter().filter(|(action, path)| {

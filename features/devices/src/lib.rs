@@ -121,6 +121,8 @@ const ROOM: &str = "devices";
 const MQTT_PUBLISH: &str = "mqtt.publish";
 /// The broker's action for subscribing, which a device's key is granted.
 const MQTT_SUBSCRIBE: &str = "mqtt.subscribe";
+/// The broker's action for being a client whose session another key began.
+const MQTT_CLIENT: &str = "mqtt.client";
 
 /// The path of a device in grants, as the HTTP door writes it: a percent sign is encoded.
 pub(crate) fn device_path(name: &str) -> String {

@@ -87,6 +87,35 @@ fn a_lost_connection_is_told_within_a_second_and_a_key_of_a_fleet_makes_keys() {
     assert_eq!(fleet.get("/v1/devices").unwrap().status, 403);
 }
 
+#[test]
+fn a_device_goes_on_under_its_next_key_and_nobody_else_under_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let stack = launch(&folder).start().unwrap();
+    register(&stack);
+    let enter = |key: &Value| {
+        let (user, password) = (&key["mqtt_user"], &key["mqtt_password"]);
+        let mut client = MqttClient::open(stack.mqtt_address()).unwrap();
+        let entered = client.log_in("roof-1", user.as_str().unwrap(), password.as_str().unwrap());
+        (entered.unwrap(), client)
+    };
+    let own = || stack.api().post("/v1/devices/roof-1/keys", &json!({})).unwrap().ok().unwrap();
+    let (first, next) = (own(), own());
+    let grants = json!([{"action": "mqtt.*", "resource": "mqtt/*"}]);
+    let other = json!({"label": "other", "grants": grants});
+    let other = stack.api().post("/v1/keys", &other).unwrap().ok().unwrap();
+    let (code, client) = enter(&first);
+    assert_eq!(code, 0);
+    assert_eq!(enter(&other).0, 2, "identifier rejected");
+    let sessions = stack.api().get("/v1/mqtt/sessions").unwrap().ok().unwrap();
+    let session = &sessions["items"][0];
+    assert_eq!((&session["client"], &session["connected"]), (&json!("roof-1"), &json!(true)));
+    assert_eq!((&session["name"], &session["missed"]), (&json!("roof-1"), &json!(0)));
+    let (code, _taken) = enter(&next);
+    assert_eq!(code, 0);
+    drop(client);
+    assert_eq!(enter(&other).0, 2);
+}
+
 struct Console {
     browser: Browser,
 }

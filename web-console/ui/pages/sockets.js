@@ -12,8 +12,8 @@ const PACE_MS = 2000;
 const SHOWN_MAX = 500;
 
 const ask = async () => {
-  const [connections, topics, queues] = await Promise.all([api.all(api.connections, SHOWN_MAX), api.all(api.topics, SHOWN_MAX), api.all(api.queues, SHOWN_MAX)]);
-  return { connections, topics, queues };
+  const [connections, topics, queues, sessions] = await Promise.all([api.all(api.connections, SHOWN_MAX), api.all(api.topics, SHOWN_MAX), api.all(api.queues, SHOWN_MAX), api.all(api.mqttSessions, SHOWN_MAX)]);
+  return { connections, topics, queues, sessions };
 };
 
 export default function SocketsPage() {
@@ -32,7 +32,8 @@ export default function SocketsPage() {
     html`<h2>${t('sockets.connections')} <span class="badge" data-test="sockets-count" data-count=${data.connections.length}>${compact(data.connections.length)}</span></h2>
       ${data.connections.length === 0 ? html`<${Empty} title=${t('sockets.none')} text=${t('sockets.none-text')} />` : html`<${Connections} items=${data.connections} onClose=${setClosing} />`}
       ${data.topics.length > 0 && html`<h2>${t('sockets.topics')}</h2><${Topics} items=${data.topics} />`}
-      ${data.queues.length > 0 && html`<h2>${t('sockets.queues')}</h2><${Queues} items=${data.queues} />`}`}
+      ${data.queues.length > 0 && html`<h2>${t('sockets.queues')}</h2><${Queues} items=${data.queues} />`}
+      ${data.sessions.length > 0 && html`<h2>${t('sockets.sessions')}</h2><p class="faint">${t('sockets.sessions-text')}</p><${Sessions} items=${data.sessions} />`}`}
     ${closing &&
     html`<${Confirm} title=${t('sockets.close-title', { name: closing.name })} text=${t('sockets.close-text')} action=${t('sockets.close')} onClose=${() => setClosing(null)} run=${async () => {
       await api.closeConnection(closing.id);
@@ -82,6 +83,26 @@ function Queues({ items }) {
       <thead><tr><th>${t('sockets.destination')}</th><th>${t('sockets.messages')}</th><th>${t('sockets.unacknowledged')}</th><th>${t('sockets.consumers')}</th></tr></thead>
       <tbody>
         ${items.map((one) => html`<tr key=${one.name}><td class="mono">/queue/${one.name}</td><td>${compact(one.messages)}</td><td>${compact(one.unacknowledged)}</td><td>${compact(one.consumers)}</td></tr>`)}
+      </tbody>
+    </table>
+  </div>`;
+}
+
+/** @param {{ items: api.MqttSession[] }} props */
+function Sessions({ items }) {
+  return html`<div class="scroll" tabindex="0" role="region" aria-label=${t('sockets.sessions')}>
+    <table data-test="mqtt-sessions-list">
+      <thead><tr><th>${t('sockets.client')}</th><th>${t('sockets.state')}</th><th>${t('sockets.subscriptions')}</th><th>${t('sockets.waiting')}</th><th>${t('sockets.missed')}</th></tr></thead>
+      <tbody>
+        ${items.map(
+          (one) => html`<tr key=${one.client} data-test="mqtt-session" data-missed=${one.missed}>
+            <td><b class="mono">${one.client}</b><span class="faint small block">${one.name}</span></td>
+            <td>${t(one.connected ? 'sockets.is-connected' : 'sockets.is-away')}</td>
+            <td>${compact(one.subscriptions)}</td>
+            <td>${compact(one.waiting)} (${compact(one.waiting_bytes)} B)</td>
+            <td>${compact(one.missed)}</td>
+          </tr>`,
+        )}
       </tbody>
     </table>
   </div>`;

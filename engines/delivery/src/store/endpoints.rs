@@ -8,17 +8,29 @@ use relational::{Read, Row, Tx, Value, params};
 
 use super::{Destination, Ended, Health, channel_of, number_of, sealed, unknown};
 use crate::keys::{Column, Place, Sealed};
-use crate::lanes::{Lane, Standing};
+use crate::lanes::{Lane, Look, Standing};
 use crate::schedule::back_off;
 use crate::{EmailAddress, Endpoint, EndpointId, EndpointState, Error, NewEndpoint, SecretInfo};
 
-/// Those that may be tried, with their first message; without a message they are left out.
-pub(super) async fn standing(tx: &mut Tx) -> Result<Vec<Standing>, Error> {
-    let sql = "SELECT e.id, e.channel, e.failures, e.rate_max, e.not_before, \
+/// Those that may be tried, with their first message, and how many rows were read; without a message they are left out.
+pub(super) async fn standing(tx: &mut Tx, look: &Look) -> Result<(Vec<Standing>, u64), Error> {
+    let mut sql = "SELECT e.id, e.channel, e.failures, e.rate_max, e.not_before, \
                (SELECT MIN(m.next_attempt) FROM delivery_messages m WHERE m.lane = e.id AND m.next_attempt > 0) AS due \
-               FROM delivery_endpoints e WHERE e.state = 'active'";
+               FROM delivery_endpoints e WHERE e.state = 'active'"
+        .to_owned();
+    let mut values = Vec::new();
+    if let Look::Lively { endpoints, .. } = look {
+        if endpoints.is_empty() {
+            return Ok((Vec::new(), 0));
+        }
+        values.extend(endpoints.iter().map(|id| Value::Text(id.to_string())));
+        let places = vec!["?"; values.len()].join(", ");
+        sql.push_str(&format!(" AND e.id IN ({places})"));
+    }
     let mut lanes = Vec::new();
-    for row in tx.query(sql, params![]).await? {
+    let rows = tx.query(&sql, &values).await?;
+    let read = rows.len() as u64;
+    for row in rows {
         let Some(due) = row.get::<Option<Timestamp>>("due")? else { continue };
         let not_before: Option<Timestamp> = row.get("not_before")?;
         lanes.push(Standing {
@@ -29,7 +41,7 @@ pub(super) async fn standing(tx: &mut Tx) -> Result<Vec<Standing>, Error> {
             due: not_before.map_or(due, |moment| moment.max(due)),
         });
     }
-    Ok(lanes)
+    Ok((lanes, read))
 }
 
 pub(crate) async fn destination(

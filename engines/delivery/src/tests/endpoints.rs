@@ -141,6 +141,36 @@ async fn a_webhook_gets_signed_json_under_one_id_at_every_attempt() {
 }
 
 #[tokio::test]
+async fn endpoints_that_nothing_is_for_cost_little() {
+    let house = House::new().await;
+    let receiver = Receiver::open(&house.base).await;
+    let delivery = house.open_idle(quick()).await;
+    let busy = made(&delivery, webhook(&receiver)).await;
+    for _ in 0..60 {
+        made(&delivery, webhook(&receiver)).await;
+    }
+    for number in 0..40 {
+        told(&house, &delivery, busy, &number.to_string()).await;
+        assert_eq!(round(&delivery).await, 1);
+    }
+    let read = testkit::metric(&house.base.metrics, "madang_delivery_endpoints_read_total");
+    let read = read.unwrap();
+    // Once a second all, and otherwise the one.
+    assert!((61..61 * 20).contains(&read), "{read} endpoints were looked at for 40 messages");
+    // What another process wrote is found all the same.
+    let other = house.open_idle(quick()).await;
+    let quiet = made(&delivery, webhook(&receiver)).await;
+    round(&delivery).await;
+    told(&house, &other, quiet, "from elsewhere").await;
+    let found = async {
+        while round(&delivery).await == 0 {
+            house.base.clock.sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), found).await.expect("it is found");
+}
+
+#[tokio::test]
 async fn slack_gets_a_text_and_what_it_cannot_read_fails_at_once() {
     let house = House::new().await;
     let receiver = Receiver::open(&house.base).await;

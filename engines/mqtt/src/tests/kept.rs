@@ -152,6 +152,45 @@ async fn another_key_gets_only_what_it_may_see() {
 }
 
 #[tokio::test]
+async fn a_client_identifier_belongs_to_the_key_that_made_its_session() {
+    for (version, refusal) in [(Version::V3, 2), (Version::V5, 0x85)] {
+        let house = House::new().await;
+        house.doorman.forbid_when(|who, action, on| {
+            action.0 == "mqtt.client" && !(&*who.name == "attic" && on.path == "client/kept")
+        });
+        let dial = |key: &str| kept(&house, version).key(key);
+        let clean = |key: &str| dial(key).change(|connect| connect.clean_start = true);
+        let mut publisher = house.client(version, "publisher").await;
+        publisher.subscribe("wills", 1).await;
+        let (mut first, _) = dial("roof").will("wills", "gone", 0).enter().await;
+        first.subscribe("a", 1).await;
+        assert_eq!(dial("cellar").refused().await, refusal, "while it is there");
+        assert_eq!(clean("cellar").refused().await, refusal);
+        first.hears_nothing().await;
+        let (mut again, present) = dial("roof").enter().await;
+        assert!(present, "its own key takes it over");
+        assert_eq!(publisher.text().await, "wills gone 1");
+        again.hears_nothing().await;
+        again.leave().await;
+        publisher.store("a", "missed").await;
+        assert_eq!(dial("cellar").refused().await, refusal, "while it is away");
+        assert_eq!(clean("cellar").refused().await, refusal);
+        let house = house.restarted().await;
+        let dial = |key: &str| kept(&house, version).key(key);
+        assert_eq!(dial("cellar").refused().await, refusal, "after a restart");
+        // A device that was given another key goes on.
+        let (mut next, present) = dial("attic").enter().await;
+        assert!(present);
+        assert_eq!(next.text().await, "a missed 1 again");
+        assert_eq!(dial("roof").refused().await, refusal, "it is the other key's now");
+        next.leave().await;
+        house.doorman.revoke("attic");
+        let (_, present) = dial("cellar").enter().await;
+        assert!(!present, "what a key leaves behind ends with it");
+    }
+}
+
+#[tokio::test]
 async fn a_session_and_its_messages_expire() {
     let house = House::simulated(|_| {}).await;
     let dial = || kept(&house, Version::V5).change(|it| it.session_expiry_interval_secs = 100);

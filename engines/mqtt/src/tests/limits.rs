@@ -2,41 +2,140 @@
 
 use std::time::Duration;
 
+use base::OrganisationId;
+
 use super::client::{BOTH, Client, Heard, Version};
 use super::house::House;
 
+const MISSED: &str = "madang_mqtt_dropped_total{reason=\"queue_full\"}";
+
 #[tokio::test]
-async fn a_full_kept_queue_refuses_the_publisher() {
-    let house = House::with(|config| config.queue_messages_max = 3).await;
+async fn a_kept_session_that_is_full_misses_messages_and_holds_up_nobody() {
+    let house = House::with(|config| {
+        config.queue_messages_max = 4;
+        config.queue_wait_max = Duration::from_secs(3_600);
+    })
+    .await;
     let dial = || Client::dial(house.address, Version::V5).name("kept").kept();
     let (mut subscriber, _) = dial().enter().await;
     subscriber.subscribe("#", 1).await;
     subscriber.leave().await;
     let mut modern = house.client(Version::V5, "modern").await;
-    for payload in ["1", "2", "3"] {
+    let mut old = house.client(Version::V3, "old").await;
+    for payload in ["1", "2", "3", "4", "5"] {
         modern.store("a", payload).await;
     }
-    let id = modern.publish("a", "4", 1).await;
-    assert_eq!(modern.hear().await, Heard::Ack(id, 0x97));
-    let mut old = house.client(Version::V3, "old").await;
-    old.publish("a", "5", 1).await;
-    assert_eq!(old.hear().await, Heard::Closed, "3.1.1 has no word for it but the end");
-    modern.publish("a", "6", 0).await;
+    old.store("a", "6").await;
+    modern.store("data/a", "7").await;
+    assert_eq!(house.metric(MISSED), 3);
+    let session = || {
+        let sessions = house.mqtt.sessions(OrganisationId::DEFAULT, None, 10);
+        sessions.into_iter().find(|it| it.client == "kept").unwrap()
+    };
+    let shown = session();
+    assert_eq!((shown.is_connected, shown.is_kept), (false, true));
+    assert_eq!((shown.waiting, shown.missed, shown.subscriptions), (4, 3, 1));
     let (mut subscriber, present) = dial().enter().await;
-    assert!(present);
-    for payload in ["1", "2", "3"] {
+    assert!(present, "it is not ended for it");
+    for payload in ["1", "2", "3", "4"] {
         assert_eq!(subscriber.text().await, format!("a {payload} 1"));
     }
-    modern.store("a", "7").await;
-    assert_eq!(subscriber.text().await, "a 7 1");
-    subscriber.leave().await;
-    // A stored reading is never refused because of a subscriber, which is told instead.
-    for payload in ["1", "2", "3", "4"] {
-        modern.store("data/a", payload).await;
+    house.until("they are acknowledged", || session().waiting == 0).await;
+    modern.store("a", "8").await;
+    assert_eq!(subscriber.text().await, "a 8 1");
+    assert_eq!((house.metric(MISSED), session().missed), (3, 3));
+}
+
+#[tokio::test]
+async fn a_publisher_waits_once_for_kept_sessions_that_take_nothing() {
+    let house = House::simulated(|config| {
+        config.queue_messages_max = 4;
+        config.queue_wait_max = Duration::from_secs(5);
+    })
+    .await;
+    let mut stuck = Vec::new();
+    for name in ["one", "two"] {
+        let dial = Client::dial(house.address, Version::V5).name(name).kept();
+        let (mut client, _) =
+            dial.change(|it| *it = std::mem::take(it).receive_max(1)).enter().await;
+        client.subscribe("a", 1).await;
+        stuck.push(client);
     }
-    let (_, present) = dial().enter().await;
-    assert!(!present);
-    assert_eq!(house.metric("madang_mqtt_dropped_total{reason=\"slow_subscriber\"}"), 1);
+    let mut publisher = house.client(Version::V5, "publisher").await;
+    for _ in 0..4 {
+        publisher.store("a", "x").await;
+    }
+    let id = publisher.publish("a", "waits", 1).await;
+    publisher.hears_nothing().await;
+    house.base.clock.advance(Duration::from_secs(6));
+    assert_eq!(publisher.hear().await, Heard::Ack(id, 0));
+    assert_eq!(house.metric(MISSED), 2);
+    // Nobody waits for the same ones again.
+    for _ in 0..20 {
+        publisher.store("a", "x").await;
+    }
+    assert_eq!(house.metric(MISSED), 42);
+    for client in &mut stuck {
+        for _ in 0..4 {
+            assert_eq!(client.text().await, "a x 1");
+        }
+        client.hears_nothing().await;
+    }
+    publisher.store("a", "y").await;
+    for client in &mut stuck {
+        assert_eq!(client.text().await, "a y 1");
+    }
+    assert_eq!(house.metric(MISSED), 42);
+}
+
+#[tokio::test]
+async fn two_subscribers_that_take_nothing_cost_their_publisher_one_wait() {
+    let house = House::simulated(|config| config.queue_messages_max = 4).await;
+    let mut stuck = Vec::new();
+    for name in ["one", "two"] {
+        let dial = Client::dial(house.address, Version::V5).name(name);
+        let (mut client, _) =
+            dial.change(|it| *it = std::mem::take(it).receive_max(1)).enter().await;
+        client.subscribe("a", 1).await;
+        stuck.push(client);
+    }
+    let mut publisher = house.client(Version::V5, "publisher").await;
+    for _ in 0..4 {
+        publisher.store("a", "x").await;
+    }
+    let id = publisher.publish("a", "waits", 1).await;
+    publisher.hears_nothing().await;
+    house.base.clock.advance(Duration::from_secs(2));
+    assert_eq!(publisher.hear().await, Heard::Ack(id, 0));
+    for client in &mut stuck {
+        client.look().await;
+        assert_eq!(client.hear().await, Heard::Disconnect(0x97));
+    }
+}
+
+#[tokio::test]
+async fn connections_of_one_peer_that_do_not_log_in_leave_room_for_others() {
+    let house = House::with(|config| {
+        config.connecting_per_peer_max = 2;
+        config.peers_without_limit = Vec::new();
+    })
+    .await;
+    let mut silent = Vec::new();
+    for _ in 0..2 {
+        silent.push(Client::raw(house.address, Version::V5).await);
+    }
+    house.until("they are there", || house.mqtt.connections() == 2).await;
+    let mut third = Client::raw(house.address, Version::V5).await;
+    assert_eq!(third.hear().await, Heard::Closed);
+    assert_eq!(house.metric("madang_connections_refused_total{door=\"mqtt\"}"), 1);
+    drop(silent);
+    house.until("they are gone", || house.mqtt.connections() == 0).await;
+    // Whoever is let in does not count.
+    let mut let_in = Vec::new();
+    for number in 0..5 {
+        let_in.push(house.client(Version::V5, &format!("c{number}")).await);
+    }
+    assert_eq!(house.mqtt.connections(), 5);
 }
 
 #[tokio::test]

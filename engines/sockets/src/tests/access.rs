@@ -118,3 +118,25 @@ async fn a_key_that_is_revoked_while_it_is_checked_is_not_let_in() {
     client.send("CONNECT\naccept-version:1.2\nlogin:bora\npasscode:bora-secret\n\n\0").await;
     assert_eq!(client.error().await.text(), "no valid credentials");
 }
+
+#[tokio::test]
+async fn connections_of_one_peer_that_do_not_log_in_leave_room_for_others() {
+    let house = House::with(|config| {
+        config.connecting_per_peer_max = 2;
+        config.peers_without_limit = Vec::new();
+    })
+    .await;
+    let silent = [Client::dial(house.address).await, Client::dial(house.address).await];
+    house.until("they are there", || house.sockets.connections() == 2).await;
+    let mut third = Client::dial(house.address).await;
+    assert_eq!(third.next().await, None);
+    assert_eq!(house.metric("madang_connections_refused_total{door=\"stomp\"}"), 1);
+    drop(silent);
+    house.until("they are gone", || house.sockets.connections() == 0).await;
+    // Whoever is let in does not count.
+    let mut let_in = Vec::new();
+    for _ in 0..5 {
+        let_in.push(house.client("mina").await);
+    }
+    assert_eq!(house.sockets.connections(), 5);
+}

@@ -1,6 +1,7 @@
 //! Queues: each message to one consumer, until it is acknowledged.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use base::OrganisationId;
 
@@ -11,6 +12,7 @@ use super::house::House;
 use crate::destination::Destination;
 use crate::hub::Route;
 use crate::outbox::{Item, Outbox};
+use crate::queue::Queue;
 use crate::session::{Deed, Verdict};
 
 async fn consume(client: &mut Client, queue: &str, mode: &str) {
@@ -346,7 +348,7 @@ async fn an_answer_that_is_given_up_half_way_gives_its_messages_back() {
     let Ok(Route::Queue(held)) = house.sockets.0.route(&principal, &destination).await else {
         panic!("it is a queue");
     };
-    let outbox = std::sync::Arc::new(Outbox::new(1 << 20));
+    let outbox = Outbox::new(1 << 20, &house.sockets.0.pool);
     held.join((77, 0), &outbox, 10);
     house.client("mina").await.publish("/queue/work", "x").await;
     let given = || {
@@ -375,7 +377,7 @@ async fn an_acknowledgement_of_one_who_left_is_not_that_of_another() {
     let Ok(Route::Queue(held)) = house.sockets.0.route(&principal, &destination).await else {
         panic!("it is a queue");
     };
-    let outbox = std::sync::Arc::new(Outbox::new(1 << 20));
+    let outbox = Outbox::new(1 << 20, &house.sockets.0.pool);
     held.join((1, 0), &outbox, 10);
     house.client("mina").await.publish("/queue/work", "x").await;
     let mut row = None;
@@ -390,4 +392,89 @@ async fn an_acknowledgement_of_one_who_left_is_not_that_of_another() {
     assert_eq!(held.leave((1, 0)).again, [(row, 1)]);
     assert!(held.settle((1, 0), &[row], Verdict::Done).done.is_empty(), "the second one has it");
     assert_eq!(held.settle((2, 0), &[row], Verdict::Done).done.len(), 1);
+}
+
+#[tokio::test]
+async fn a_message_whose_sender_stops_waiting_is_sent_all_the_same() {
+    let house = House::new().await;
+    let mut one = house.client("joon").await;
+    consume(&mut one, "work", "auto").await;
+    let sent = house.sockets.publish(OrganisationId::DEFAULT, "/queue/work", &[], "x".into());
+    assert!(sent.now_or_never().is_none(), "it takes a moment");
+    assert_eq!(one.message().await, "x");
+}
+
+/// Takes what was given to a consumer, says that it is done, and notes it.
+fn take_all(queue: &Arc<Queue>, id: (u64, u32), outbox: &Outbox, seen: &mut Vec<u64>) {
+    let mut rows = Vec::new();
+    let _ = outbox.take(|item| {
+        if let Item::Queue { row, .. } = item {
+            rows.push(row);
+        }
+        true
+    });
+    queue.settle(id, &rows, Verdict::Done);
+    seen.extend(rows);
+}
+
+#[tokio::test]
+async fn what_was_moved_to_a_queue_while_it_could_not_be_read_is_given_out() {
+    let house = House::with(|config| config.queue_window = 2).await;
+    let mut sender = house.client("mina").await;
+    sender.publish("/queue/work", "old").await;
+    for _ in 0..8 {
+        sender.publish("/queue/dead.work", "x").await;
+    }
+    let queue_of = async |name: &str| {
+        let (principal, _) = work();
+        let destination = Destination::Queue(name.into());
+        match house.sockets.0.route(&principal, &destination).await {
+            Ok(Route::Queue(queue)) => queue,
+            _ => panic!("it is a queue"),
+        }
+    };
+    let (from, to) = (queue_of("work").await, queue_of("dead.work").await);
+    let outboxes = [0, 1].map(|_| Outbox::new(1 << 20, &house.sockets.0.pool));
+    from.join((1, 0), &outboxes[0], 1);
+    let given = || outboxes[0].bytes() > 0;
+    house.until("it is given out", given).await;
+    let mut row = None;
+    let _ = outboxes[0].take(|item| {
+        if let Item::Queue { row: found, .. } = item {
+            row = Some(found);
+        }
+        true
+    });
+    let moved = from.settle((1, 0), &[row.unwrap()], Verdict::Dead).dead;
+    let id = (2, 0);
+    to.join(id, &outboxes[1], 1);
+    house.until("the first page is there", || outboxes[1].bytes() > 0).await;
+    let rename = async |from: &str, to: &str| {
+        let sql = format!("ALTER TABLE {from} RENAME TO {to}");
+        let renamed = house.db.write(async move |tx: &mut relational::Tx| {
+            tx.execute(&sql, relational::params![]).await?;
+            Ok::<_, relational::Error>(())
+        });
+        renamed.await.unwrap();
+    };
+    rename("socket_message", "aside").await;
+    // With the first page done the next one is asked for; meanwhile a message with an older number comes.
+    let seen = parking_lot::Mutex::new(Vec::new());
+    for _ in 0..2 {
+        take_all(&to, id, &outboxes[1], &mut seen.lock());
+    }
+    to.expect_moved(&moved).unwrap();
+    to.moved_here(moved[0].0, &moved[0].1);
+    let has_come = || {
+        take_all(&to, id, &outboxes[1], &mut seen.lock());
+        seen.lock().contains(&moved[0].0)
+    };
+    house.until("the moved one is given out", has_come).await;
+    assert_eq!(seen.lock().len(), 3);
+    rename("aside", "socket_message").await;
+    let all = || {
+        take_all(&to, id, &outboxes[1], &mut seen.lock());
+        seen.lock().len() == 9
+    };
+    house.until("the rest is read by itself", all).await;
 }

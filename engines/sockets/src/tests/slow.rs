@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base::OrganisationId;
+
 use super::client::Client;
 use super::house::House;
 
@@ -38,6 +40,70 @@ async fn a_subscriber_that_takes_nothing_is_disconnected_and_the_others_go_on() 
         heard += 1;
     }
     assert!(heard < sent);
+}
+
+#[tokio::test]
+async fn when_too_much_waits_for_all_the_one_with_the_most_goes() {
+    let house = House::with(|config| {
+        config.outgoing_bytes_max = 1 << 20;
+        config.waiting_bytes_max = 1 << 20;
+        config.close_time_max = Duration::from_secs(10);
+    })
+    .await;
+    let mut slowest = house.client("joon").await;
+    slowest.subscribe("1", "/topic/a").await;
+    let mut slow = house.client("bora").await;
+    slow.subscribe("1", "/topic/b").await;
+    let mut sender = house.client("mina").await;
+    let body = "x".repeat(64 << 10);
+    let waits = |name: &str| {
+        let all = house.sockets.connections_of(OrganisationId::DEFAULT, 0, 10);
+        all.into_iter().find(|it| it.name == name).map_or(0, |it| it.waiting_bytes)
+    };
+    let crowded = || house.metric("madang_sockets_closed_total{reason=\"crowded\"}");
+    // More than the kernel keeps for a peer.
+    while waits("joon") < 512 << 10 {
+        sender.publish("/topic/a", &body).await;
+    }
+    assert_eq!(crowded(), 0);
+    while crowded() == 0 {
+        assert!(waits("bora") < 512 << 10, "somebody goes before");
+        sender.publish("/topic/b", &body).await;
+    }
+    let last = loop {
+        let heard = slowest.next().await.expect("it is told why");
+        if heard.command == "ERROR" {
+            break heard;
+        }
+    };
+    let begins = "too slow: more than 1048576 bytes wait for all, and the most, ";
+    assert!(last.text().starts_with(begins), "{}", last.text());
+    house.until("it is gone", || house.sockets.connections() == 2).await;
+    // The other one has missed nothing.
+    sender.publish("/topic/b", "end").await;
+    while slow.message().await != "end" {}
+    assert_eq!(crowded(), 1);
+    drop((slow, slowest, sender));
+    house.until("all are gone", || house.sockets.connections() == 0).await;
+    house.until("nothing is counted", || house.sockets.0.pool.bytes() == 0).await;
+}
+
+#[tokio::test]
+async fn what_a_connection_sends_by_halves_counts_too() {
+    let house = House::with(|config| {
+        config.outgoing_bytes_max = 256 << 10;
+        config.waiting_bytes_max = 256 << 10;
+    })
+    .await;
+    let mut most = house.client("joon").await;
+    let mut less = house.client("bora").await;
+    let half = |length: usize| format!("SEND\ndestination:/topic/a\n\n{}", "x".repeat(length));
+    most.send(&half(150 << 10)).await;
+    house.until("it is there", || house.sockets.0.pool.bytes() >= 150 << 10).await;
+    less.send(&half(120 << 10)).await;
+    assert!(most.error().await.text().starts_with("too slow"));
+    less.send("\0").await;
+    less.hears_nothing().await;
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use super::client::{Client, Line};
 use super::memory::{Memory, Tables};
 use super::model::{Desk, Shared, Will, number};
 use crate::broker::Broker;
+use crate::connection::Comer;
 use crate::tests::house::doorman;
 use crate::{Config, connection};
 
@@ -238,7 +239,8 @@ fn connect(network: &Network, broker: &Arc<Broker>) -> End {
     let (end, other) = network.connect();
     let other = Arc::new(other);
     let (read, write) = (Half(other.clone()), Half(other));
-    let served = connection::serve(broker.clone(), read, write, false);
+    let served =
+        connection::serve(broker.clone(), read, write, Comer { is_over: false, share: None });
     drop(broker.base.tasks.spawn("mqtt-connection", served));
     end
 }
