@@ -22,6 +22,7 @@ mod reply;
 mod routes;
 mod serve;
 mod socket;
+mod tagged;
 mod upgrade;
 
 pub use axum::Router;
@@ -40,4 +41,5 @@ pub use problem::{Error, FieldProblem, Problem, Refusal, Result};
 pub use reply::{Accepted, Created, Endpoint, NoContent, PageBody, Reply, SessionCookie};
 pub use routes::Routes;
 pub use serve::serve;
+pub use tagged::{knows, takes_gzip};
 pub use upgrade::{Shown, Still, Switching, Taken, Upgrade};

@@ -29,22 +29,6 @@ pub enum Encoding {
     Gzip,
 }
 
-impl Encoding {
-    /// Reads a request's `Accept-Encoding`.
-    pub fn accepted(header: Option<&str>) -> Encoding {
-        let takes_gzip = |part: &str| {
-            let mut words = part.split(';').map(str::trim);
-            let is_gzip = words.next().is_some_and(|name| name.eq_ignore_ascii_case("gzip"));
-            let weight = words.find_map(|word| word.strip_prefix("q="));
-            is_gzip && weight.and_then(|text| text.parse::<f32>().ok()).is_none_or(|q| q > 0.0)
-        };
-        if header.unwrap_or_default().split(',').any(takes_gzip) {
-            return Encoding::Gzip;
-        }
-        Encoding::Identity
-    }
-}
-
 /// The file behind a request's path, with or without the leading slash.
 ///
 /// A path whose last part has no dot is a page of the console, whatever its name: it gets `index.html`.
@@ -195,19 +179,5 @@ mod tests {
         assert_eq!(packed.content_encoding, Some("gzip"));
         assert_ne!(packed.etag, plain.etag);
         assert_eq!(asset("/style.css", Encoding::Gzip).unwrap().body, packed.body);
-    }
-
-    #[test]
-    fn gzip_is_sent_to_those_who_take_it() {
-        for (header, encoding) in [
-            (None, Encoding::Identity),
-            (Some("br"), Encoding::Identity),
-            (Some("gzip;q=0, br"), Encoding::Identity),
-            (Some("gzip"), Encoding::Gzip),
-            (Some("gzip, deflate, br"), Encoding::Gzip),
-            (Some("br;q=1.0, gzip;q=0.5"), Encoding::Gzip),
-        ] {
-            assert_eq!(Encoding::accepted(header), encoding, "{header:?}");
-        }
     }
 }

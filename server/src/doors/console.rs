@@ -3,6 +3,7 @@
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use edge::{knows, takes_gzip};
 use web_console::{Encoding, asset, content_security_policy};
 
 /// Answers a `GET` that no operation names; `None` is a 404.
@@ -16,12 +17,10 @@ pub(super) fn pages() -> impl Fn(&Parts) -> Option<Response> + Send + Sync + 'st
         {
             return None;
         }
-        let text =
-            |name| request.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-        let asset = asset(path, Encoding::accepted(text(header::ACCEPT_ENCODING)))?;
-        let is_known = text(header::IF_NONE_MATCH)
-            .is_some_and(|known| known.split(',').any(|etag| etag.trim() == asset.etag));
-        let mut response = if is_known {
+        let encoding =
+            if takes_gzip(&request.headers) { Encoding::Gzip } else { Encoding::Identity };
+        let asset = asset(path, encoding)?;
+        let mut response = if knows(&request.headers, &asset.etag) {
             StatusCode::NOT_MODIFIED.into_response()
         } else {
             ([(header::CONTENT_TYPE, asset.content_type)], asset.body).into_response()
