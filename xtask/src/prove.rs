@@ -59,6 +59,9 @@ pub(crate) fn prove(name: &str, binary: Option<PathBuf>) -> Result<()> {
             bail!("no proof {name}; there are: {}", names().collect::<Vec<_>>().join(", "));
         };
         shell::install(&crate::PACKAGES.iter().chain(PEERS).copied().collect::<Vec<_>>())?;
+        if matches!(name, "kv/memory" | "kv/speed") {
+            crate::fetch_valkey()?;
+        }
         let binary = if let Some(binary) = binary {
             std::fs::canonicalize(&binary)?
         } else if kv::ALL.iter().any(|(known, _)| *known == name) {

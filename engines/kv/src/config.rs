@@ -100,6 +100,9 @@ pub struct Config {
     pub function_load_time_max: Duration,
     /// Bytes of Lua's memory, for each organisation.
     pub script_memory_bytes_max: usize,
+    /// Bytes by which one script may grow the data, and those of its changes in the log; one that goes beyond is ended, and
+    /// what it wrote is undone.
+    pub script_write_bytes_max: usize,
     /// Keys that were read by clients who want to be told of their change; more are forgotten, which is told.
     pub tracked_keys_max: usize,
     /// Scripts that are known by their names, and libraries of functions, of each organisation.
@@ -135,6 +138,7 @@ impl Default for Config {
             script_time_max: Duration::from_secs(30),
             function_load_time_max: Duration::from_millis(500),
             script_memory_bytes_max: 64 << 20,
+            script_write_bytes_max: 1 << 30,
             tracked_keys_max: 1_000_000,
             scripts_max: 10_000,
         }
@@ -152,6 +156,7 @@ impl Config {
             (self.output_bytes_max, "output_bytes_max"),
             (self.expired_per_turn_max, "expired_per_turn_max"),
             (self.scripts_max, "scripts_max"),
+            (self.script_write_bytes_max, "script_write_bytes_max"),
             (self.requests_max, "requests_max"),
         ];
         if let Some((_, name)) = positive.iter().find(|(value, _)| *value == 0) {

@@ -30,15 +30,20 @@ use crate::store::object::Kind;
 use crate::store::{Found, Store, Waste};
 use crate::tracking::Trackers;
 use crate::unsettled::Unsettled;
-use crate::wire::reply::{Fault, Reply};
+use crate::wire::reply::{Fault, Reply, TOO_LONG};
 use crate::wire::request::{Args, Limits, Owned, Parsed, Progress, Span, parse};
 
 /// Databases of each organisation.
 pub(crate) const DATABASES: usize = 16;
 /// Requests that are read ahead, so that the memory they need is fetched at once.
 const BATCH: usize = 64;
-/// Commands of a transaction and their bytes, at most.
+/// Commands of a transaction, at most.
 const QUEUE_MAX: usize = 1 << 20;
+/// A client's requests wait while more than this waits to be sent to it.
+const UNSENT_BYTES_MAX: usize = 1 << 20;
+/// Buffers larger than this are given back when they are empty.
+const KEPT_BYTES_MAX: usize = 64 << 10;
+const SPARE_BUFFERS_MAX: usize = 256;
 
 /// The moment of a turn, and a watch for what takes long.
 pub(crate) struct Turn<'a> {
@@ -255,6 +260,7 @@ impl Engine {
             self.sessions.len() - 1
         });
         let mut session = Box::new(Session::new(token, self.next_id, address, now));
+        session.out.limit = self.settings.output_bytes_max;
         self.next_id += 1;
         if let Some(principal) = self.gate.anonymous.clone() {
             self.let_in(&mut session, principal);
@@ -304,7 +310,7 @@ impl Engine {
             session.out.bytes = self.spare_buffers.pop().unwrap_or_default();
         }
         self.current = token;
-        self.mail.is_resp3 = session.out.is_resp3;
+        (self.mail.is_resp3, self.mail.limit) = (session.out.is_resp3, session.out.limit);
         if session.input.is_empty() {
             let used = self.run_all(&mut session, bytes, turn);
             session.input.extend_from_slice(&bytes[used..]);
@@ -319,8 +325,8 @@ impl Engine {
                 session.input = buffer;
             }
         }
-        if session.input.len() > self.settings.query_bytes_max {
-            tracing::warn!(client = session.id, "a client's request is over the limit");
+        if session.input.len() + session.kept_bytes() > self.settings.query_bytes_max {
+            tracing::warn!(client = session.id, "a client's requests are over the limit");
             session.is_closing = true;
         }
         self.current = NOBODY;
@@ -349,7 +355,34 @@ impl Engine {
             session.is_listed = true;
             self.touched.push(session.token);
         } else if session.out.bytes.is_empty() && session.out.bytes.capacity() > 0 {
-            self.spare_buffers.push(std::mem::take(&mut session.out.bytes));
+            let buffer = std::mem::take(&mut session.out.bytes);
+            self.give_back(buffer);
+        }
+    }
+
+    /// Keeps an empty buffer for the next replies.
+    pub(crate) fn give_back(&mut self, buffer: Vec<u8>) {
+        if buffer.capacity() <= KEPT_BYTES_MAX && self.spare_buffers.len() < SPARE_BUFFERS_MAX {
+            self.spare_buffers.push(buffer);
+        }
+    }
+
+    /// Everything is sent to a client: its requests go on.
+    pub(crate) fn is_sent(&mut self, token: Token) {
+        let session = self.sessions[token].as_mut();
+        if session.is_some_and(|session| std::mem::take(&mut session.is_full)) {
+            self.runnable.push(token);
+        }
+    }
+
+    /// What came for the client itself while its command ran.
+    fn take_mail(&mut self, session: &mut Session) {
+        session.out.bytes.append(&mut self.mail.bytes);
+        if std::mem::take(&mut self.mail.is_over) {
+            tracing::warn!(client = session.id, "a client does not take its output");
+            session.is_closing = true;
+            session.out.bytes = Vec::new();
+            self.stats.output_closed += 1;
         }
     }
 
@@ -360,7 +393,7 @@ impl Engine {
         loop {
             spans.clear();
             batch.clear();
-            if session.is_closing || !matches!(session.state, State::Ready) {
+            if !session.goes_on() {
                 break;
             }
             let (next, broken) = self.plan(session, (bytes, start), &mut spans, &mut batch);
@@ -369,7 +402,7 @@ impl Engine {
             }
             let mut done = next;
             for planned in &batch {
-                if session.is_closing || !matches!(session.state, State::Ready) {
+                if !session.goes_on() {
                     // What was read ahead is read again.
                     session.progress = Progress::default();
                     done = planned.start;
@@ -381,12 +414,13 @@ impl Engine {
                 };
                 self.execute(session, planned.command, (args, planned.ready), turn);
                 if !self.mail.bytes.is_empty() {
-                    session.out.bytes.append(&mut self.mail.bytes);
+                    self.take_mail(session);
                 }
                 if !self.offers.is_empty() {
                     self.serve(turn);
-                    session.out.bytes.append(&mut self.mail.bytes);
+                    self.take_mail(session);
                 }
+                session.is_full = session.out.bytes.len() > UNSENT_BYTES_MAX;
             }
             let is_stuck = done == start;
             start = done;
@@ -592,7 +626,7 @@ impl Engine {
             && session.only_listens()
             && !command.has(flag::LISTENING)
         {
-            let name = command.name.replace('|', " ");
+            let name = command.name;
             return Err(format!(
                 "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"
             )
@@ -679,14 +713,13 @@ impl Engine {
                 effect::push(&mut self.effects, session.db, args.iter());
             }
             Ok(()) => {}
-            Err(fault) => {
-                self.stats.error(&fault.0);
-                session.out.bytes.truncate(before);
-                session.out.error(&fault.0);
-            }
+            Err(fault) => self.fail(session, before, &fault),
         }
         if let Some(call) = session.script.take() {
             self.run_script(session, &call, turn);
+        }
+        if std::mem::take(&mut session.out.is_over) {
+            self.fail(session, before, &TOO_LONG);
         }
         if session.out.bytes.get(before) == Some(&b'-') {
             self.stats.failed_calls[command.index()] += 1;
@@ -706,6 +739,13 @@ impl Engine {
         if command.name == "exec" {
             self.run_queue(session, turn);
         }
+    }
+
+    /// Answers an error in place of what stands there of the reply.
+    fn fail(&mut self, session: &mut Session, before: usize, fault: &Fault) {
+        self.stats.error(&fault.0);
+        session.out.bytes.truncate(before);
+        session.out.error(&fault.0);
     }
 
     /// Remembers what took longer than `latency-monitor-threshold`.
@@ -864,6 +904,7 @@ impl Engine {
             }
         }
         session.is_spoiled = false;
+        session.watched_bytes = 0;
     }
 
     /// Publishes an event of a key.
@@ -900,7 +941,8 @@ impl Engine {
             // What it is told of may be logged after this.
             self.bound.push(token);
         }
-        if session.out.bytes.len() > self.settings.output_bytes_max {
+        let is_over = std::mem::take(&mut session.out.is_over);
+        if is_over || session.out.bytes.len() > self.settings.output_bytes_max {
             tracing::warn!(client = session.id, "a client does not take its output");
             session.is_closing = true;
             session.out.bytes = Vec::new();
@@ -1298,6 +1340,7 @@ impl Engine {
         let mut session = Session::new(NOBODY, 0, "server".into(), turn.now);
         session.rights = Rights::ALL;
         session.out.is_resp3 = true;
+        session.out.limit = self.settings.output_bytes_max;
         session.base = self.space(space);
         session.db = session.base + db.min(DATABASES - 1);
         let owned = Owned::new(request.iter().map(Vec::as_slice));

@@ -43,12 +43,12 @@ impl Keys {
     pub async fn ask<T: AsRef<[u8]>>(&self, request: &[T]) -> Result<Value, Error> {
         let owned = Owned::new(request.iter().map(AsRef::as_ref));
         let command = admitted(&owned)?;
-        let _place = self.kv.place_in_queue()?;
+        let queued = self.kv.place_in_queue()?;
         if let Some(remote) = self.kv.remote() {
             return remote.ask(self.organisation, command, &owned).await;
         }
         let request = owned.args().iter().map(<[u8]>::to_vec).collect();
-        value::read(&self.kv.run((Space::of_rooms(self.organisation), 0), request).await?)
+        value::read(&self.kv.run((Space::of_rooms(self.organisation), 0), request, queued).await?)
     }
 
     pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>, Error> {
@@ -128,7 +128,7 @@ impl Keys {
         }
         let about = about.clamp(1, PAGE_MAX);
         let pattern = pattern_of(prefix);
-        let _place = self.kv.place_in_queue()?;
+        let queued = self.kv.place_in_queue()?;
         let answer = if let Some(remote) = self.kv.remote() {
             remote.scan(self.organisation, (&pattern, cursor, about)).await?
         } else {
@@ -136,7 +136,7 @@ impl Keys {
             let request = [&b"SCAN"[..], cursor.as_bytes(), b"MATCH", &pattern, b"COUNT", &count];
             let request = request.map(<[u8]>::to_vec).to_vec();
             let place = (Space::of_rooms(self.organisation), 0);
-            value::read(&self.kv.run(place, request).await?)?
+            value::read(&self.kv.run(place, request, queued).await?)?
         };
         page_of(answer)
     }

@@ -57,7 +57,7 @@ use std::sync::mpsc::{Sender, channel};
 use base::access::{Authority, Principal};
 use base::{Base, OrganisationId, Tls};
 use mio::{Poll, Waker};
-use tokio::sync::{Semaphore, SemaphorePermit, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 pub use access::{ACTIONS, ADMIN, READ};
 pub use address::Address;
@@ -81,9 +81,12 @@ pub struct Kv(Arc<Shared>);
 struct Shared {
     backend: Backend,
     /// Commands of rooms that may wait at once.
-    places: Semaphore,
+    places: Arc<Semaphore>,
     requests_max: usize,
 }
+
+/// A place among the commands that wait: held by who waits, and until the command is run also when nobody does any more.
+type Queued = Arc<OwnedSemaphorePermit>;
 
 enum Backend {
     Embedded(Embedded),
@@ -120,7 +123,7 @@ impl Kv {
             let gate = Gate { authority, anonymous };
             Backend::Embedded(Embedded::open(config, base, dir, gate).await?)
         };
-        let places = Semaphore::new(requests_max.min(Semaphore::MAX_PERMITS));
+        let places = Arc::new(Semaphore::new(requests_max.min(Semaphore::MAX_PERMITS)));
         Ok(Self(Arc::new(Shared { backend, places, requests_max })))
     }
 
@@ -163,10 +166,10 @@ impl Kv {
         request: &[T],
     ) -> Result<Value, Error> {
         self.embedded()?;
-        let _place = self.place_in_queue()?;
+        let queued = self.place_in_queue()?;
         let request = request.iter().map(|argument| argument.as_ref().to_vec()).collect();
         let place = (Space::of_clients(organisation), usize::from(db));
-        value::read(&self.run(place, request).await?)
+        value::read(&self.run(place, request, queued).await?)
     }
 
     /// Ends the thread in good order.
@@ -196,16 +199,22 @@ impl Kv {
         }
     }
 
-    fn place_in_queue(&self) -> Result<SemaphorePermit<'_>, Error> {
+    fn place_in_queue(&self) -> Result<Queued, Error> {
         let requests_max = self.0.requests_max;
-        self.0.places.try_acquire().map_err(|_| Error::TooMany { requests_max })
+        let place = self.0.places.clone().try_acquire_owned();
+        place.map(Arc::new).map_err(|_| Error::TooMany { requests_max })
     }
 
     /// The reply as it stands on the wire.
-    async fn run(&self, place: (Space, usize), request: Vec<Vec<u8>>) -> Result<Vec<u8>, Error> {
+    async fn run(
+        &self,
+        place: (Space, usize),
+        request: Vec<Vec<u8>>,
+        queued: Queued,
+    ) -> Result<Vec<u8>, Error> {
         let (answer, reply) = oneshot::channel();
         let embedded = self.embedded()?;
-        embedded.tell(Message::Command { place, request, answer })?;
+        embedded.tell(Message::Command { place, request, answer, queued: queued.clone() })?;
         reply.await.map_err(|_| {
             if *embedded.ended.borrow() {
                 Error::Ended

@@ -56,6 +56,8 @@ pub(crate) enum Message {
         place: (Space, usize),
         request: Vec<Vec<u8>>,
         answer: oneshot::Sender<Vec<u8>>,
+        /// Its place among those that wait.
+        queued: crate::Queued,
     },
     Stop,
 }
@@ -351,12 +353,13 @@ impl Server {
                 Message::Authenticated { client, answer } => {
                     self.engine.authenticated(client, answer);
                 }
-                Message::Command { place, request, answer } => {
+                Message::Command { place, request, answer, queued } => {
                     if self.engine.is_broken {
                         return;
                     }
                     let reply = self.engine.run_for_server(place, &request, turn);
                     self.answers.push((answer, reply));
+                    drop(queued);
                 }
                 Message::Stop => self.is_stopping = true,
             }

@@ -9,6 +9,9 @@ use crate::store::glob;
 /// An organisation's first database and a channel's name.
 type Place = (usize, Box<[u8]>);
 
+/// About what a name takes beside its bytes.
+pub(crate) const NAME_BYTES: usize = 64;
+
 #[derive(Default)]
 pub(crate) struct Channels {
     pub(crate) plain: HashMap<Place, Vec<Token>>,
@@ -45,6 +48,7 @@ impl Channels {
     pub(crate) fn join(&mut self, session: &mut Session, listening: Listening, channel: &[u8]) {
         let all = session.subscriptions.get_or_insert_default();
         if names(all, listening).insert(channel.into()) {
+            all.bytes += channel.len() + NAME_BYTES;
             self.of(listening)
                 .entry((session.base, channel.into()))
                 .or_default()
@@ -57,6 +61,7 @@ impl Channels {
         if !names(all, listening).remove(channel) {
             return;
         }
+        all.bytes -= channel.len() + NAME_BYTES;
         let place = (session.base, Box::from(channel));
         let channels = self.of(listening);
         if let Some(tokens) = channels.get_mut(&place) {

@@ -5,6 +5,7 @@ mod bits;
 mod json;
 mod library;
 mod msgpack;
+mod patterns;
 mod raise;
 mod reply;
 mod run;
@@ -189,6 +190,8 @@ pub(crate) struct Limits {
     /// The same for the code of a library that says which functions it has.
     pub(crate) load_micros: u64,
     pub(crate) memory_bytes: usize,
+    /// A script that grows the data or the log by more is ended.
+    pub(crate) write_bytes: usize,
     pub(crate) count: usize,
 }
 
@@ -280,6 +283,7 @@ fn modules(lua: &Lua, (seed, limit): (u64, usize), mailbox: &Mailbox) -> mlua::R
     modules.set("cjson", json::module(lua, limit)?)?;
     modules.set("cmsgpack", msgpack::module(lua, limit)?)?;
     modules.set("struct", structs::module(lua, limit)?)?;
+    modules.set("patterns", patterns::module(lua, limit)?)?;
     modules.set("sha1hex", lua.create_function(sha1hex)?)?;
     modules.set("log", lua.create_function(log)?)?;
     add_chance(lua, &modules, seed)?;

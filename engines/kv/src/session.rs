@@ -32,6 +32,7 @@ pub(crate) struct Session {
     pub(crate) state: State,
     pub(crate) multi: Option<Box<Multi>>,
     pub(crate) watched: Vec<(usize, Box<[u8]>)>,
+    pub(crate) watched_bytes: usize,
     /// A watched key was changed.
     pub(crate) is_spoiled: bool,
     pub(crate) subscriptions: Option<Box<Subscriptions>>,
@@ -52,6 +53,8 @@ pub(crate) struct Session {
     /// Its place among all that wait, first come first; 0 while it does not.
     pub(crate) waits_since: u64,
     pub(crate) is_listed: bool,
+    /// So much waits to be sent to it that its requests wait too.
+    pub(crate) is_full: bool,
     /// Its command runs again because a key that it waits for changed.
     pub(crate) is_woken: bool,
     /// It is a script's own.
@@ -107,6 +110,8 @@ pub(crate) struct Subscriptions {
     pub(crate) channels: BTreeSet<Box<[u8]>>,
     pub(crate) patterns: BTreeSet<Box<[u8]>>,
     pub(crate) shards: BTreeSet<Box<[u8]>>,
+    /// About what their names take.
+    pub(crate) bytes: usize,
 }
 
 impl Subscriptions {
@@ -144,6 +149,7 @@ impl Session {
             state: State::Ready,
             multi: None,
             watched: Vec::new(),
+            watched_bytes: 0,
             is_spoiled: false,
             subscriptions: None,
             replies: Replies::On,
@@ -158,6 +164,7 @@ impl Session {
             is_bound: false,
             waits_since: 0,
             is_listed: false,
+            is_full: false,
             is_woken: false,
             is_script: false,
             is_tracking: false,
@@ -167,8 +174,19 @@ impl Session {
 
     /// What waits to be run for the client and to be sent to it.
     pub(crate) fn waiting_bytes(&self) -> usize {
+        self.input.capacity() + self.out.bytes.capacity() + self.kept_bytes()
+    }
+
+    /// What the client wants to be kept: queued commands, watched keys, names of channels.
+    pub(crate) fn kept_bytes(&self) -> usize {
         let queued = self.multi.as_ref().map_or(0, |multi| multi.queue_bytes);
-        self.input.capacity() + self.out.bytes.capacity() + queued
+        let named = self.subscriptions.as_ref().map_or(0, |all| all.bytes);
+        queued + self.watched_bytes + named
+    }
+
+    /// Whether its next request can be run now.
+    pub(crate) fn goes_on(&self) -> bool {
+        !self.is_closing && !self.is_full && matches!(self.state, State::Ready)
     }
 
     pub(crate) fn is_blocked(&self) -> bool {

@@ -178,6 +178,7 @@ impl Settings {
                 micros: micros(config.script_time_max),
                 load_micros: micros(config.function_load_time_max),
                 memory_bytes: config.script_memory_bytes_max,
+                write_bytes: config.script_write_bytes_max,
                 count: config.scripts_max,
             },
             tracked_keys_max: config.tracked_keys_max,
@@ -340,7 +341,15 @@ impl Settings {
             "port" => {
                 return Err("Unable to listen on this port: the server's owner chooses it.".into());
             }
-            "bind" | "daemonize" | "databases" | "replicaof" | "slaveof" => {
+            // What is the same changes nothing.
+            "bind" if value == self.value("bind") => {}
+            "bind" => {
+                return Err(
+                    "Failed to bind to specified addresses: the server's owner chooses them."
+                        .into(),
+                );
+            }
+            "daemonize" | "databases" | "replicaof" | "slaveof" => {
                 return Err("can't set immutable config".into());
             }
             _ => return Err("Unknown option or number of arguments".into()),

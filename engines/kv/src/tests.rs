@@ -79,6 +79,9 @@ impl Desk {
     fn take(&mut self, client: Token) -> String {
         let Some(session) = self.engine.sessions[client].as_mut() else { return "gone".into() };
         session.is_listed = false;
+        if std::mem::take(&mut session.is_full) {
+            self.engine.runnable.push(client);
+        }
         String::from_utf8_lossy(&std::mem::take(&mut session.out.bytes))
             .replace("\r\n", " ")
             .trim()

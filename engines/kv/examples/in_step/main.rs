@@ -57,7 +57,9 @@ fn compare(ours: SocketAddr, port: u16, (count, seed): (usize, u64)) -> Result<(
         // Many short runs show more kinds of differences than one that ends at the first.
         let runs = 20;
         let found: Vec<String> = (seed..seed + runs)
-            .filter_map(|seed| stream::run(ours, theirs, (templates, seed, count / 20)).err())
+            .filter_map(|seed| {
+                stream::run(ours, theirs, (family, templates, seed, count / 20)).err()
+            })
             .collect();
         println!(
             "{family}: {count} commands of {} forms, seeds {seed} to {}, {} runs with a difference",

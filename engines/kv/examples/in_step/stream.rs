@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 
+use sha1::{Digest, Sha1};
 pub(crate) use testkit::{Resp as Client, Value};
 
 /// Templates of a family. `k` is a key, `v` a value, `n` a whole number, `f` a float, `m` a member, `s` a score edge,
 /// `l` a name edge, `t` a moment far away, `id` an entry, `end` an end of a range of them, `gr` a group, `co` a
-/// consumer, `el` one of many elements, `lon` and `lat` a place, `rad` a length, `unit` its unit; every other word stands
-/// for itself.
+/// consumer, `el` one of many elements, `lon` and `lat` a place, `rad` a length, `unit` its unit, `sc` a script, `sha` its
+/// name, `ch` a channel, `pat` a pattern of channels; every other word stands for itself.
 pub(crate) const FAMILIES: &[(&str, &[&str])] = &[
     ("strings", STRINGS),
     ("keys", KEYS),
@@ -21,7 +22,12 @@ pub(crate) const FAMILIES: &[(&str, &[&str])] = &[
     ("groups", GROUPS),
     ("hyperloglog", HYPERLOGLOG),
     ("geo", GEO),
+    ("scripts", SCRIPTS),
+    (LISTENING_FAMILY, LISTENING),
 ];
+
+/// What is told of it comes between replies.
+const LISTENING_FAMILY: &str = "pubsub";
 
 const STRINGS: &[&str] = &[
     "SET k v",
@@ -111,7 +117,7 @@ const KEYS: &[&str] = &[
     "OBJECT REFCOUNT nokey",
     "EXPIRE k 99999999999999999",
     "EXPIRE k x",
-    "EXPIRE k 1 ZZ",
+    "PEXPIREAT k 1 ZZ",
     "SORT k",
     "SORT k ALPHA",
     "SORT k ALPHA DESC LIMIT 0 2",
@@ -536,6 +542,125 @@ const GEO: &[&str] = &[
     "SET k v",
 ];
 
+const SCRIPTS: &[&str] = &[
+    "EVAL sc 1 k v",
+    "EVAL sc 1 k v",
+    "EVAL sc 1 k n",
+    "EVAL sc 2 k k v v",
+    "EVAL sc 0",
+    "EVAL sc n k v",
+    "EVAL_RO sc 1 k v",
+    "EVALSHA sha 1 k v",
+    "EVALSHA sha 1 k n",
+    "EVALSHA_RO sha 1 k v",
+    "SCRIPT EXISTS sha sha",
+    "SCRIPT LOAD sc",
+    "SCRIPT FLUSH",
+    "GET k",
+    "SET k n",
+    "DEL k k",
+    "TYPE k",
+    "RPUSH k v v",
+    "MULTI",
+    "EXEC",
+    "EXEC",
+];
+
+const SCRIPT_TEXTS: &[&str] = &[
+    "return redis.call('SET', KEYS[1], ARGV[1])",
+    "return redis.call('GET', KEYS[1])",
+    "return redis.call('INCRBY', KEYS[1], ARGV[1])",
+    "return redis.pcall('INCRBY', KEYS[1], ARGV[1])",
+    "return redis.pcall('INCRBY', KEYS[1], ARGV[1]).err or 'none'",
+    "return {1, 2.9, 'x', true, false, {KEYS[1], ARGV[1]}, nil, 4}",
+    "local t = redis.call('LRANGE', KEYS[1], 0, -1) table.sort(t) return t",
+    "redis.call('RPUSH', KEYS[1], ARGV[1]) return redis.call('LLEN', KEYS[1])",
+    "redis.call('SET', KEYS[1], 1) redis.call('LPUSH', KEYS[1], 1)",
+    "return redis.error_reply('MY ' .. ARGV[1])",
+    "return redis.status_reply(ARGV[1])",
+    "return {err = ARGV[1]}",
+    "return {ok = KEYS[1]}",
+    "return tostring(tonumber(ARGV[1]))",
+    "return cjson.encode({KEYS[1], ARGV[1], 1.5, true})",
+    "return cjson.decode('[1,{\"a\":[2,3]},\"x\"]')[2].a",
+    "return cjson.decode(ARGV[1])",
+    "return #ARGV .. ':' .. #KEYS",
+    "return redis.sha1hex(ARGV[1])",
+    "return {string.byte(ARGV[1], 1, -1)}",
+    "return {string.find(ARGV[1], '(l+)(.?)')}",
+    "return {ARGV[1]:gsub('%w', '<%0>')}",
+    "return {('key=val, k2 = v2'):gsub('(%w+)%s*=%s*(%w+)', '%2=%1')}",
+    "local t = {} for k, v in (ARGV[1] .. ' a=1 b=2'):gmatch('(%w+)=(%w+)') do t[#t + 1] = k .. v end return t",
+    "return {('hello world'):gsub('o', {o = '0'}), (('abc'):gsub('%w', function(c) return c:upper() .. ARGV[1] end))}",
+    "return {(ARGV[1]):find('[%a_][%w_]*'), ('THE (quick) fox'):find('%((%a+)%)')}",
+    "return {('x = [[a]] y'):match('%[(%b[])%]'), ('THE (quick) fox'):gsub('%f[%a]%a+', '<%0>')}",
+    "return {(ARGV[1]):gsub('', '-')}",
+    "return {('abc'):find('b', -1), ('abc'):find('', 10), ('a.b'):find('.', 1, true), ('aXb'):match('()X()')}",
+    "return {ARGV[1]:match('^(.-)(%d*)$')}",
+    "return {ARGV[1]:gsub('[^%l\\n]+', '.')}",
+    "return {('aaa'):gsub('a', 'b', 2), (('abab'):gsub('(a)(b)%1', '%2'))}",
+    "return ('x'):find('[a')",
+    "return ('x'):find('%')",
+    "return ('xxx'):gsub('x', '%2')",
+    "return ('abc'):match('((a)(b)', 1)",
+    "return string.find(nil, 'x')",
+    "return ('x'):gsub('x', true)",
+    "local s = ('x'):gsub('x', function() return {} end) return s",
+    "local n = 0 for i = 1, 100 do n = n + i end return n / 7",
+    "return redis.call('NOPE', KEYS[1])",
+    "return redis.call('GET')",
+    "return redis.call()",
+    "return redis.call('SUBSCRIBE', 'x')",
+    "return undefined_global",
+    "new_global = 1",
+    "error('boom')",
+    "error({err = 'MINE own'})",
+    "local ok, e = pcall(redis.call, 'GET') return {ok, type(e)}",
+    "return 'not closed",
+    "return redis.call('ZADD', KEYS[1], ARGV[1], 'm')",
+    "return redis.call('ZADD', KEYS[1], 'NX', 3, ARGV[1], 4, 'b')",
+    "return redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')",
+    "return redis.call('DEL', KEYS[1], KEYS[2])",
+    "return {bit.band(255, 15), bit.lshift(1, 4), bit.tohex(255)}",
+    "return {struct.unpack('>I2bs', struct.pack('>I2bs', 258, -3, ARGV[1] or ''))}",
+    "return cmsgpack.unpack(cmsgpack.pack({1, 'two', {3}, ARGV[1]}))",
+    "#!lua flags=no-writes\nreturn redis.call('SET', KEYS[1], 1)",
+    "#!lua flags=no-writes\nreturn redis.call('GET', KEYS[1])",
+    "#!lua flags=nope\nreturn 1",
+    "redis.setresp(3) return redis.call('ZSCORE', KEYS[1], 'm')",
+    "return redis.call('TYPE', KEYS[1]).ok",
+    "return {double = 3.5}",
+    "return ({1, 2, 3})[tonumber(ARGV[1]) or 1]",
+];
+
+const LISTENING: &[&str] = &[
+    "SUBSCRIBE ch",
+    "SUBSCRIBE ch ch",
+    "UNSUBSCRIBE ch",
+    "PSUBSCRIBE pat",
+    "PUNSUBSCRIBE pat",
+    "SSUBSCRIBE ch",
+    "SUNSUBSCRIBE ch",
+    "PUBLISH ch v",
+    "PUBLISH ch v",
+    "PUBLISH ch v",
+    "SPUBLISH ch v",
+    "PUBSUB CHANNELS",
+    "PUBSUB CHANNELS pat",
+    "PUBSUB NUMSUB ch ch",
+    "PUBSUB NUMPAT",
+    "PUBSUB SHARDCHANNELS",
+    "PUBSUB SHARDNUMSUB ch",
+    "PUBSUB NOPE",
+    "PING",
+    "PING v",
+    "SET k v",
+    "GET k",
+    "MULTI",
+    "EXEC",
+    "EXEC",
+];
+
 /// SplitMix64.
 pub(crate) struct Random(pub(crate) u64);
 
@@ -596,6 +721,13 @@ fn word(random: &mut Random, word: &str) -> Vec<u8> {
         "lon" => format!("{}", random.below(3_600_000) as f64 / 10_000.0 - 180.0),
         "lat" => format!("{}", random.below(1_720_000) as f64 / 10_000.0 - 86.0),
         "rad" => random.of(&["0", "1", "200", "5000.5", "30000", "1e6", "-1", "x"]).to_owned(),
+        "sc" => random.of(SCRIPT_TEXTS).to_owned(),
+        "sha" => {
+            let digest = Sha1::digest(random.of(SCRIPT_TEXTS).as_bytes());
+            digest.iter().map(|byte| format!("{byte:02x}")).collect()
+        }
+        "ch" => format!("ch{}", random.below(4)),
+        "pat" => random.of(&["*", "ch*", "ch[12]", "?h3", "none"]).to_owned(),
         "unit" => random.of(&["m", "km", "km", "ft", "mi", "MI", "x"]).to_owned(),
         other => other.to_owned(),
     };
@@ -618,6 +750,10 @@ pub(crate) fn command(random: &mut Random, templates: &[&str]) -> Vec<Vec<u8>> {
     if name.starts_with(b"BLPOP") && command.len() < 3 {
         command = vec![b"PING".to_vec()];
     }
+    // What is left at once is left in no order.
+    if name.ends_with(b"UNSUBSCRIBE") && command.len() < 2 {
+        command = vec![b"PING".to_vec()];
+    }
     command
 }
 
@@ -637,6 +773,10 @@ fn settled(command: &[Vec<u8>], value: Value) -> Value {
             | "HVALS"
             | "HSCAN"
     );
+    // Redis shares small numbers, and says so.
+    if name == "OBJECT" && value == Value::Int(i64::from(i32::MAX)) {
+        return Value::Int(1);
+    }
     let value = if name.starts_with('X') { without_moments(&name, value) } else { value };
     let sorted = |value| match value {
         Value::Array(mut all) => {
@@ -679,13 +819,19 @@ fn without_moments(name: &str, value: Value) -> Value {
     }
 }
 
-/// The first parts that differ.
-fn narrowed(a: Value, b: Value) -> (Value, Value) {
+/// The first parts that differ, and what stands before them.
+fn narrowed(a: Value, b: Value, within: &mut String) -> (Value, Value) {
     match (a, b) {
         (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
-            let mut pairs = a.into_iter().zip(b);
-            let found = pairs.find(|(a, b)| a != b);
-            found.map_or((Value::Null, Value::Null), |(a, b)| narrowed(a, b))
+            let at = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
+            match at.checked_sub(1).map(|before| &a[before]) {
+                Some(Value::Bulk(name)) => {
+                    within.push_str(&format!(" {at} after {}", String::from_utf8_lossy(name)));
+                }
+                _ => within.push_str(&format!(" {at}")),
+            }
+            let found = a.into_iter().zip(b).nth(at);
+            found.map_or((Value::Null, Value::Null), |(a, b)| narrowed(a, b, within))
         }
         other => other,
     }
@@ -695,8 +841,11 @@ fn narrowed(a: Value, b: Value) -> (Value, Value) {
 pub(crate) fn run(
     ours: SocketAddr,
     theirs: SocketAddr,
-    (templates, seed, count): (&[&str], u64, usize),
+    (family, templates, seed, count): (&str, &[&str], u64, usize),
 ) -> Result<(), String> {
+    if family == LISTENING_FAMILY {
+        return run_listening(ours, theirs, (templates, seed, count));
+    }
     let text = |error| format!("{error:#}");
     let (mut ours, mut theirs) =
         (Client::connect(ours).map_err(text)?, Client::connect(theirs).map_err(text)?);
@@ -742,9 +891,10 @@ pub(crate) fn run(
                             .join(" ")
                     })
                     .collect();
-                let (a, b) = narrowed(a, b);
+                let mut within = String::new();
+                let (a, b) = narrowed(a, b, &mut within);
                 return Err(format!(
-                    "seed {seed}, command {}: ours {a:?}, theirs {b:?}, after\n{}",
+                    "seed {seed}, command {}: at{within} ours {a:?}, theirs {b:?}, after\n{}",
                     done + at,
                     shown.join("\n")
                 ));
@@ -753,4 +903,90 @@ pub(crate) fn run(
         done += batch.len();
     }
     Ok(())
+}
+
+/// As [`run`], where a command is answered by as many messages as it likes: a PING at the end of each batch says that all
+/// have come. Every other seed speaks RESP3, where a listener also publishes: what it is told of its own messages stands
+/// before the reply in Redis 7.0, also within that of EXEC, and behind it here as since Redis 7.2.
+fn run_listening(
+    ours: SocketAddr,
+    theirs: SocketAddr,
+    (templates, seed, count): (&[&str], u64, usize),
+) -> Result<(), String> {
+    let text = |error| format!("{error:#}");
+    let is_resp3 = seed.is_multiple_of(2);
+    let mut clients =
+        [Client::connect(ours).map_err(text)?, Client::connect(theirs).map_err(text)?];
+    for client in &mut clients {
+        client.ask(&["FLUSHALL"]).map_err(text)?;
+        if is_resp3 {
+            client.done(&["HELLO", "3"]).map_err(text)?;
+        }
+    }
+    let mut random = Random(seed);
+    let mut done = 0;
+    while done < count {
+        let mut batch: Vec<Vec<Vec<u8>>> =
+            (0..100).map(|_| command(&mut random, templates)).collect();
+        if is_resp3 {
+            batch.retain(|command| command[0] != b"MULTI");
+        }
+        done += batch.len();
+        let mark = format!("mark {done}").into_bytes();
+        // Within a transaction PING would only be queued.
+        batch.push(vec![b"EXEC".to_vec()]);
+        batch.push(vec![b"PING".to_vec(), mark.clone()]);
+        for client in &mut clients {
+            client.send_all(&batch).map_err(text)?;
+        }
+        let [ours, theirs] = &mut clients;
+        let came = [told_until(ours, &mark)?, told_until(theirs, &mark)?];
+        if came[0] != came[1] {
+            let [a, b] = came.map(Value::Array);
+            let mut within = String::new();
+            let (a, b) = narrowed(a, b, &mut within);
+            let shown: Vec<String> = batch
+                .iter()
+                .map(|command| String::from_utf8_lossy(&command.join(&b' ')).into_owned())
+                .collect();
+            return Err(format!(
+                "seed {seed}, in the batch before {done}: at{within} ours {a:?}, theirs {b:?}, after\n{}",
+                shown.join("\n")
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// All that comes up to the answer to the PING. Lists of channels have no order of their own, nor have the patterns by which
+/// a message comes.
+fn told_until(client: &mut Client, mark: &[u8]) -> Result<Vec<Value>, String> {
+    let is_of = |value: &Value, word: &str| matches!(value, Value::Array(parts) if parts.first() == Some(&Value::Bulk(word.into())));
+    let (mut came, mut told): (Vec<Value>, Vec<Value>) = (Vec::new(), Vec::new());
+    loop {
+        let mut value = client.read().map_err(|error| format!("{error:#}"))?;
+        let is_message = ["message", "pmessage", "smessage"].iter().any(|word| is_of(&value, word));
+        let is_last = match &mut value {
+            Value::Bulk(bytes) => bytes == mark,
+            Value::Array(parts) => {
+                let is_last = parts.last() == Some(&Value::Bulk(mark.to_vec()));
+                let is_list = parts.iter().all(|part| matches!(part, Value::Bulk(_)));
+                if is_list && !is_message && !is_last {
+                    parts.sort();
+                }
+                is_last
+            }
+            _ => false,
+        };
+        if is_message {
+            told.push(value);
+            continue;
+        }
+        came.push(value);
+        if is_last {
+            told.sort();
+            came.append(&mut told);
+            return Ok(came);
+        }
+    }
 }

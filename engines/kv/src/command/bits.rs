@@ -66,9 +66,6 @@ fn bit_at(value: &[u8], place: u64) -> bool {
 /// First and last bit of a range in bytes or bits; nothing when it is empty.
 fn bit_range(from: i64, to: i64, in_bits: bool, bytes: usize) -> Option<(u64, u64)> {
     let length = if in_bits { bytes as i64 * 8 } else { bytes as i64 };
-    if from < 0 && to < 0 && from > to {
-        return None;
-    }
     let from = if from < 0 { (from + length).max(0) } else { from };
     let to = if to < 0 { (to + length).max(0) } else { to }.min(length - 1);
     if from > to {
@@ -96,6 +93,11 @@ pub(crate) fn bitcount(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
         2 => None,
         4 | 5 => {
             let (from, to) = (integer(args.at(2))?, integer(args.at(3))?);
+            // As in Redis this is seen before the unit is, and by this command alone.
+            if from < 0 && to < 0 && from > to {
+                ctx.out().count(0);
+                return Ok(());
+            }
             Some((from, to, unit(args, 4)?))
         }
         _ => return Err(SYNTAX),

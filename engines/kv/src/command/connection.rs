@@ -3,6 +3,7 @@
 use super::options::integer;
 use crate::context::{Ctx, Outcome};
 use crate::engine::Engine;
+use crate::pubsub::NAME_BYTES;
 use crate::session::{Hello, Multi, Replies, Session, State};
 use crate::wire::reply::{Fault, Reply, SYNTAX};
 use crate::wire::request::Args;
@@ -489,8 +490,10 @@ pub(crate) fn watch(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
         // One that has expired goes first, so that its going does not count as a change.
         ctx.find(key);
         let place = (ctx.session.db, Box::<[u8]>::from(key));
-        if !ctx.session.watched.contains(&place) {
-            ctx.engine.watchers.entry(place.clone()).or_default().push(ctx.session.token);
+        let watchers = ctx.engine.watchers.entry(place.clone()).or_default();
+        if !watchers.contains(&ctx.session.token) {
+            watchers.push(ctx.session.token);
+            ctx.session.watched_bytes += key.len() + NAME_BYTES;
             ctx.session.watched.push(place);
         }
     }

@@ -19,7 +19,8 @@ pub(crate) fn ssubscribe(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
 }
 
 fn join(ctx: &mut Ctx<'_>, args: Args<'_>, listening: Listening) -> Outcome {
-    if ctx.is_nested && !ctx.session.out.is_resp3 {
+    // The other two are let through, as by Redis 7.0: its clients rely on it.
+    if ctx.is_nested && listening == Listening::Shard {
         let (word, _) = listening.words();
         return Err(Fault::from(format!(
             "ERR {} isn't allowed for a DENY BLOCKING client",
@@ -95,16 +96,21 @@ pub(crate) fn spublish(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
 }
 
 pub(crate) fn channels(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
-    list(ctx, args, false);
-    Ok(())
+    list(ctx, args, false)
 }
 
 pub(crate) fn shard_channels(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
-    list(ctx, args, true);
-    Ok(())
+    list(ctx, args, true)
 }
 
-fn list(ctx: &mut Ctx<'_>, args: Args<'_>, shards: bool) {
+fn list(ctx: &mut Ctx<'_>, args: Args<'_>, shards: bool) -> Outcome {
+    if args.len() > 3 {
+        let given = String::from_utf8_lossy(args.at(1));
+        return Err(format!(
+            "ERR unknown subcommand or wrong number of arguments for '{given}'. Try PUBSUB HELP."
+        )
+        .into());
+    }
     let base = ctx.session.base;
     let all = if shards { &ctx.engine.channels.shards } else { &ctx.engine.channels.plain };
     let matching: Vec<&[u8]> = all
@@ -118,6 +124,7 @@ fn list(ctx: &mut Ctx<'_>, args: Args<'_>, shards: bool) {
     for name in matching {
         ctx.session.out.bulk(name);
     }
+    Ok(())
 }
 
 pub(crate) fn numsub(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {

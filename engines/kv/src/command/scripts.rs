@@ -9,6 +9,9 @@ use crate::wire::request::Args;
 
 type Texts = Vec<Vec<u8>>;
 
+/// Of a script's name.
+const SHA1_DIGITS: usize = 40;
+
 /// Keys and arguments behind their number.
 fn keys_and_args(args: Args<'_>) -> Result<(Texts, Texts), Fault> {
     let count = integer(args.at(2))?;
@@ -61,9 +64,14 @@ pub(crate) fn evalsha_ro(ctx: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
 }
 
 fn run_known(ctx: &mut Ctx<'_>, args: Args<'_>, reads_only: bool) -> Outcome {
+    const NOT_KNOWN: &str = "NOSCRIPT No matching script. Please use EVAL.";
+    if args.at(1).len() != SHA1_DIGITS {
+        return Err(NOT_KNOWN.into());
+    }
+    keys_and_args(args)?;
     let name = String::from_utf8_lossy(args.at(1)).to_lowercase();
     if !is_known(ctx, &name) {
-        return Err("NOSCRIPT No matching script. Please use EVAL.".into());
+        return Err(NOT_KNOWN.into());
     }
     run(ctx, args, What::Script(name), reads_only)
 }

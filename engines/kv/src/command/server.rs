@@ -584,7 +584,7 @@ pub(crate) fn slowlog_reset(ctx: &mut Ctx<'_>, _: Args<'_>) -> Outcome {
     Ok(())
 }
 
-/// No event is ever recorded, because the threshold cannot be set above 0 with effect; so nothing is the truth.
+/// The newest moment of each event, of all organisations.
 pub(crate) fn latency_latest(ctx: &mut Ctx<'_>, _: Args<'_>) -> Outcome {
     let (engine, out) = (&mut *ctx.engine, &mut ctx.session.out);
     let events = engine.latency.events();

@@ -684,8 +684,10 @@ impl Aggregate {
                     a + b
                 }
             }
-            Self::Least => a.min(b),
-            Self::Most => a.max(b),
+            // Which of two zeros it is depends on which was first.
+            Self::Least if b < a => b,
+            Self::Most if b > a => b,
+            Self::Least | Self::Most => a,
         }
     }
 }
@@ -784,7 +786,11 @@ fn weighted(ctx: &mut Ctx<'_>, key: &[u8], weight: f64) -> Result<Sorted, Fault>
     Ok(input)
 }
 
-fn mixed(inputs: Vec<Sorted>, mix: Mix, aggregate: Aggregate) -> Sorted {
+fn mixed(mut inputs: Vec<Sorted>, mix: Mix, aggregate: Aggregate) -> Sorted {
+    if mix != Mix::First {
+        // As Redis does, since sums depend on the order.
+        inputs.sort_by_key(Sorted::len);
+    }
     let mut inputs = inputs.into_iter();
     let mut result = inputs.next().unwrap_or_default();
     for other in inputs {

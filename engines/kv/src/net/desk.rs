@@ -27,9 +27,6 @@ pub(crate) const WAKER: Place = Place(usize::MAX - 1);
 const READ_BYTES: usize = 64 << 10;
 /// A client that cannot go on is not read from beyond this.
 const AHEAD_BYTES_MAX: usize = 1 << 20;
-/// Buffers larger than this are given back when they are empty.
-const KEPT_BYTES_MAX: usize = 64 << 10;
-const SPARE_BUFFERS_MAX: usize = 256;
 /// Questions without an answer after which a silent peer is gone.
 const KEEPALIVE_RETRIES: u32 = 3;
 /// What is looked at in one go while a script runs.
@@ -232,7 +229,7 @@ impl Desk {
             if session.is_closing {
                 return None;
             }
-            let is_waiting = !matches!(session.state, State::Ready);
+            let is_waiting = session.is_full || !matches!(session.state, State::Ready);
             if is_waiting && session.input.len() > AHEAD_BYTES_MAX {
                 connection.has_more = true;
                 return None;
@@ -318,9 +315,7 @@ impl Desk {
             self.eager.push(token);
         }
         let is_ready =
-            engine.sessions.get(token).and_then(Option::as_ref).is_some_and(|session| {
-                !session.is_closing && matches!(session.state, State::Ready)
-            });
+            engine.sessions.get(token).and_then(Option::as_ref).is_some_and(|one| one.goes_on());
         let Some(connection) = self.connections.get_mut(token).and_then(Option::as_mut) else {
             return;
         };
@@ -334,7 +329,7 @@ impl Desk {
     fn end(&mut self, engine: &mut Engine, token: Token) {
         let Some(Some(connection)) = self.connections.get_mut(token) else { return };
         let Some(session) = engine.sessions[token].as_mut() else { return };
-        if matches!(session.state, State::Authenticating(_)) {
+        if session.is_full || matches!(session.state, State::Authenticating(_)) {
             connection.has_more = true;
         } else if session.out.bytes.is_empty() {
             self.close(engine, token);
@@ -431,12 +426,11 @@ impl Desk {
             let mut buffer = std::mem::take(&mut session.out.bytes);
             let is_closing = session.is_closing;
             buffer.clear();
-            if buffer.capacity() <= KEPT_BYTES_MAX && engine.spare_buffers.len() < SPARE_BUFFERS_MAX
-            {
-                engine.spare_buffers.push(buffer);
-            }
+            engine.give_back(buffer);
             if is_closing {
                 self.close(engine, token);
+            } else {
+                engine.is_sent(token);
             }
         } else if session.is_closing && session.out.bytes.len() - connection.sent > AHEAD_BYTES_MAX
         {

@@ -54,7 +54,9 @@ pub(super) fn module(lua: &Lua, limit: usize) -> Result<Table> {
     module.set(
         "encode",
         guarded(lua, move |lua, args| {
-            let [value] = args else { return Err("expected 1 argument".into()) };
+            let [value] = args else {
+                return Err("bad argument #1 to 'encode' (expected 1 argument)".into());
+            };
             let mut encoder = Encoder { out: Vec::new(), settings: &own };
             encoder.value(value, 0)?;
             text(lua, &encoder.out)
@@ -65,12 +67,19 @@ pub(super) fn module(lua: &Lua, limit: usize) -> Result<Table> {
         "decode",
         guarded(lua, move |lua, args| {
             let [Value::String(source)] = args else {
-                let [Value::Integer(_) | Value::Number(_)] = args else {
-                    return Err("expected 1 argument".into());
+                return match args {
+                    [Value::Integer(_) | Value::Number(_)] => Ok(args.to_vec()),
+                    [other] => Err(format!(
+                        "bad argument #1 to 'decode' (string expected, got {})",
+                        other.type_name()
+                    )),
+                    _ => Err("bad argument #1 to 'decode' (expected 1 argument)".into()),
                 };
-                return Ok(args.to_vec());
             };
             let source = source.as_bytes().to_vec();
+            if matches!(source[..], [0, _, ..] | [_, 0, ..]) {
+                return Err("JSON parser does not support UTF-16 or UTF-32".into());
+            }
             let mut decoder = Decoder {
                 lua,
                 source: &source,

@@ -153,6 +153,37 @@ local string_copy = {}
 for name, value in pairs(string) do
     string_copy[name] = value
 end
+
+-- Patterns are matched by the server, with a look at the clock.
+local next_match = modules.patterns.next
+string_copy.find, string_copy.match = modules.patterns.find, modules.patterns.match
+string_copy.gsub = modules.patterns.gsub
+
+local function as_pattern(value, at, name)
+    if type(value) == 'number' then
+        return tostring(value)
+    elseif type(value) ~= 'string' then
+        local found = value == nil and 'no value' or type(value)
+        error('bad argument #' .. at .. " to '" .. name .. "' (string expected, got " .. found .. ')', 3)
+    end
+    return value
+end
+
+function string_copy.gmatch(text, pattern)
+    text, pattern = as_pattern(text, 1, 'gmatch'), as_pattern(pattern, 2, 'gmatch')
+    local from = 1
+    local function captures(first, last, ...)
+        if first then
+            from = last >= first and last + 1 or first + 1
+            return ...
+        end
+    end
+    return function()
+        return captures(next_match(text, pattern, from))
+    end
+end
+string_copy.gfind = string_copy.gmatch
+
 getmetatable('').__index = string_copy
 getmetatable('').__metatable = false
 

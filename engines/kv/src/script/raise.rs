@@ -1,6 +1,6 @@
 //! What functions of the server raise within Lua, and how scripts see it.
 
-use mlua::{Error, Function, IntoLuaMulti, Lua, MultiValue, Result, Value};
+use mlua::{Error, Function, IntoLuaMulti, Lua, MultiValue, RegistryKey, Result, Value};
 
 use super::reply;
 
@@ -18,6 +18,9 @@ pub(super) enum Raised {
     /// The same of a command, whose errors are counted already.
     #[error("{0}")]
     Command(String),
+    /// Whatever a function of the script raised that the server had called.
+    #[error("a value was raised")]
+    Value(RegistryKey),
     /// The script is to end: nothing catches this.
     #[error("the script is ended")]
     End,
@@ -63,6 +66,7 @@ pub(super) fn seen(lua: &Lua) -> Result<Function> {
         Ok(match raised(error) {
             Some(Raised::End) => (value, true),
             Some(Raised::Fault(text)) => (reply::fault(lua, text)?, false),
+            Some(Raised::Value(key)) => (lua.registry_value(key)?, false),
             Some(Raised::Command(text)) => (reply::counted_fault(lua, text)?, false),
             _ => (Value::String(lua.create_string(text(error))?), false),
         })
@@ -85,7 +89,7 @@ pub(super) fn guarded(
 }
 
 /// A text with where it came to that, as `luaL_error` writes it.
-fn located(lua: &Lua, text: &str) -> String {
+pub(super) fn located(lua: &Lua, text: &str) -> String {
     match place(lua, 1) {
         (Some(source), Some(line)) => {
             format!("{}:{line}: {text}", source.trim_start_matches(['@', '=']))

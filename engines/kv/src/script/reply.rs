@@ -2,7 +2,7 @@
 
 use mlua::{Lua, Table, Value};
 
-use crate::wire::reply::{Fault, Reply};
+use crate::wire::reply::{Fault, Reply, TOO_LONG};
 
 /// Tables within tables that are answered.
 const DEPTH_MAX: usize = 500;
@@ -169,8 +169,8 @@ fn write_at(
     is_resp3: bool,
     depth: usize,
 ) -> Result<(), Fault> {
-    if out.bytes.len() > end {
-        return Err("ERR the reply is longer than output_bytes_max".into());
+    if out.bytes.len() > end || std::mem::take(&mut out.is_over) {
+        return Err(TOO_LONG);
     }
     if depth > DEPTH_MAX {
         return Err("ERR reached lua stack limit".into());
@@ -178,7 +178,7 @@ fn write_at(
     match value {
         Value::String(text) => out.bulk(&text.as_bytes()),
         Value::Integer(value) => out.int(*value),
-        Value::Number(value) => out.int(*value as i64),
+        Value::Number(value) => out.int(truncated(*value)),
         Value::Boolean(false) if !is_resp3 => out.null(),
         Value::Boolean(value) if is_resp3 && out.is_resp3 => {
             out.bytes.extend_from_slice(if *value { b"#t\r\n" } else { b"#f\r\n" });
@@ -188,6 +188,17 @@ fn write_at(
         _ => out.null(),
     }
     Ok(())
+}
+
+/// As C does it on the usual processors: what is beyond a whole number is the least.
+fn truncated(value: f64) -> i64 {
+    const END: f64 = 9_223_372_036_854_775_808.0;
+    if (-END..END).contains(&value) { value as i64 } else { i64::MIN }
+}
+
+/// Redis hands on lines as texts of C.
+fn up_to_zero(text: &str) -> &str {
+    text.split('\0').next().unwrap_or_default()
 }
 
 fn field(table: &Table, name: &str) -> Result<Value, Fault> {
@@ -201,11 +212,11 @@ fn write_table(
     depth: usize,
 ) -> Result<(), Fault> {
     if let Value::String(text) = field(table, "err")? {
-        out.error(&text.to_string_lossy());
+        out.error(up_to_zero(&text.to_string_lossy()));
         return Ok(());
     }
     if let Value::String(text) = field(table, "ok")? {
-        let text = text.to_string_lossy().replace(['\r', '\n'], " ");
+        let text = up_to_zero(&text.to_string_lossy()).replace(['\r', '\n'], " ");
         out.simple(&text);
         return Ok(());
     }
@@ -304,10 +315,11 @@ pub(super) fn failure(value: &Value, name: &str) -> Fault {
         _ => None,
     };
     let reason = text("err").unwrap_or_else(|| "ERR unknown error".to_owned());
+    let reason = up_to_zero(&reason);
     match (text("source"), text("line")) {
         (Some(source), Some(line)) => {
             format!("{reason} script: {name}, on {source}:{line}.").into()
         }
-        _ => reason.into(),
+        _ => reason.to_owned().into(),
     }
 }

@@ -49,6 +49,8 @@ impl Busy {
 enum End {
     Killed,
     TooLong,
+    /// It wrote too much.
+    TooMuch,
     /// A command panicked.
     Broken,
 }
@@ -62,6 +64,9 @@ struct Running<'a, 't> {
     plan: &'a Plan<'a>,
     began: u64,
     aside_at: u64,
+    /// Bytes of effects and of data when it began.
+    effects_before: usize,
+    data_before: usize,
     /// It read keys, of which its client wants to be told.
     has_read: bool,
     end: Option<End>,
@@ -180,6 +185,7 @@ impl Engine {
         inner.rights = session.rights;
         inner.principal.clone_from(&session.principal);
         inner.is_quiet = session.is_quiet;
+        inner.out.limit = session.out.limit;
         inner.name.clone_from(&session.name);
         inner
     }
@@ -195,6 +201,7 @@ impl Engine {
         let lua = &home.lua;
         let began = (turn.watch)();
         home.mailbox.borrow_mut().limit = self.settings.query_bytes_max;
+        let (effects_before, data_before) = (self.effects.len(), self.store.used_bytes());
         let running = RefCell::new(Running {
             engine: self,
             inner,
@@ -202,6 +209,8 @@ impl Engine {
             plan,
             began,
             aside_at: began,
+            effects_before,
+            data_before,
             has_read: false,
             end: None,
         });
@@ -255,22 +264,26 @@ impl Engine {
                 format!("ERR Script killed by user with SCRIPT KILL. script: {name}").into()
             }
             End::TooLong if plan.call.is_none() => "ERR FUNCTION LOAD timeout".into(),
-            End::TooLong if has_written => {
-                tracing::error!(script = name, "a script that had written took too long");
-                // Half of a script is never left: the data is read back as it was before this turn.
-                self.is_broken = true;
-                self.culprit = Some((inner.token, UNDONE));
-                UNDONE.into()
-            }
+            End::TooLong if has_written => self.undone(inner, name, UNDONE_LATE),
+            End::TooMuch => self.undone(inner, name, UNDONE_LARGE),
             End::TooLong => format!(
                 "ERR the script took longer than script_time_max and was ended. script: {name}"
             )
             .into(),
         }
     }
+
+    /// Half of a script is never left: the data is read back as it was before this turn.
+    fn undone(&mut self, inner: &Session, name: &str, text: &'static str) -> Fault {
+        tracing::error!(script = name, "a script that had written was ended: {text}");
+        self.is_broken = true;
+        self.culprit = Some((inner.token, text));
+        text.into()
+    }
 }
 
-const UNDONE: &str = "ERR the script took longer than script_time_max after it had written: nothing of it was done, and the data is read back";
+const UNDONE_LATE: &str = "ERR the script took longer than script_time_max after it had written: nothing of it was done, and the data is read back";
+const UNDONE_LARGE: &str = "ERR the script wrote more than script_write_bytes_max: nothing of it was done, and the data is read back";
 
 impl Running<'_, '_> {
     /// Whether the script may go on; others get a word meanwhile.
@@ -291,6 +304,12 @@ impl Running<'_, '_> {
             self.hear(call, took);
         }
         self.end.is_none()
+    }
+
+    fn has_grown_too_much(&self) -> bool {
+        let limit = self.engine.settings.scripts.write_bytes;
+        self.engine.effects.len().saturating_sub(self.effects_before) > limit
+            || self.engine.store.used_bytes().saturating_sub(self.data_before) > limit
     }
 
     /// Others are told that the store is busy, and may end the script.
@@ -334,6 +353,10 @@ impl Running<'_, '_> {
                 self.engine.call(self.inner, command, place, self.turn);
                 if self.engine.is_broken || self.inner.is_closing {
                     self.end = Some(End::Broken);
+                    return Err(Raised::End.into());
+                }
+                if self.inner.has_written && self.has_grown_too_much() {
+                    self.end = Some(End::TooMuch);
                     return Err(Raised::End.into());
                 }
                 let bytes = &self.inner.out.bytes;

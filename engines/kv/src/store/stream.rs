@@ -484,7 +484,10 @@ impl Stream {
 
     /// Whether something was deleted from this id on.
     fn has_gaps(&self, from: Id) -> bool {
-        self.length > 0 && self.deleted != Id::ZERO && from <= self.deleted
+        self.length > 0
+            && self.deleted != Id::ZERO
+            && self.first <= self.deleted
+            && from <= self.deleted
     }
 
     /// How many entries came up to this id since the stream was made, if that can be known.

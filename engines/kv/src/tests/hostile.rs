@@ -191,3 +191,86 @@ fn large_values_and_many_pieces_are_as_they_were() {
     assert_eq!(client.read().unwrap(), Value::Bulk(large));
     house.close();
 }
+
+#[test]
+fn who_does_not_read_is_not_answered_further() {
+    const GETS: usize = 1_000;
+    let folder = folder();
+    let house = House::open(relaxed(), folder.path()).unwrap();
+    let (mut lazy, mut other) = (house.client(), house.client());
+    let value = "v".repeat(256 << 10);
+    assert_eq!(lazy.ask(&["SET", "large", &value]).unwrap(), Value::Simple("OK".into()));
+    let Value::Int(id) = lazy.ask(&["CLIENT", "ID"]).unwrap() else { panic!("no id") };
+    lazy.send_all(&vec![vec!["GET", "large"]; GETS]).unwrap();
+    let list = ["CLIENT", "LIST", "ID", &id.to_string()];
+    let line = loop {
+        let line = other.text(&list).unwrap();
+        if line.contains("cmd=get") {
+            break line;
+        }
+    };
+    let field = line.split("omem=").nth(1).unwrap();
+    let waiting: usize = field.split(' ').next().unwrap().parse().unwrap();
+    assert!(waiting < 2 << 20, "{waiting} bytes wait for one client");
+    for _ in 0..GETS {
+        assert_eq!(lazy.read().unwrap(), Value::Bulk(value.clone().into_bytes()));
+    }
+    assert_eq!(lazy.ask(&["PING"]).unwrap(), Value::Simple("PONG".into()));
+    house.close();
+}
+
+#[test]
+fn a_reply_is_no_longer_than_its_limit() {
+    let config = crate::Config { output_bytes_max: 100_000, ..crate::Config::default() };
+    let gate =
+        Gate { authority: Arc::new(Anybody::default()), anonymous: Some(Anybody::principal()) };
+    let mut desk = Desk::with(&config, gate);
+    let client = desk.join();
+    let too_long = "-ERR the reply is longer than output_bytes_max";
+    desk.ask(client, &format!("SET k {}", "v".repeat(30_000)));
+    assert_eq!(desk.ask(client, "MGET k k k k"), too_long);
+    desk.ask(client, "MULTI");
+    for _ in 0..4 {
+        desk.ask(client, "GET k");
+    }
+    let reply = desk.ask(client, "EXEC");
+    assert!(reply.starts_with("*4 $30000 v") && reply.ends_with(too_long), "{}", reply.len());
+    let call = "EVAL \"return #redis.pcall('MGET', 'k', 'k', 'k', 'k').err\" 0";
+    assert_eq!(desk.ask(client, call), ":45");
+    assert_eq!(desk.ask(client, "GET k").len(), 30_007);
+}
+
+#[test]
+fn what_a_client_wants_kept_has_a_limit() {
+    let config = crate::Config { request_bytes_max: 100_000, ..crate::Config::default() };
+    let gate =
+        Gate { authority: Arc::new(Anybody::default()), anonymous: Some(Anybody::principal()) };
+    let mut desk = Desk::with(&config, gate);
+    for begin in ["MULTI", "PING", "HELLO 3"] {
+        let client = desk.join();
+        desk.ask(client, begin);
+        let name = "n".repeat(1_000);
+        let line = match begin {
+            "MULTI" => format!("SET k {name}"),
+            "PING" => format!("WATCH {name}"),
+            _ => format!("SUBSCRIBE {name}"),
+        };
+        let mut times = 0;
+        while !desk.engine.sessions[client].as_ref().unwrap().is_closing {
+            desk.ask(client, &format!("{line}{times}"));
+            times += 1;
+            assert!(times < 200, "{begin}: nothing ends it");
+        }
+        assert!(times > 50, "{begin}: {times}");
+        desk.engine.disconnect(client);
+    }
+    // What is given up is not counted any more.
+    let client = desk.join();
+    for round in 0..300 {
+        desk.ask(client, &format!("WATCH {}{round}", "n".repeat(1_000)));
+        desk.ask(client, "UNWATCH");
+        desk.ask(client, &format!("SUBSCRIBE {}{round}", "n".repeat(1_000)));
+        desk.ask(client, "UNSUBSCRIBE");
+    }
+    assert_eq!(desk.ask(client, "PING"), "+PONG");
+}

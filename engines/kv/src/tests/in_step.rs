@@ -39,7 +39,8 @@ fn random_commands_are_answered_as_by_redis() {
     let mut differences = Vec::new();
     for (family, templates) in FAMILIES {
         for seed in 1..=6 {
-            if let Err(difference) = run(house.address, redis.address, (templates, seed, 3_000)) {
+            let about = (*family, *templates, seed, 3_000);
+            if let Err(difference) = run(house.address, redis.address, about) {
                 differences.push(format!("{family}: {difference}"));
             }
         }

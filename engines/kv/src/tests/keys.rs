@@ -395,3 +395,34 @@ fn rooms_that_ask_too_much_at_once_are_told() {
     assert!(all.3.is_err());
     assert_eq!(rooms.runtime.block_on(keys.increment("a", 0)).unwrap(), 2);
 }
+
+#[test]
+fn a_command_holds_its_place_although_nobody_waits_for_it() {
+    let config = Config {
+        requests_max: 2,
+        script_busy_after: Duration::ZERO,
+        script_time_max: Duration::from_secs(4),
+        ..relaxed()
+    };
+    let folder = folder();
+    let house = House::open(config, folder.path()).unwrap();
+    let keys = house.kv.keys(ONE);
+    let mut busy = house.client();
+    busy.send_all(&[vec!["EVAL", "while true do end", "0"]]).unwrap();
+    let asked = || {
+        house.runtime.block_on(async {
+            tokio::time::timeout(Duration::from_millis(20), keys.get("k")).await
+        })
+    };
+    let began = now();
+    while !matches!(asked(), Ok(Err(Error::TooMany { requests_max: 2 }))) {
+        assert!(
+            began.elapsed() < Duration::from_secs(3),
+            "those that were given up are not counted"
+        );
+    }
+    assert!(matches!(busy.read(), Ok(Value::Error(_))));
+    // Those that were given up are run first.
+    while house.runtime.block_on(async { keys.get("k").await }).is_err() {}
+    house.close();
+}

@@ -605,3 +605,49 @@ fn nothing_lasts_from_one_script_to_the_next() {
     let bytecode = "EVAL \"return loadstring(string.char(27)..'Lua')\" 0";
     assert_eq!(desk.ask(client, bytecode), "$-1");
 }
+
+#[test]
+fn a_pattern_ends_with_its_script() {
+    let folder = folder();
+    let config = Config { script_time_max: Duration::from_millis(200), ..relaxed() };
+    let house = House::open(config, folder.path()).unwrap();
+    let mut client = house.client();
+    for (hostile, told) in [
+        ("('a'):rep(20000):find(('.-'):rep(12) .. 'b')", "script_time_max"),
+        ("('a'):rep(20000):gsub(('a*'):rep(12) .. 'b', '')", "script_time_max"),
+        ("('a'):rep(20000):gsub(('.-'):rep(12) .. 'b', function() end)", "script_time_max"),
+        ("('a'):rep(20000):gmatch(('.-'):rep(12) .. 'b')()", "script_time_max"),
+        ("pcall(string.match, ('a'):rep(20000), ('.-'):rep(12) .. 'b')", "script_time_max"),
+        ("('a'):rep(300000):find(('a?'):rep(300000))", "pattern too complex"),
+        ("('x'):rep(1e6):gsub('x', ('y'):rep(1e6))", "not enough memory"),
+    ] {
+        let told_us = error_of(&mut client, &["EVAL", &format!("return {hostile}"), "0"]);
+        assert!(told_us.contains(told), "{hostile}: {told_us}");
+    }
+    // A search for a text as it is takes no longer than the text is long.
+    let plain = "local s = ('a'):rep(1e7) return s:find(('a'):rep(5e6) .. 'b', 1, true)";
+    assert_eq!(client.ask(&["EVAL", plain, "0"]).unwrap(), Value::Null);
+    house.close();
+}
+
+#[test]
+fn a_script_that_writes_too_much_is_undone() {
+    let folder = folder();
+    let config = Config { script_write_bytes_max: 1 << 20, ..relaxed() };
+    let house = House::open(config, folder.path()).unwrap();
+    let mut client = house.client();
+    assert_eq!(client.ask(&["SET", "before", "1"]).unwrap(), ok());
+    for endless in [
+        "while true do redis.call('RPUSH', 'l', ('x'):rep(1000)) end",
+        // Little in the log, much in memory.
+        "local i = 0 while true do i = i + 1 redis.call('SETBIT', i, 999999, 1) end",
+        // Little in memory, much in the log.
+        "while true do redis.call('SET', 'k', ('x'):rep(1000)) end",
+    ] {
+        let told = error_of(&mut client, &["EVAL", endless, "0"]);
+        assert!(told.contains("script_write_bytes_max"), "{told}");
+        client = house.client();
+        assert_eq!(client.ask(&["DBSIZE"]).unwrap(), Value::Int(1), "{endless}");
+    }
+    house.close();
+}

@@ -28,14 +28,26 @@ pub(crate) const NOT_INTEGER: Fault =
 pub(crate) const NOT_FLOAT: Fault = Fault(Cow::Borrowed("ERR value is not a valid float"));
 pub(crate) const NO_KEY: Fault = Fault(Cow::Borrowed("ERR no such key"));
 pub(crate) const OUT_OF_RANGE: Fault = Fault(Cow::Borrowed("ERR index out of range"));
+pub(crate) const TOO_LONG: Fault =
+    Fault(Cow::Borrowed("ERR the reply is longer than output_bytes_max"));
 pub(crate) const FULL: Fault =
     Fault(Cow::Borrowed("OOM the table of keys has no room for more entries"));
 
 /// The bytes that wait to be sent to one client.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) bytes: Vec<u8>,
     pub(crate) is_resp3: bool,
+    /// A value with which it would be longer is left out.
+    pub(crate) limit: usize,
+    /// Something was left out, so what stands there is no reply.
+    pub(crate) is_over: bool,
+}
+
+impl Default for Reply {
+    fn default() -> Self {
+        Self { bytes: Vec::new(), is_resp3: false, limit: usize::MAX, is_over: false }
+    }
 }
 
 impl Reply {
@@ -78,6 +90,10 @@ impl Reply {
 
     #[inline]
     pub(crate) fn bulk(&mut self, value: &[u8]) {
+        if value.len() > self.limit.saturating_sub(self.bytes.len()) {
+            self.is_over = true;
+            return;
+        }
         self.bytes.reserve(value.len() + 16);
         self.header(b'$', value.len());
         self.bytes.extend_from_slice(value);
@@ -178,7 +194,7 @@ mod tests {
     #[test]
     fn each_version_has_its_own_forms() {
         let forms = |is_resp3| {
-            let mut reply = Reply { bytes: Vec::new(), is_resp3 };
+            let mut reply = Reply { is_resp3, ..Reply::default() };
             reply.null();
             reply.null_array();
             reply.map(1);

@@ -27,6 +27,7 @@ pub fn hostile(ground: &Ground) -> Result<Report> {
     place.large_values(&mut report)?;
     place.expiry(&mut report)?;
     place.crowd(&mut report)?;
+    place.scripts(&mut report)?;
     Ok(report)
 }
 
@@ -201,9 +202,10 @@ impl Place<'_> {
         let mut client = node.client()?;
         let (p99, most) = worst(&mut pings(&mut client, 2_000)?);
         let each = node.resident()?.0.saturating_sub(before) / count as u64;
+        report.bound(each < 8 << 10, format!("{count} connections: {each} bytes each"));
         report.bound(
-            each < 8 << 10,
-            format!("{count} connections: {each} bytes each, PING p99 {p99:?}, longest {most:?}"),
+            p99 < self.patience(Duration::from_millis(5)),
+            format!("beside {count} connections: PING p99 {p99:?}, longest {most:?}"),
         );
         self.waits(&node, (&mut client, &mut clients), report)?;
         self.times_out(&node, (&mut client, &mut clients), report)
@@ -284,9 +286,164 @@ impl Place<'_> {
         Ok(())
     }
 
+    /// Scripts that never end, in their kinds.
+    fn scripts(&self, report: &mut Report) -> Result<()> {
+        let limits = Limits::of(self.ground.size);
+        let launch = self.launch("scripts")?;
+        let node =
+            limits.settings().iter().fold(launch, |launch, one| launch.setting(one)).start()?;
+        let mut client = node.client()?;
+        client.done(&["SET", "before", "1"])?;
+        for (what, code) in ENDLESS {
+            self.endless(&node, (what, code, limits.time), report)?;
+        }
+        self.killed(&node, report)?;
+        let (before, _) = node.resident()?;
+        let hungry = "local t = {} while true do t[#t + 1] = ('x'):rep(1000) .. #t end";
+        let refused = node.client()?.ask(&["EVAL", hungry, "0"])?;
+        let (after, _) = node.resident()?;
+        let grown = after.saturating_sub(before) / MIB;
+        report.bound(
+            matches!(&refused, Value::Error(text) if text.starts_with("OOM")) && grown < 128,
+            format!(
+                "a script that takes ever more memory: {refused:?}, memory grew by {grown} MiB"
+            ),
+        );
+        self.writes_on(&node, limits.write_bytes, report)?;
+        let kept = node.client()?.text(&["GET", "before"])?;
+        report.bound(kept == "1", "what was there before these scripts is there");
+        Ok(())
+    }
+
+    /// A script is ended by its time, and others hear so meanwhile.
+    #[allow(clippy::disallowed_methods, reason = "the proof measures real time")]
+    fn endless(
+        &self,
+        node: &Node,
+        (what, code, limit): (&str, &str, Duration),
+        report: &mut Report,
+    ) -> Result<()> {
+        let (mut victim, mut other) = (node.client()?, node.client()?);
+        let started = Instant::now();
+        victim.send(&encoded(&["EVAL", code, "0"]))?;
+        within(PATIENCE, "the first word of others", || {
+            let is_busy =
+                matches!(other.ask(&["PING"])?, Value::Error(text) if text.starts_with("BUSY"));
+            Ok(is_busy.then_some(()))
+        })?;
+        let first = started.elapsed();
+        let mut times = Vec::new();
+        loop {
+            let asked = Instant::now();
+            let answer = other.ask(&["PING"])?;
+            if answer == Value::Simple("PONG".into()) {
+                break;
+            }
+            times.push(asked.elapsed());
+            ensure!(started.elapsed() < limit + PATIENCE, "it goes on");
+        }
+        let ended = started.elapsed();
+        let answer = victim.read()?;
+        let peak = node.resident()?.1 / MIB;
+        let (p99, most) = worst(&mut times);
+        let is_told = matches!(&answer, Value::Error(text) if text.contains("script_time_max"));
+        report.bound(
+            is_told
+                && ended < limit + self.patience(Duration::from_millis(500))
+                && p99 < self.patience(Duration::from_millis(20)),
+            format!(
+                "{what}: others are told BUSY after {first:?}, then {} answers, p99 {p99:?}, longest {most:?}; ended after {ended:?}; memory at most {peak} MiB",
+                times.len()
+            ),
+        );
+        Ok(())
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "the proof measures real time")]
+    fn killed(&self, node: &Node, report: &mut Report) -> Result<()> {
+        let (mut victim, mut other) = (node.client()?, node.client()?);
+        victim.send(&encoded(&["EVAL", "while true do end", "0"]))?;
+        let asked = within(PATIENCE, "SCRIPT KILL", || {
+            let asked = Instant::now();
+            Ok((other.ask(&["SCRIPT", "KILL"])? == Value::Simple("OK".into())).then_some(asked))
+        })?;
+        let answer = victim.read()?;
+        let took = asked.elapsed();
+        report.bound(
+            matches!(&answer, Value::Error(text) if text.contains("killed by user"))
+                && took < self.patience(Duration::from_secs(6)),
+            format!("SCRIPT KILL ends it, {took:?} after it was asked, the wait until it is heard included"),
+        );
+        Ok(())
+    }
+
+    /// A script that writes for ever is ended, and nothing of it is left.
+    #[allow(clippy::disallowed_methods, reason = "the proof measures real time")]
+    fn writes_on(&self, node: &Node, limit: u64, report: &mut Report) -> Result<()> {
+        let mut victim = node.client()?;
+        let started = Instant::now();
+        let code = "while true do redis.call('RPUSH', 'endless', ('x'):rep(1000)) end";
+        let answer = victim.ask(&["EVAL", code, "0"])?;
+        let ended = started.elapsed();
+        let mut other = within(PATIENCE, "the data read back", || Ok(node.client().ok()))?;
+        let left = within(PATIENCE, "an answer", || Ok(other.number(&["EXISTS", "endless"]).ok()))?;
+        let peak = node.resident()?.1;
+        let bound = limit * 4 + 256 * MIB;
+        report.bound(
+            matches!(&answer, Value::Error(text) if text.contains("script_write_bytes_max"))
+                && left == 0
+                && peak < bound,
+            format!(
+                "a script that writes for ever is ended after {ended:?}: {answer:?}; {left} keys of it are left; memory at most {} MiB of {}",
+                peak / MIB,
+                bound / MIB
+            ),
+        );
+        Ok(())
+    }
+
     /// Small machines that do other things meanwhile get more time.
     fn patience(&self, time: Duration) -> Duration {
         if self.ground.size == Size::Test { time * 50 } else { time }
+    }
+}
+
+/// Scripts that never end and write nothing.
+const ENDLESS: &[(&str, &str)] = &[
+    ("while true do end", "while true do end"),
+    ("a loop that catches its end", "while true do pcall(function() while true do end end) end"),
+    ("a loop in a pattern", "return ('a'):rep(20000):find(('.-'):rep(20) .. 'b')"),
+    ("a loop of calls", "while true do redis.pcall('GET', 'before') end"),
+];
+
+/// The limits of scripts: those by default, or smaller ones.
+struct Limits {
+    time: Duration,
+    write_bytes: u64,
+    is_default: bool,
+}
+
+impl Limits {
+    fn of(size: Size) -> Self {
+        match size {
+            Size::Test => {
+                Self { time: Duration::from_secs(1), write_bytes: 16 * MIB, is_default: false }
+            }
+            Size::Full => {
+                Self { time: Duration::from_secs(30), write_bytes: 1 << 30, is_default: true }
+            }
+        }
+    }
+
+    fn settings(&self) -> Vec<String> {
+        if self.is_default {
+            return Vec::new();
+        }
+        vec![
+            "script_busy_after=100ms".to_owned(),
+            format!("script_time_max={}s", self.time.as_secs()),
+            format!("script_write_bytes_max={}", self.write_bytes),
+        ]
     }
 }
 
@@ -397,8 +554,7 @@ fn session(node: &Node, commands: &[Vec<String>], dice: &mut Dice) -> Result<u64
 
 /// What a store says it has, by words; without what would end the proof rather than the store.
 fn commands(client: &mut Resp) -> Result<Vec<Vec<String>>> {
-    const LEFT_OUT: &[&str] =
-        &["config|set", "shutdown", "debug", "client|pause", "setrange", "setbit"];
+    const LEFT_OUT: &[&str] = &["config|set", "debug|set-active-expire"];
     let Value::Array(names) = client.done(&["COMMAND", "LIST"])? else {
         anyhow::bail!("no list of commands");
     };

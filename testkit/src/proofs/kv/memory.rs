@@ -2,11 +2,12 @@ use anyhow::{Result, ensure};
 
 use crate::node::NodeLaunch;
 use crate::proofs::{Ground, Report, Size};
+use crate::redis::RedisKind;
 use crate::resp::encoded;
 
 const KEYS_AT_ONCE: usize = 1_000;
 
-/// Resident bytes of a key of 16 and a value of 64 bytes, beside redis-server's.
+/// Resident bytes of a key of 16 and a value of 64 bytes, beside those of redis-server and valkey-server.
 pub fn memory(ground: &Ground) -> Result<Report> {
     let mut report = Report::default();
     let folder = tempfile::tempdir()?;
@@ -16,10 +17,13 @@ pub fn memory(ground: &Ground) -> Result<Report> {
         .setting("rewrite_bytes_min=100000000000");
     let theirs = ["--save", "", "--appendonly", "no"];
     let redis = NodeLaunch::redis(&folder.path().join("redis"), &theirs)?;
+    let valkey =
+        NodeLaunch::program(&RedisKind::Valkey.program()?, &folder.path().join("valkey"), &theirs)?;
     let mut each = Vec::new();
     for (name, launch, settings) in [
         ("madang kv", &ours, "durability=off"),
         ("redis-server", &redis, "--save '' --appendonly no"),
+        ("valkey-server", &valkey, "--save '' --appendonly no"),
     ] {
         let bytes = fill(launch, keys)?;
         report.figure(format!(
@@ -31,9 +35,10 @@ pub fn memory(ground: &Ground) -> Result<Report> {
     report.bound(
         !is_full || each[0] <= 130.0,
         format!(
-            "{:.1} bytes a key, at most 130; {:.2} of redis-server's",
+            "{:.1} bytes a key, at most 130; {:.2} of redis-server's, {:.2} of valkey-server's",
             each[0],
-            each[0] / each[1]
+            each[0] / each[1],
+            each[0] / each[2]
         ),
     );
     Ok(report)
