@@ -10,6 +10,7 @@ mod jobs;
 mod keys;
 mod kv;
 mod messages;
+mod oidc;
 mod overview;
 mod passkeys;
 mod providers;
@@ -73,6 +74,7 @@ impl Doors {
             .join(accounts::routes(self))
             .join(passkeys::routes(self))
             .join(providers::routes(self))
+            .join(oidc::routes(self))
             .join(keys::routes(self))
             .join(audit::routes(self))
             .join(self.devices.routes())
