@@ -9,6 +9,7 @@ use crate::problem::Refusal;
 /// One thing that the API does, as data: where it is, who may, and what else it can say. What it takes
 /// and gives is read from its handler's signature, so the two cannot differ.
 #[derive(Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each says one thing, whatever the others say")]
 pub struct Operation {
     pub(crate) place: Undeclared,
     pub(crate) access: Access,

@@ -15,8 +15,8 @@ use base::{AccountId, Base, ErrorKind, KeyId, OrganisationId, Page, Spent, Tasks
 use bytes::Bytes;
 use edge::{
     Begun, BoxFuture, Caller, Claims, Config, Created, Error, Event, Events, Form, FromOwnPage,
-    Gate, Info, Json, Keyed, LastEventId, NoContent, Operation, PageBody, Paging, Path, Peer, Query, Router, Routes,
-    SessionCookie, SessionToken, Sessions, State, Streams,
+    Gate, Info, Json, Keyed, LastEventId, NoContent, Operation, PageBody, Paging, Path, Peer,
+    Query, Router, Routes, SessionCookie, SessionToken, Sessions, State, Streams,
 };
 use futures::StreamExt;
 use http_body_util::BodyExt;

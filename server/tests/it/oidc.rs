@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use testkit::{Browser, Http, Launch, Reply, Stack};
+use testkit::{Browser, Http, Launch, Reply, Stack, within};
 
 use crate::launch;
 
@@ -108,8 +108,11 @@ impl Tool {
 
 /// The administrator, who set a password.
 fn with_password(stack: &Stack) {
-    let log = stack.log();
-    let link = log.split_whitespace().find(|word| word.contains("#/link?token=")).unwrap();
+    let link = within(Duration::from_secs(20), "the administrator's link", || {
+        let log = stack.log();
+        Ok(log.split_whitespace().find(|word| word.contains("/#/link?token=")).map(str::to_owned))
+    });
+    let link = link.unwrap();
     let token = link.split_once("token=").unwrap().1;
     let entered = stack.stranger().post("/v1/session/link", &json!({ "token": token })).unwrap();
     let set = entered.headers.iter().find(|(name, _)| name == "set-cookie").unwrap();
@@ -367,8 +370,7 @@ pub(crate) fn a_whole_log_in(launch: &Launch) {
     with_password(&stack);
     let body = json!({"name": "Wiki", "redirect_uris": [BACK], "has_secret": true});
     let made = stack.api().post("/v1/oidc/tools", &body).unwrap().ok().unwrap();
-    let (id, secret) =
-        (made["tool"]["id"].as_str().unwrap(), made["secret"].as_str().unwrap());
+    let (id, secret) = (made["tool"]["id"].as_str().unwrap(), made["secret"].as_str().unwrap());
     let own = stack.stranger().header("sec-fetch-site", "same-origin");
     // RFC 7636, appendix B.
     let (verifier, challenge) = (
@@ -394,8 +396,7 @@ pub(crate) fn a_whole_log_in(launch: &Launch) {
     let signed_in = form(&own, "/v1/oidc/sign-in", &person);
     assert_eq!(header(&signed_in, "location"), next);
     let browser = own.header("cookie", header(&signed_in, "set-cookie").split(';').next().unwrap());
-    let allowed =
-        form(&browser, "/v1/oidc/consent", &[("request", &request), ("answer", "allow")]);
+    let allowed = form(&browser, "/v1/oidc/consent", &[("request", &request), ("answer", "allow")]);
     let place = url::Url::parse(header(&allowed, "location")).unwrap();
     let code = place.query_pairs().find(|(name, _)| name == "code").unwrap().1.into_owned();
 

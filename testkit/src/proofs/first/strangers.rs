@@ -328,9 +328,10 @@ impl Operation {
     fn check_forms(&self, api: &Http, path: &str) -> Result<Checks> {
         let mut checks: Checks = vec![];
         let twice = b"client_id=a&client_id=b&token=&request=".as_slice();
-        for (what, kind, body) in
-            [("another content type", "application/json", b"{}".as_slice()), ("a field twice", FORM, twice)]
-        {
+        for (what, kind, body) in [
+            ("another content type", "application/json", b"{}".as_slice()),
+            ("a field twice", FORM, twice),
+        ] {
             let reply = api.send(&self.method, path, Some((kind, body)))?;
             let is_refused = (400..500).contains(&reply.status);
             checks.push((what, (!is_refused).then(|| format!("status {}", reply.status))));

@@ -13,6 +13,7 @@ use crate::proofs::{Ground, Report};
 use crate::resp::{self, Resp};
 use crate::stack::{Launch, Stack};
 use crate::stomp_client::StompClient;
+use crate::wait::within;
 
 const DOORS: [Door; 4] = [Door::Http, Door::Mqtt, Door::Resp, Door::Stomp];
 /// What is asked at doors other than HTTP; a test of the sources fails when an action is neither here nor in the
@@ -97,11 +98,12 @@ impl People {
         let (member_token, member_cookie) = member(stack)?;
         let (other, other_key) = other_organisation(stack)?;
         let bearer = |token: &str| format!("authorization: Bearer {token}");
-        let browser = format!("cookie: {member_cookie}\r\nsec-fetch-site: same-origin");
+        let shown = |cookie: &str| format!("cookie: {cookie}\r\nsec-fetch-site: same-origin");
         let roles: Vec<(_, _, fn(&str) -> bool)> = vec![
-            ("an administrator", bearer(stack.token()), |_| true),
+            ("a key with everything", bearer(stack.token()), |_| true),
+            ("an administrator's browser", shown(&administrator(stack)?), |_| true),
             ("a member's app", bearer(&member_token), is_of_members),
-            ("a member's browser", browser, is_of_members),
+            ("a member's browser", shown(&member_cookie), is_of_members),
             ("a user", format!("authorization: Token {}", user(stack)?), is_of_users),
             ("another organisation's administrator", bearer(other_key.text("token")), |_| true),
         ];
@@ -122,6 +124,16 @@ fn is_of_users(action: &str) -> bool {
 fn cookie(reply: &Reply) -> Result<String> {
     let set = reply.headers.iter().find(|(name, _)| name == "set-cookie").context("a cookie")?;
     Ok(set.1.split(';').next().unwrap_or_default().to_owned())
+}
+
+/// The cookie of the first administrator, who comes by the link of the first start.
+fn administrator(stack: &Stack) -> Result<String> {
+    let token = within(Duration::from_secs(20), "the administrator's link", || {
+        let log = stack.log();
+        let token = log.split_once("/#/link?token=").and_then(|it| it.1.split_whitespace().next());
+        Ok(token.map(str::to_owned))
+    })?;
+    cookie(&stack.stranger().post("/v1/session/link", &json!({ "token": token }))?)
 }
 
 /// What somebody shows who was invited as a member: an app's text, and a browser's cookie.
@@ -151,6 +163,18 @@ fn other_organisation(stack: &Stack) -> Result<(Http, Key)> {
         stack.stranger().header("cookie", &cookie).header("sec-fetch-site", "same-origin");
     let key = Key::new(&browser, &[("*", "*")])?;
     Ok((browser, key))
+}
+
+/// Articles are people's, and of the organisation that serves them: who has the grant and is neither is refused, or for the
+/// body before that; nothing is done.
+fn is_for(action: &str, who: &str) -> bool {
+    let is_key = who.contains("key");
+    let is_other = who.contains("another organisation");
+    !match action {
+        "articles.write" => is_key || is_other,
+        "articles.moderate" => is_other,
+        _ => false,
+    }
 }
 
 /// A key with these grants.
@@ -216,10 +240,11 @@ impl Operation {
         let shown = if shown.is_empty() { String::new() } else { format!("{shown}\r\n") };
         write!(
             stream,
-            "{} {} HTTP/1.1\r\nhost: here\r\nconnection: close\r\ncontent-type: application/json\r\n\
+            "{} {} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ncontent-type: application/json\r\n\
              content-length: {}\r\n{shown}\r\n{body}",
             self.method,
             self.path,
+            stack.http_address(),
             body.len(),
         )?;
         let mut line = String::new();
@@ -232,7 +257,7 @@ impl Operation {
 fn http(stack: &Stack, people: &People, table: &mut Table) -> Result<()> {
     let operations = operations(stack)?;
     let actions: BTreeSet<&str> = operations.iter().map(|it| &*it.action).collect();
-    for action in &actions {
+    for action in actions.iter().copied() {
         let others = others(&actions, action);
         let others: Vec<(&str, &str)> = others.iter().map(|it| (&**it, "*")).collect();
         let mut rows: Vec<(&str, String, bool)> = people
@@ -258,12 +283,17 @@ fn http(stack: &Stack, people: &People, table: &mut Table) -> Result<()> {
             }
         }
         rows.push(("nobody", String::new(), false));
-        for operation in operations.iter().filter(|it| it.action == *action) {
+        for operation in operations.iter().filter(|it| it.action == action) {
             for (who, shown, may) in &rows {
                 let status = operation.ask(stack, shown)?;
-                let may = *may || operation.is_open;
+                let is_granted = *may || operation.is_open;
+                let may = is_granted && is_for(action, who);
                 let expected = if shown.is_empty() { 401 } else { 403 };
-                let did = if may { !matches!(status, 401 | 403) } else { status != expected };
+                let did = match (is_granted, may) {
+                    (true, true) => !matches!(status, 401 | 403),
+                    (true, false) => !(400..500).contains(&status),
+                    (false, _) => status != expected,
+                };
                 table.cell(("http", action), (may, did), || {
                     format!("{} {} by {who}, status {status}", operation.method, operation.path)
                 });
@@ -298,28 +328,31 @@ fn mqtt(stack: &Stack, people: &People, table: &mut Table) -> Result<()> {
     for action in actions {
         for topic in TOPICS {
             let on = format!("mqtt/{topic}");
-            keys.push((Some((action, topic)), Key::new(&stack.api(), &[(action, &on)])?));
+            keys.push(((action, topic), Key::new(&stack.api(), &[(action, &on)])?));
         }
     }
     let hearer = Key::new(&stack.api(), &[("mqtt.subscribe", "*")])?;
     let mut hearer = connect(stack, &hearer, "hearer")?;
     ensure!(hearer.subscribe("cell/#")? != 0x80, "nobody may hear");
+    let marker = Key::new(&stack.api(), &[("mqtt.publish", "mqtt/cell/mark")])?;
+    let mut marker = connect(stack, &marker, "marker")?;
     for (has, key) in &keys {
         for topic in TOPICS {
             let did = connect(stack, key, "s")?.subscribe(topic)? != 0x80;
-            let may = *has == Some(("mqtt.subscribe", topic));
+            let may = *has == ("mqtt.subscribe", topic);
             table.cell(("mqtt", "mqtt.subscribe"), (may, did), || {
                 format!("subscribes to {topic} with {has:?}")
             });
-            let did = is_heard(stack, &mut hearer, key, topic)?;
-            let may = *has == Some(("mqtt.publish", topic));
+            let did = is_heard((&mut hearer, &mut marker), connect(stack, key, "p")?, topic)?;
+            let may = *has == ("mqtt.publish", topic);
             table.cell(("mqtt", "mqtt.publish"), (may, did), || {
                 format!("publishes to {topic} with {has:?}")
             });
         }
     }
     // With every right in another organisation nothing arrives in this one.
-    let did = is_heard(stack, &mut hearer, &people.other_key, "cell/a")?;
+    let theirs = connect(stack, &people.other_key, "p")?;
+    let did = is_heard((&mut hearer, &mut marker), theirs, "cell/a")?;
     table.cell(("mqtt", "mqtt.publish"), (false, did), || "another organisation's".to_owned());
     let mut stranger = MqttClient::open(stack.mqtt_address())?;
     let did = stranger.log_in("nobody", "0192d4e07c1b7cc38f7e1a2b3c4d5e6f", "wrong")? == 0;
@@ -327,14 +360,15 @@ fn mqtt(stack: &Stack, people: &People, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-/// Whether what a key publishes arrives.
-fn is_heard(stack: &Stack, hearer: &mut MqttClient, key: &Key, topic: &str) -> Result<bool> {
-    let mut client = connect(stack, key, "p")?;
+/// Whether what somebody publishes arrives.
+fn is_heard(
+    (hearer, marker): (&mut MqttClient, &mut MqttClient),
+    mut client: MqttClient,
+    topic: &str,
+) -> Result<bool> {
     client.publish(topic, 1, b"cell")?;
     client.puback()?;
     // What comes after it came over the same way.
-    let (user, password) = (stack.mqtt_user(), stack.mqtt_password());
-    let mut marker = MqttClient::connect(stack.mqtt_address(), "mark", user, password)?;
     marker.publish("cell/mark", 1, b"mark")?;
     marker.puback()?;
     let mut is_heard = false;
@@ -400,9 +434,8 @@ fn stomp(stack: &Stack, people: &People, table: &mut Table) -> Result<()> {
             let mut client = StompClient::connect(stack.http_address(), key.text("token"))?;
             let did = client.done(frame).is_ok();
             let may = (wanted, path) == (action, on);
-            table.cell(("stomp", wanted), (may, did), || {
-                format!("{frame:?} with {action} on {on}")
-            });
+            table
+                .cell(("stomp", wanted), (may, did), || format!("{frame:?} with {action} on {on}"));
         }
     }
     // With every right in another organisation its frames go to its own topic of that name.
