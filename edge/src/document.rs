@@ -7,6 +7,7 @@ use schemars::generate::SchemaSettings;
 use schemars::{Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
+use crate::extract::FORM;
 use crate::guard::SESSION_COOKIE;
 use crate::once;
 use crate::operation::{Access, Operation, names};
@@ -25,6 +26,8 @@ pub struct Info {
 pub struct Description {
     pub(crate) path: Option<Schema>,
     pub(crate) body: Option<Schema>,
+    /// The body is a form rather than JSON.
+    pub(crate) is_form: bool,
     pub(crate) query: Vec<Parameter>,
     headers: Vec<Parameter>,
     answers: BTreeMap<u16, Vec<(&'static str, Option<Schema>)>>,
@@ -146,9 +149,10 @@ fn written(operation: &Operation, said: &Description) -> Value {
         written["parameters"] = parameters.into();
     }
     if let Some(body) = &said.body {
+        let kind = if said.is_form { FORM } else { "application/json" };
         written["requestBody"] = json!({
             "required": true,
-            "content": { "application/json": { "schema": body } },
+            "content": { kind: { "schema": body } },
         });
     }
     written["responses"] = responses(operation, said);

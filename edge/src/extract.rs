@@ -4,7 +4,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, OptionalFromRequestParts, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use base::{ErrorKind, PageRequest};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -14,7 +14,9 @@ use serde::de::DeserializeOwned;
 
 use crate::around::RequestId;
 use crate::document::Description;
-use crate::guard::{BodyLimit, Caller, Shared, is_from_this_machine, session_cookie};
+use crate::guard::{
+    BodyLimit, Caller, Shared, is_from_this_machine, is_same_origin, session_cookie,
+};
 use crate::places::Place;
 use crate::problem::{Error, Result};
 
@@ -31,6 +33,12 @@ pub trait Inputs {
 /// A JSON body, taken or given.
 #[derive(Debug, Clone, Copy)]
 pub struct Json<T>(pub T);
+
+/// A body as forms of pages send it, for protocols that want it so. A field that comes twice is refused.
+#[derive(Debug, Clone, Copy)]
+pub struct Form<T>(pub T);
+
+pub(crate) const FORM: &str = "application/x-www-form-urlencoded";
 
 /// The parameters of the path: one value, or a struct with their names.
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +59,10 @@ pub struct Peer(pub IpAddr);
 /// Whether the request came from this machine itself, and not through a proxy on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FromHere(pub bool);
+
+/// Whether a page of this server itself made the request: what forms change, pages of others must not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FromOwnPage(pub bool);
 
 /// The text of the session cookie, for signing out.
 #[derive(Debug, Clone)]
@@ -97,6 +109,38 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequest<S> for Json<T> {
                 };
                 Err(refused_data(error, &rejection, Style::Pointer))
             }
+        }
+    }
+}
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequest<S> for Form<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self> {
+        let shared = shared(request.extensions())?;
+        let limit = request.extensions().get::<BodyLimit>().copied();
+        let BodyLimit(bytes_max) = limit.ok_or_else(not_behind_routes)?;
+        let given = request.headers().get(header::CONTENT_TYPE).and_then(|it| it.to_str().ok());
+        let essence = given.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        if !essence.eq_ignore_ascii_case(FORM) {
+            discard(request).await;
+            return Err(Error::with_status(
+                ErrorKind::Invalid,
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                format!("the body must be {FORM}"),
+            ));
+        }
+        let body = read(&shared, request.into_body(), bytes_max).await?;
+        let mut whole = Request::new(Body::from(body));
+        *whole.method_mut() = Method::POST;
+        whole.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(FORM));
+        match axum::Form::<T>::from_request(whole, &()).await {
+            Ok(axum::Form(form)) => Ok(Self(form)),
+            Err(rejection) => Err(refused_data(
+                Error::unreadable("the form cannot be read"),
+                &rejection,
+                Style::Name,
+            )),
         }
     }
 }
@@ -178,6 +222,14 @@ impl<S: Send + Sync> FromRequestParts<S> for FromHere {
     }
 }
 
+impl<S: Send + Sync> FromRequestParts<S> for FromOwnPage {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        Ok(Self(is_same_origin(&parts.headers, &parts.uri)))
+    }
+}
+
 impl<S: Send + Sync> FromRequestParts<S> for SessionToken {
     type Rejection = Error;
 
@@ -197,6 +249,13 @@ impl<S: Send + Sync> FromRequestParts<S> for RequestId {
 impl<T: JsonSchema> Input for Json<T> {
     fn describe(to: &mut Description, schemas: &mut SchemaGenerator) {
         to.body = Some(schemas.subschema_for::<T>());
+    }
+}
+
+impl<T: JsonSchema> Input for Form<T> {
+    fn describe(to: &mut Description, schemas: &mut SchemaGenerator) {
+        to.body = Some(schemas.subschema_for::<T>());
+        to.is_form = true;
     }
 }
 
@@ -236,7 +295,16 @@ macro_rules! says_nothing {
         }
     )*};
 }
-says_nothing!(Caller, Option<Caller>, Peer, FromHere, SessionToken, RequestId, HeaderMap);
+says_nothing!(
+    Caller,
+    Option<Caller>,
+    Peer,
+    FromHere,
+    FromOwnPage,
+    SessionToken,
+    RequestId,
+    HeaderMap
+);
 
 impl<S> Input for State<S> {
     fn describe(_: &mut Description, _: &mut SchemaGenerator) {}

@@ -255,7 +255,9 @@ async fn admit(shared: &Shared, entrance: &Entrance, request: &mut Parts) -> Res
     }
     request.extensions.insert(admission);
     request.extensions.insert(BodyLimit(entrance.body_bytes_max));
-    check_query(&request.uri, &entrance.query)?;
+    if !entrance.operation.takes_any_query {
+        check_query(&request.uri, &entrance.query)?;
+    }
     let announced = request.headers.get(header::CONTENT_LENGTH);
     let announced = announced.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|bytes| bytes > entrance.body_bytes_max) {

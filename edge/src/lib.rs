@@ -34,7 +34,9 @@ pub use config::Config;
 pub use document::{Description, Info};
 pub use elsewhere::elsewhere;
 pub use events::{Event, Events, LastEventId, Streams};
-pub use extract::{FromHere, Input, Inputs, Json, Paging, Path, Peer, Query, SessionToken};
+pub use extract::{
+    Form, FromHere, FromOwnPage, Input, Inputs, Json, Paging, Path, Peer, Query, SessionToken,
+};
 pub use guard::{BoxFuture, Caller, Gate, SESSION_COOKIE, Sessions, Via, cookie, parse_token};
 pub use once::{Begun, Claims, Keyed};
 pub use operation::{Access, Operation, Undeclared};

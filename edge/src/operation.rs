@@ -9,6 +9,7 @@ use crate::problem::Refusal;
 /// One thing that the API does, as data: where it is, who may, and what else it can say. What it takes
 /// and gives is read from its handler's signature, so the two cannot differ.
 #[derive(Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each says one thing, whatever the others say")]
 pub struct Operation {
     pub(crate) place: Undeclared,
     pub(crate) access: Access,
@@ -18,6 +19,7 @@ pub struct Operation {
     pub(crate) is_secret: bool,
     pub(crate) is_at_the_door: bool,
     pub(crate) is_cross_origin: bool,
+    pub(crate) takes_any_query: bool,
     pub(crate) media: Vec<&'static str>,
     pub(crate) returns: Vec<(u16, SchemaOf)>,
     pub(crate) shape: Option<Shape>,
@@ -119,6 +121,13 @@ impl Operation {
     #[must_use]
     pub fn cross_origin(mut self) -> Self {
         self.is_cross_origin = true;
+        self
+    }
+
+    /// Passes over parameters of the query that it does not know, where another's protocol wants that.
+    #[must_use]
+    pub fn any_query(mut self) -> Self {
+        self.takes_any_query = true;
         self
     }
 
@@ -225,6 +234,7 @@ impl Undeclared {
             is_secret: false,
             is_at_the_door: false,
             is_cross_origin: false,
+            takes_any_query: false,
             media: Vec::new(),
             returns: Vec::new(),
             shape: None,

@@ -14,9 +14,9 @@ use base::access::{Action, Authority, Door, Principal, Refused, Resource, Subjec
 use base::{AccountId, Base, ErrorKind, KeyId, OrganisationId, Page, Spent, Tasks, Timestamp};
 use bytes::Bytes;
 use edge::{
-    Begun, BoxFuture, Caller, Claims, Config, Created, Error, Event, Events, Gate, Info, Json,
-    Keyed, LastEventId, NoContent, Operation, PageBody, Paging, Path, Peer, Query, Router, Routes,
-    SessionCookie, SessionToken, Sessions, State, Streams,
+    Begun, BoxFuture, Caller, Claims, Config, Created, Error, Event, Events, Form, FromOwnPage,
+    Gate, Info, Json, Keyed, LastEventId, NoContent, Operation, PageBody, Paging, Path, Peer,
+    Query, Router, Routes, SessionCookie, SessionToken, Sessions, State, Streams,
 };
 use futures::StreamExt;
 use http_body_util::BodyExt;
@@ -140,6 +140,13 @@ async fn area(Query(rectangle): Query<Rectangle>) -> Json<f64> {
     Json(rectangle.right.unwrap_or(0.0) - rectangle.left)
 }
 
+async fn measure(
+    FromOwnPage(is_own): FromOwnPage,
+    Form(rectangle): Form<Rectangle>,
+) -> Json<(bool, f64)> {
+    Json((is_own, rectangle.right.unwrap_or(0.0) - rectangle.left))
+}
+
 async fn me(caller: Caller, peer: Peer) -> Json<String> {
     Json(format!("{} {}", caller.principal.name, peer.0))
 }
@@ -181,6 +188,10 @@ fn routes() -> Routes<u32> {
             remove,
         )
         .add(Operation::get("/v1/area").id("area").summary("Measures.").public(), area)
+        .add(
+            Operation::post("/v1/area").id("measure").summary("Measures.").public().any_query(),
+            measure,
+        )
         .add(Operation::get("/v1/me").id("me").summary("Says who.").signed_in(), me)
         .add(Operation::get("/v1/hi").id("hi").summary("Greets.").session_or_public(), greet)
         .add(
@@ -1019,4 +1030,35 @@ async fn an_answer_says_what_its_request_asked_of_the_rows() {
     let text = base.metrics.text();
     let sum = "madang_http_request_statements_sum{operation=\"asks\"} 4";
     assert!(text.contains(sum), "{text}");
+}
+
+#[tokio::test]
+async fn a_form_is_read_as_pages_send_it_and_says_whose_page_it_is_of() {
+    let yard = yard();
+    const KIND: &str = "content-type: application/x-www-form-urlencoded;charset=utf-8";
+    let own = [KIND, "sec-fetch-site: same-origin"];
+    let sent = "left=1&right=3.5&unknown=a+b%26";
+    let answer = ask(&yard, "POST /v1/area?what=else", &own, sent).await;
+    assert_eq!((answer.status, answer.json()), (StatusCode::OK, json!([true, 2.5])));
+    for (other, is_own) in [
+        ("sec-fetch-site: cross-site", false),
+        ("origin: null", false),
+        ("origin: http://elsewhere", false),
+        ("origin: http://yard:80", true),
+    ] {
+        let answer = ask(&yard, "POST /v1/area", &[KIND, other], sent).await;
+        assert_eq!(answer.json()[0], is_own, "{other}");
+    }
+    let wrong = ask(&yard, "POST /v1/area", &["content-type: application/json"], sent).await;
+    assert_eq!(wrong.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    for broken in ["left=1&left=2", "left=x", "right=1", ""] {
+        let answer = ask(&yard, "POST /v1/area", &own, broken).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{broken}");
+    }
+    let long = format!("left=1&pad={}", "x".repeat(2_000));
+    let answer = ask(&yard, "POST /v1/area", &own, long).await;
+    assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
+    let document = ask(&yard, "GET /openapi.json", &[], "").await.json();
+    let content = &document["paths"]["/v1/area"]["post"]["requestBody"]["content"];
+    assert!(content["application/x-www-form-urlencoded"]["schema"].is_object(), "{content}");
 }

@@ -11,6 +11,7 @@ mod keys;
 mod kv;
 mod messages;
 mod mqtt;
+mod oidc;
 mod overview;
 mod passkeys;
 mod providers;
@@ -76,6 +77,7 @@ impl Doors {
             .join(accounts::routes(self))
             .join(passkeys::routes(self))
             .join(providers::routes(self))
+            .join(oidc::routes(self))
             .join(keys::routes(self))
             .join(audit::routes(self))
             .join(self.devices.routes())

@@ -69,6 +69,33 @@ impl MqttClient {
         Ok(self.socket.write_all(bytes)?)
     }
 
+    /// Subscribes with QoS 0, and gives what SUBACK says; 0x80 is a refusal.
+    pub fn subscribe(&mut self, filter: &str) -> Result<u8> {
+        let mut body = vec![0, 9];
+        push_text(&mut body, filter);
+        body.push(0);
+        self.send(0x82, &body)?;
+        loop {
+            let (kind, body) = self.packet()?;
+            if kind & 0xF0 == 0x90 {
+                return body.last().copied().context("an empty SUBACK");
+            }
+        }
+    }
+
+    /// The next message with QoS 0: its topic and its payload.
+    pub fn message(&mut self) -> Result<(String, Vec<u8>)> {
+        loop {
+            let (kind, body) = self.packet()?;
+            if kind & 0xF0 == 0x30 {
+                let (length, rest) = body.split_at(2);
+                let length = usize::from(u16::from_be_bytes([length[0], length[1]]));
+                let (topic, payload) = rest.split_at(length);
+                return Ok((String::from_utf8_lossy(topic).into_owned(), payload.to_vec()));
+            }
+        }
+    }
+
     /// Waits until the server closes.
     pub fn closed(&mut self) -> Result<()> {
         let mut buffer = [0; 1024];

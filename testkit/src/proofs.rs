@@ -2,6 +2,7 @@
 
 pub mod devices;
 pub mod first;
+pub mod identity;
 pub mod kv;
 mod ledger;
 pub mod people;
@@ -50,6 +51,9 @@ pub const ALL: &[(&str, Proof)] = &[
     ("first/kill", first::kill),
     ("first/one-reading", first::one_reading),
     ("first/strangers", first::strangers),
+    ("identity/revoked", identity::revoked),
+    ("identity/rights", identity::rights),
+    ("identity/speed", identity::speed),
     ("people/articles-speed", people::articles_speed),
     ("people/crowd", people::crowd),
     ("people/embed", people::embed),

@@ -3,6 +3,8 @@
 /** @typedef {{ organisation: string, name: string, email?: string | null, actions: string[], has_password: boolean, is_verified: boolean, has_second_factor: boolean }} Session */
 /** @typedef {{ second_factor: { challenge: string, expires_in_seconds: number } | null }} SignedIn */
 /** @typedef {{ id: string, kind: 'cookie' | 'tokens', agent: string, address: string, created: string, seen: string, expires: string, is_current: boolean }} OwnSession */
+/** @typedef {{ id: string, name: string, redirect_uris: string[], logout_uris: string[], has_secret: boolean, created: string }} Tool */
+/** @typedef {{ tool: Tool, secret: string | null }} ToolMade */
 /** @typedef {{ id: string, email: string, role: 'admin' | 'member', invited_by: string, created: string, expires: string }} Invitation */
 /** @typedef {{ id: string, time: string, subject: string, door: string, action: string, resource: string, outcome: string, detail: string }} AuditEntry */
 /** @typedef {{ actor?: string, action?: string, outcome?: string, door?: string, from?: string, until?: string }} AuditFilter */
@@ -257,6 +259,15 @@ export const links = () => json('GET', '/v1/account/providers');
 export const linkProvider = (name, password) => json('POST', `/v1/account/providers/${part(name)}`, { body: { password } });
 /** @param {string} name */
 export const unlinkProvider = (name) => nothing('DELETE', `/v1/account/providers/${part(name)}`);
+
+// Tools that let people in by this server.
+
+/** @param {PageRequest} [page] @returns {Promise<Page<Tool>>} */
+export const tools = (page) => json('GET', address('/v1/oidc/tools', paged(page)));
+/** @param {{ name: string, redirect_uris: string[], logout_uris: string[], has_secret: boolean }} body @returns {Promise<ToolMade>} */
+export const createTool = (body) => json('POST', '/v1/oidc/tools', { body });
+/** @param {string} id */
+export const deleteTool = (id) => nothing('DELETE', `/v1/oidc/tools/${part(id)}`);
 
 // Invitations and the audit log.
 

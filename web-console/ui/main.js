@@ -23,12 +23,13 @@ const pages = {
   kv: () => import('./pages/kv.js'),
   account: () => import('./pages/account.js'),
   people: () => import('./pages/people.js'),
+  tools: () => import('./pages/tools.js'),
   audit: () => import('./pages/audit.js'),
 };
 
 /** @param {string} name */
 const titleOf = (name) =>
-  ({ '': t('nav.overview'), map: t('nav.map'), rules: t('nav.rules'), sql: t('nav.sql'), devices: t('nav.devices'), device: t('nav.devices'), comments: t('comments.title'), jobs: t('nav.jobs'), 'dead-letters': t('dead.title'), sockets: t('sockets.title'), kv: t('kv.title'), account: t('account.title'), people: t('people.title'), audit: t('audit.title') })[name] ?? t('missing.title');
+  ({ '': t('nav.overview'), map: t('nav.map'), rules: t('nav.rules'), sql: t('nav.sql'), devices: t('nav.devices'), device: t('nav.devices'), comments: t('comments.title'), jobs: t('nav.jobs'), 'dead-letters': t('dead.title'), sockets: t('sockets.title'), kv: t('kv.title'), account: t('account.title'), people: t('people.title'), tools: t('tools.title'), audit: t('audit.title') })[name] ?? t('missing.title');
 
 function Page() {
   const name = route.value.parts[0] ?? '';

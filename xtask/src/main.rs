@@ -71,6 +71,8 @@ pub(crate) const PACKAGES: &[(&str, &str)] = &[
     ("wrk", "/usr/bin/wrk"),
     ("curl", "/usr/bin/curl"),
     ("openssl", "/usr/bin/openssl"),
+    ("python3-authlib", "/usr/lib/python3/dist-packages/authlib/__init__.py"),
+    ("python3-requests", "/usr/lib/python3/dist-packages/requests/__init__.py"),
     ("python3-stomp", "/usr/lib/python3/dist-packages/stomp/__init__.py"),
     ("python3-venv", "/usr/share/doc/python3-venv"),
 ];

@@ -1,6 +1,6 @@
 //! The dependency rules and invariants of ARCHITECTURE.md, as tests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -173,6 +173,27 @@ fn nothing_names_a_package_registry() {
         for host in &hosts {
             assert!(!text.contains(host), "{} names {host}", file.display());
         }
+    }
+}
+
+/// Each is a row of identity/rights: by an operation of the document, or at another door.
+#[test]
+fn every_action_is_asked_in_identity_rights() {
+    let document = fs::read_to_string(root().join("docs/openapi.json")).unwrap();
+    // Development tools' own are not shipped.
+    let is_tool = |path: &str| ["faulty", "xtask"].iter().any(|tool| path.starts_with(tool));
+    let sources = tracked(|path| path.ends_with(".rs") && !path.contains("test") && !is_tool(path));
+    let mut found = BTreeSet::new();
+    for file in sources {
+        let source = fs::read_to_string(&file).unwrap();
+        let after = source.split("Action(\"").skip(1);
+        found.extend(after.filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())));
+    }
+    assert!(found.len() > 35, "{found:?}");
+    for action in found {
+        let is_over_http = document.contains(&format!("\"x-action\": \"{action}\""));
+        let is_elsewhere = testkit::proofs::identity::OTHER_ACTIONS.contains(&&*action);
+        assert!(is_over_http || is_elsewhere, "{action} has no row in identity/rights");
     }
 }
 

@@ -66,6 +66,23 @@ pub struct Config {
     /// How long an invitation can be accepted.
     #[serde(with = "text")]
     pub invitation_time_max: Duration,
+    /// Tools of one organisation that let people in by this server.
+    pub tools_max: u32,
+    /// How long somebody may take to answer the page that a tool sends them to.
+    #[serde(with = "text")]
+    pub tool_asking_time_max: Duration,
+    /// How long a tool may take to exchange a code.
+    #[serde(with = "text")]
+    pub tool_code_time_max: Duration,
+    /// How long a tool may exchange its texts for the next, from the answer on.
+    #[serde(with = "text")]
+    pub tool_time_max: Duration,
+    /// How long a key signs what tools are told; then the next one does.
+    #[serde(with = "text")]
+    pub signing_time_max: Duration,
+    /// How long a new key is shown before it signs, so that tools know it by then.
+    #[serde(with = "text")]
+    pub signing_announced: Duration,
     /// Invitations of one organisation that wait to be accepted.
     pub invitations_max: u32,
     /// Mails with links that wait to be written and sent; more are refused.
@@ -174,6 +191,12 @@ impl Default for Config {
             link_time_max: DAY,
             mailed_link_time_max: Duration::from_mins(10),
             invitation_time_max: 7 * DAY,
+            tools_max: 100,
+            tool_asking_time_max: Duration::from_mins(10),
+            tool_code_time_max: Duration::from_mins(1),
+            tool_time_max: 30 * DAY,
+            signing_time_max: 30 * DAY,
+            signing_announced: DAY,
             invitations_max: 1_000,
             mails_waiting_max: 256,
             mails_at_once: 4,
@@ -235,6 +258,9 @@ impl Config {
         Origin::parse(&self.origin)?;
         for (name, provider) in &self.providers {
             provider.check(name)?;
+        }
+        if self.signing_announced >= self.signing_time_max {
+            return Err(Error::Config("signing_announced must be below signing_time_max".into()));
         }
         if self.hash_at_once == 0 {
             return Err(Error::Config("hash_at_once must be at least 1".into()));

@@ -53,6 +53,11 @@ pub enum Error {
     MailsWaiting,
     #[error("no such {0}")]
     NotThere(&'static str),
+    #[error("the tool did not name this place to go back to, or it is none that can be named")]
+    Redirect,
+    /// In OAuth's own word, and why, for the tool that asks.
+    #[error("{0}: {1}")]
+    OfTool(&'static str, &'static str),
     #[error("the cursor is not one of this list")]
     Cursor,
     #[error("the address {0}")]
@@ -114,6 +119,8 @@ impl Error {
             | Self::Grant(_)
             | Self::Cursor
             | Self::Passkey(_)
+            | Self::Redirect
+            | Self::OfTool(..)
             | Self::Config(_) => ErrorKind::Invalid,
             Self::NoSuchKey | Self::NotThere(_) => ErrorKind::NotFound,
             Self::Rows(error) => error.kind(),

@@ -14,6 +14,7 @@ mod error;
 mod factors;
 mod grant;
 mod invitations;
+mod issuer;
 mod jwt;
 mod keys;
 mod letters;
@@ -49,6 +50,10 @@ pub use error::Error;
 pub use factors::{NewTotp, RecoveryCodes};
 pub use grant::Grant;
 pub use invitations::{Invitation, InvitationId, Invited};
+pub use issuer::{
+    Asked, Asking, Exchange, Given, Issued, Leaving, NewTool, Shown, Step, Tool, ToolCredentials,
+    ToolId,
+};
 pub use keys::{Key, KeyCredentials, NewKey};
 pub use letters::{Letter, Mailer};
 pub use passkeys::{NewPasskey, Passkey, PasskeyId, PasskeyRequest, PasskeyUser, ShownPasskey};
@@ -68,6 +73,10 @@ pub mod actions {
     pub const KEYS_WRITE: Action = Action("keys.write");
     pub const ACCOUNTS_WRITE: Action = Action("accounts.write");
     pub const AUDIT_READ: Action = Action("audit.read");
+    /// Seeing which tools let people in by this server.
+    pub const TOOLS_READ: Action = Action("tools.read");
+    /// Making tools known, and forgetting them.
+    pub const TOOLS_WRITE: Action = Action("tools.write");
 }
 
 /// What identity needs of others.
@@ -91,6 +100,7 @@ struct Inner {
     epoch: watch::Sender<u64>,
     hasher: password::Hasher,
     seal: Seal,
+    signing: issuer::Signing,
     origin: origin::Origin,
     post: letters::Post,
     web: Option<Arc<dyn Web>>,
@@ -119,6 +129,7 @@ impl Identity {
         let (post, errands) = letters::Post::new(&config, base, needs.mailer);
         let identity = Self(Arc::new(Inner {
             seal: sealed(&config.key_file, base)?,
+            signing: issuer::Signing::default(),
             origin: origin::Origin::parse(&config.origin)?,
             web: needs.web,
             checks_email: config.email_check && post.can_send(),

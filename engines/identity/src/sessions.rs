@@ -471,6 +471,17 @@ fn change_of(entry: &Entry) -> Change {
     }
 }
 
+/// How somebody entered, in the words of RFC 8176; it has none for a mailed link and for others' log-ins.
+fn methods_of(action: &str) -> Option<&'static str> {
+    match action {
+        "session.sign-in" => Some("pwd"),
+        // The first factor was a password, a link or another's log-in.
+        "session.second-factor" => Some("otp mfa"),
+        "session.passkey" => Some("pop user"),
+        _ => None,
+    }
+}
+
 async fn begin(tx: &mut Tx, config: &Config, entry: &Entry) -> Result<(), Error> {
     let Entry { account, organisation, id, now, visitor, .. } = entry;
     let hash = token::stored(&entry.secret).ok_or(Error::SignInFailed)?;
@@ -478,8 +489,8 @@ async fn begin(tx: &mut Tx, config: &Config, entry: &Entry) -> Result<(), Error>
     let access_expires = access.is_some().then(|| now.plus(config.access_time(entry.holds)));
     let expires = now.plus(config.session_time(entry.holds));
     let sql = "INSERT INTO session (id, organisation, account, kind, token_hash, access_hash,
-            access_expires, agent, address, created, seen, expires)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+            access_expires, agent, address, created, seen, expires, methods)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
     let (kind, address) = (entry.holds.text(), visitor.address.to_string());
     let (hashes, times) = ((hash, access), (now, now, expires));
     let values = params![
@@ -494,7 +505,8 @@ async fn begin(tx: &mut Tx, config: &Config, entry: &Entry) -> Result<(), Error>
         address,
         times.0,
         times.1,
-        times.2
+        times.2,
+        methods_of(entry.action)
     ];
     tx.execute(sql, values).await?;
     let sql = "SELECT id FROM session WHERE account = ? AND id <> ?

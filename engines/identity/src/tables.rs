@@ -1,6 +1,6 @@
 use relational::Migration;
 
-pub(crate) const MIGRATIONS: &[Migration] = &[FIRST, ENTERING];
+pub(crate) const MIGRATIONS: &[Migration] = &[FIRST, ENTERING, ISSUER];
 
 const FIRST: Migration = Migration {
     id: "0001-identity",
@@ -186,5 +186,66 @@ CREATE TABLE spent_challenge (
 CREATE INDEX spent_challenge_expires ON spent_challenge (expires);
 CREATE INDEX audit_subject ON audit (organisation, subject, id);
 CREATE INDEX audit_action ON audit (organisation, action, id);
+",
+};
+
+/// Tools that let people in by this server.
+const ISSUER: Migration = Migration {
+    id: "0003-issuer",
+    // Places to go back to are lines. A `tool_grant` begins with a code and holds the texts that came of it;
+    // `tool_spent` holds those that were exchanged. `methods` of a session says how it was entered (RFC 8176).
+    sql: "
+ALTER TABLE session ADD COLUMN methods VARCHAR(50);
+CREATE TABLE tool (
+    id VARCHAR(36) NOT NULL PRIMARY KEY,
+    organisation VARCHAR(36) NOT NULL,
+    name VARCHAR(200) NOT NULL,
+    redirect_uris TEXT NOT NULL,
+    logout_uris TEXT NOT NULL,
+    secret_hash VARCHAR(64),
+    created_by VARCHAR(100) NOT NULL,
+    created BIGINT NOT NULL,
+    FOREIGN KEY (organisation) REFERENCES organisation (id)
+);
+CREATE INDEX tool_organisation ON tool (organisation, id);
+CREATE TABLE tool_grant (
+    id VARCHAR(36) NOT NULL PRIMARY KEY,
+    organisation VARCHAR(36) NOT NULL,
+    tool VARCHAR(36) NOT NULL,
+    account VARCHAR(36) NOT NULL,
+    session VARCHAR(36) NOT NULL,
+    offline BIGINT NOT NULL,
+    scope VARCHAR(100) NOT NULL,
+    nonce TEXT,
+    auth_time BIGINT NOT NULL,
+    methods VARCHAR(50),
+    redirect_uri TEXT NOT NULL,
+    challenge VARCHAR(64) NOT NULL,
+    code_hash VARCHAR(64) NOT NULL UNIQUE,
+    code_expires BIGINT NOT NULL,
+    code_used BIGINT,
+    access_hash VARCHAR(64) UNIQUE,
+    access_expires BIGINT,
+    refresh_hash VARCHAR(64) UNIQUE,
+    created BIGINT NOT NULL,
+    expires BIGINT NOT NULL,
+    FOREIGN KEY (account) REFERENCES account (id)
+);
+CREATE INDEX tool_grant_tool ON tool_grant (tool);
+CREATE INDEX tool_grant_account ON tool_grant (account, tool);
+CREATE INDEX tool_grant_expires ON tool_grant (expires);
+CREATE TABLE tool_spent (
+    token_hash VARCHAR(64) NOT NULL PRIMARY KEY,
+    organisation VARCHAR(36) NOT NULL,
+    given VARCHAR(36) NOT NULL,
+    expires BIGINT NOT NULL
+);
+CREATE INDEX tool_spent_given ON tool_spent (given);
+CREATE INDEX tool_spent_expires ON tool_spent (expires);
+CREATE TABLE signing_key (
+    id VARCHAR(36) NOT NULL PRIMARY KEY,
+    sealed BLOB NOT NULL,
+    created BIGINT NOT NULL
+);
 ",
 };

@@ -12,6 +12,7 @@ use crate::{
 };
 
 mod entering;
+mod issuer;
 mod passkeys;
 mod providers;
 mod users;

@@ -119,8 +119,8 @@ fn of(row: &Row) -> Result<Ticket, Error> {
     })
 }
 
-/// Ends all that were given out for an account.
+/// Ends all that were given out for an account, to tools too.
 pub(crate) async fn forget(tx: &mut Tx, account: AccountId) -> Result<(), Error> {
     tx.execute("DELETE FROM ticket WHERE account = ?", params![account]).await?;
-    Ok(())
+    crate::issuer::forget(tx, account).await
 }

@@ -6,12 +6,17 @@ use base::Base;
 use relational::{Address, Config, Db};
 use testkit::Database;
 
-use crate::{contract, launch};
+use crate::{contract, launch, oidc};
 
 /// Every flow on a database of its own; gives the tables that all rooms made in the last one.
 fn the_stack_works(database: &Database) -> BTreeSet<String> {
-    let flows =
-        [contract::first_reading, contract::mails_are_kept, contract::done_once].into_iter();
+    let flows = [
+        contract::first_reading,
+        contract::mails_are_kept,
+        contract::done_once,
+        oidc::a_whole_log_in,
+    ]
+    .into_iter();
     let mut last = String::new();
     for (number, flow) in flows.enumerate() {
         let folder = tempfile::tempdir().unwrap();

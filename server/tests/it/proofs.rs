@@ -1,6 +1,6 @@
 //! The acceptance lines with small counts; `cargo xtask prove` runs the same at full count.
 
-use testkit::proofs::{Ground, Proof, Size, devices, first, people, spine, work};
+use testkit::proofs::{Ground, Proof, Size, devices, first, identity, people, spine, work};
 
 use crate::binary;
 
@@ -41,6 +41,21 @@ fn an_idle_stack_is_small_and_ends_politely() {
 #[test]
 fn strangers_are_refused_at_every_operation() {
     holds(first::strangers);
+}
+
+#[test]
+fn every_action_by_every_door_is_for_those_it_was_granted_to() {
+    holds(identity::rights);
+}
+
+#[test]
+fn what_is_revoked_ends_within_a_second_at_every_door() {
+    holds(identity::revoked);
+}
+
+#[test]
+fn keys_are_checked_while_people_log_in() {
+    holds(identity::speed);
 }
 
 #[test]

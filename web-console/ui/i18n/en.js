@@ -102,4 +102,5 @@ export default {
   'theme.light': 'Light',
   'theme.title': 'Appearance',
   'time.now': 'now',
+  'tools.title': 'Tools',
 };

@@ -102,4 +102,5 @@ export default {
   'theme.light': '밝게',
   'theme.title': '화면 모드',
   'time.now': '방금',
+  'tools.title': '도구',
 };

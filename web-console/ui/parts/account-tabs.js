@@ -6,6 +6,7 @@ export function AccountTabs() {
   const tabs = [
     { path: '/account', text: t('account.security'), test: 'tab-account' },
     { path: '/people', text: t('people.title'), test: 'tab-people' },
+    { path: '/tools', text: t('tools.title'), test: 'tab-tools' },
     { path: '/audit', text: t('audit.title'), test: 'tab-audit' },
   ];
   return html`<${Tabs} label=${t('account.title')} tabs=${tabs} />`;

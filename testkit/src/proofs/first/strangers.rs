@@ -78,6 +78,8 @@ impl Fixtures {
         api.post("/v1/job-schedules", &schedule)?.ok()?;
         let site = json!({"name": "hidden site", "origins": ["https://hidden.example"]});
         let site = api.post("/v1/comment-sites", &site)?.ok()?;
+        let tool = json!({"name": "hidden tool", "redirect_uris": ["https://hidden.example/"]});
+        let tool = api.post("/v1/oidc/tools", &tool)?.ok()?;
         let invited = json!({"email": "hidden@example.com", "role": "member"});
         let invited = api.post("/v1/invitations", &invited)?.ok()?;
         let id = |value: &Value| value["id"].as_str().map(str::to_owned).context("id");
@@ -90,6 +92,7 @@ impl Fixtures {
             ("jobs", id(&job)?),
             ("job-schedules", "secret-schedule".to_owned()),
             ("invitations", id(&invited["invitation"])?),
+            ("tools", id(&tool["tool"])?),
         ])))
     }
 
@@ -97,8 +100,15 @@ impl Fixtures {
     fn seen(stack: &Stack) -> Result<Value> {
         let api = stack.api();
         let mut all = Map::new();
-        for list in ["sensors", "devices", "rules", "job-schedules", "invitations", "comment-sites"]
-        {
+        for list in [
+            "sensors",
+            "devices",
+            "rules",
+            "job-schedules",
+            "invitations",
+            "comment-sites",
+            "oidc/tools",
+        ] {
             all.insert(list.to_owned(), json!(api.all(&format!("/v1/{list}"))?));
         }
         all.insert("jobs".to_owned(), api.get("/v1/jobs?state=scheduled")?.ok()?);
@@ -164,7 +174,12 @@ struct Operation {
     needs_session: bool,
     /// The JSON Schema of its body, references resolved at the top.
     body: Option<Value>,
+    /// Its body is a form.
+    takes_form: bool,
 }
+
+/// What a form of a page says that it is.
+const FORM: &str = "application/x-www-form-urlencoded";
 
 fn operations(document: &Value) -> Result<Vec<Operation>> {
     let mut operations = vec![];
@@ -179,7 +194,8 @@ fn operations(document: &Value) -> Result<Vec<Operation>> {
             let needs_session = security
                 .and_then(Value::as_array)
                 .is_some_and(|all| all.iter().all(|one| one.get("bearer").is_none()));
-            let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
+            let content = &operation["requestBody"]["content"];
+            let schema = &content["application/json"]["schema"];
             let body = (!schema.is_null()).then(|| resolve(document, schema)).transpose()?;
             operations.push(Operation {
                 method: method.to_uppercase(),
@@ -187,6 +203,7 @@ fn operations(document: &Value) -> Result<Vec<Operation>> {
                 is_public,
                 needs_session: needs_session && !is_public,
                 body,
+                takes_form: content.get(FORM).is_some(),
             });
         }
     }
@@ -246,6 +263,9 @@ impl Operation {
             checks.push(("a key where a session is needed", self.expect(&reply, &[403])));
         }
         checks.extend(self.check_other(&path, other)?);
+        if self.takes_form {
+            checks.extend(self.check_forms(&stack.stranger(), &path)?);
+        }
         if let Some(schema) = &self.body {
             let caller = if self.needs_session { other.browser.clone() } else { stack.api() };
             checks.extend(self.check_bodies(&caller, &path, schema)?);
@@ -302,6 +322,30 @@ impl Operation {
             refuse_server_error(&reply)
         };
         Ok(vec![("another organisation's key", fault)])
+    }
+
+    /// Forms of other protocols are refused in their words, so only the status is looked at.
+    fn check_forms(&self, api: &Http, path: &str) -> Result<Checks> {
+        let mut checks: Checks = vec![];
+        let twice = b"client_id=a&client_id=b&token=&request=".as_slice();
+        for (what, kind, body) in [
+            ("another content type", "application/json", b"{}".as_slice()),
+            ("a field twice", FORM, twice),
+        ] {
+            let reply = api.send(&self.method, path, Some((kind, body)))?;
+            let is_refused = (400..500).contains(&reply.status);
+            checks.push((what, (!is_refused).then(|| format!("status {}", reply.status))));
+        }
+        let reply = api.send(&self.method, path, Some((FORM, b"%ff=%fe&\xff")))?;
+        checks.push(("a form that is not UTF-8", refuse_server_error(&reply)));
+        let huge = format!("token={}", "x".repeat(10_000_000));
+        // The server may close before it read everything: then the client sees a broken pipe, not the answer.
+        let fault = match api.send(&self.method, path, Some((FORM, huge.as_bytes()))) {
+            Ok(reply) => (reply.status != 413).then(|| format!("status {}", reply.status)),
+            Err(_) => None,
+        };
+        checks.push(("a 10 MB body", fault));
+        Ok(checks)
     }
 
     fn check_bodies(&self, api: &Http, path: &str, schema: &Value) -> Result<Checks> {

@@ -1,0 +1,9 @@
+//! Identity: who may do what by which door, how soon that ends, and what it costs.
+
+mod revoked;
+mod rights;
+mod speed;
+
+pub use revoked::revoked;
+pub use rights::{OTHER_ACTIONS, rights};
+pub use speed::speed;
