@@ -85,20 +85,8 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = Error;
 
     async fn from_request(request: Request, _: &S) -> Result<Self> {
-        let shared = shared(request.extensions())?;
-        let limit = request.extensions().get::<BodyLimit>().copied();
-        let BodyLimit(bytes_max) = limit.ok_or_else(not_behind_routes)?;
-        if !is_json(request.headers()) {
-            discard(request).await;
-            return Err(Error::with_status(
-                ErrorKind::Invalid,
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "the body must be application/json",
-            ));
-        }
-        let place = Place::of(request.extensions())?;
-        let arrival = read(&shared, request.into_body(), bytes_max);
-        let body = place.body(arrival).await??;
+        let is_json = is_json(request.headers());
+        let body = body_of(request, (is_json, "application/json")).await?;
         match axum::Json::<T>::from_bytes(&body) {
             Ok(axum::Json(value)) => Ok(Self(value)),
             Err(rejection) => {
@@ -117,20 +105,10 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequest<S> for Form<T> {
     type Rejection = Error;
 
     async fn from_request(request: Request, _: &S) -> Result<Self> {
-        let shared = shared(request.extensions())?;
-        let limit = request.extensions().get::<BodyLimit>().copied();
-        let BodyLimit(bytes_max) = limit.ok_or_else(not_behind_routes)?;
         let given = request.headers().get(header::CONTENT_TYPE).and_then(|it| it.to_str().ok());
         let essence = given.unwrap_or_default().split(';').next().unwrap_or_default().trim();
-        if !essence.eq_ignore_ascii_case(FORM) {
-            discard(request).await;
-            return Err(Error::with_status(
-                ErrorKind::Invalid,
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                format!("the body must be {FORM}"),
-            ));
-        }
-        let body = read(&shared, request.into_body(), bytes_max).await?;
+        let is_form = essence.eq_ignore_ascii_case(FORM);
+        let body = body_of(request, (is_form, FORM)).await?;
         let mut whole = Request::new(Body::from(body));
         *whole.method_mut() = Method::POST;
         whole.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(FORM));
@@ -374,6 +352,21 @@ pub(crate) async fn read(shared: &Shared, mut body: Body, bytes_max: usize) -> R
             "the body took too long to arrive",
         )),
     }
+}
+
+/// The whole body of a request that says it is of the right type.
+async fn body_of(request: Request, (is_right, right): (bool, &str)) -> Result<Bytes> {
+    let shared = shared(request.extensions())?;
+    let limit = request.extensions().get::<BodyLimit>().copied();
+    let BodyLimit(bytes_max) = limit.ok_or_else(not_behind_routes)?;
+    if !is_right {
+        discard(request).await;
+        let text = format!("the body must be {right}");
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        return Err(Error::with_status(ErrorKind::Invalid, status, text));
+    }
+    let place = Place::of(request.extensions())?;
+    place.body(read(&shared, request.into_body(), bytes_max)).await?
 }
 
 /// Reads what is left of a refused request, within limits: a client that is still sending would
