@@ -346,11 +346,8 @@ async fn one_peer_has_its_share_of_requests() {
 
 #[tokio::test]
 async fn one_peer_has_its_share_of_event_streams() {
-    let config = Config {
-        streams_per_peer_max: 1,
-        peers_without_limit: Vec::new(),
-        ..Config::default()
-    };
+    let config =
+        Config { streams_per_peer_max: 1, peers_without_limit: Vec::new(), ..Config::default() };
     let (address, base) = start(config).await;
     let follow = async || {
         let mut stream = TcpStream::connect(address).await.unwrap();
