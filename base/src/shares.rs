@@ -69,7 +69,7 @@ mod tests {
         let shares = Shares::new(2, vec!["10.0.0.0/8".parse().unwrap()]);
         let take = |text: &str| shares.take(text.parse().unwrap());
         let first = take("192.0.2.1").unwrap();
-        let _second = take("::ffff:192.0.2.1").unwrap();
+        let second = take("::ffff:192.0.2.1").unwrap();
         assert!(take("192.0.2.1").is_none(), "the same address");
         assert!(take("192.0.2.2").is_some(), "another one");
         drop(first);
@@ -79,7 +79,7 @@ mod tests {
         assert!(take("2001:db8:0:1::1").is_some());
         let many: Vec<_> = (0..9).map(|_| take("10.1.2.3").unwrap()).collect();
         assert!(take("::ffff:10.1.2.3").is_some(), "as many as there are");
-        drop((third, six, many, _second));
+        drop((second, third, six, many));
         assert_eq!(shares.peers(), 0);
     }
 }
