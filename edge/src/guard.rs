@@ -260,7 +260,7 @@ async fn permit(shared: &Shared, operation: &Operation, request: &mut Parts) -> 
         Access::Public => return Ok(nobody),
         Access::LoopbackOr(_) if is_from_this_machine(request) => return Ok(nobody),
         Access::Optional => {
-            return Ok(match identify(shared, request).await {
+            return Ok(match identify(shared, operation, request).await {
                 Ok((caller, shown)) => Admission { caller: Some(caller), action: None, shown },
                 Err(_) => nobody,
             });
@@ -268,7 +268,7 @@ async fn permit(shared: &Shared, operation: &Operation, request: &mut Parts) -> 
         Access::SignedIn | Access::Session => None,
         Access::Action(action) | Access::LoopbackOr(action) => Some(action),
     };
-    let (caller, shown) = identify(shared, request).await?;
+    let (caller, shown) = identify(shared, operation, request).await?;
     if operation.access == Access::Session && caller.via == Via::Key {
         return Err(Error::new(ErrorKind::Forbidden, "only somebody's session may do this"));
     }
@@ -284,7 +284,11 @@ async fn permit(shared: &Shared, operation: &Operation, request: &mut Parts) -> 
 const SCHEMES: [&str; 2] = ["bearer", "token"];
 
 /// A bearer key counts before a cookie: whoever sends one means it.
-async fn identify(shared: &Shared, request: &Parts) -> Result<(Caller, Proof)> {
+async fn identify(
+    shared: &Shared,
+    operation: &Operation,
+    request: &Parts,
+) -> Result<(Caller, Proof)> {
     let headers = &request.headers;
     let authority = shared.authority.clone();
     if let Some(given) = headers.get(header::AUTHORIZATION) {
@@ -303,6 +307,11 @@ async fn identify(shared: &Shared, request: &Parts) -> Result<(Caller, Proof)> {
         return Ok((Caller { principal, via, authority }, shown));
     }
     let cookie = session_cookie(headers).ok_or(Refused::Unauthenticated)?;
+    // Whoever a page of another origin acts for, it shows in the request itself.
+    let says_whence = headers.contains_key(header::ORIGIN) || headers.contains_key(FETCH_SITE);
+    if operation.is_cross_origin && says_whence && !is_same_origin(headers, &request.uri) {
+        return Err(Refused::Unauthenticated.into());
+    }
     let principal = shared.sessions.session(cookie).await?;
     let is_safe = matches!(request.method, Method::GET | Method::HEAD | Method::OPTIONS);
     if !is_safe && !is_same_origin(headers, &request.uri) {
@@ -327,10 +336,12 @@ pub fn cookie<'a>(headers: &'a HeaderMap, wanted: &str) -> Option<&'a str> {
         .find_map(|(name, value)| (name == wanted).then_some(value))
 }
 
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
 /// A browser says where a request comes from; what does not say so is taken for a stranger.
 pub(crate) fn is_same_origin(headers: &HeaderMap, target: &Uri) -> bool {
     let text = |name| headers.get(name).and_then(|value: &header::HeaderValue| value.to_str().ok());
-    if let Some(site) = text(header::HeaderName::from_static("sec-fetch-site")) {
+    if let Some(site) = text(FETCH_SITE) {
         return matches!(site, "same-origin" | "none");
     }
     let origin = text(header::ORIGIN).and_then(|origin| origin.split_once("://"));
@@ -338,8 +349,8 @@ pub(crate) fn is_same_origin(headers: &HeaderMap, target: &Uri) -> bool {
     matches!((origin, host), (Some((_, origin)), Some(host)) if origin.eq_ignore_ascii_case(host))
 }
 
-/// A page of another site can make a browser on this machine ask, by a name that points here: so the
-/// host must be this machine's too.
+/// A page of another site can make a browser on this machine ask, by a name that points here or as another origin: so
+/// host and origin must be this machine's too.
 pub(crate) fn is_from_this_machine(request: &Parts) -> bool {
     let headers = &request.headers;
     let peer = request.extensions.get::<Peer>();
@@ -347,13 +358,19 @@ pub(crate) fn is_from_this_machine(request: &Parts) -> bool {
         let host = headers.get(header::HOST)?.to_str().ok()?;
         host.parse::<uri::Authority>().ok().map(|host| host.host().to_owned())
     });
-    let host_is_loopback = host.is_some_and(|host| {
-        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-        host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    let origin = headers.get(header::ORIGIN).map(|origin| {
+        let origin = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
+        origin.as_ref().and_then(Uri::host).unwrap_or_default().to_owned()
     });
-    host_is_loopback
+    host.as_deref().is_some_and(is_loopback)
+        && origin.as_deref().is_none_or(is_loopback)
         && peer.is_some_and(|peer| peer.0.to_canonical().is_loopback())
         && !is_of_a_proxy(request)
+}
+
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// A proxy on this machine asks for others. The most used one, as it comes, shows it by speaking HTTP/1.0 only.

@@ -183,6 +183,14 @@ fn routes() -> Routes<u32> {
         .add(Operation::get("/v1/area").id("area").summary("Measures.").public(), area)
         .add(Operation::get("/v1/me").id("me").summary("Says who.").signed_in(), me)
         .add(Operation::get("/v1/hi").id("hi").summary("Greets.").session_or_public(), greet)
+        .add(
+            Operation::get("/v1/open")
+                .id("open")
+                .summary("Greets pages of other origins too.")
+                .session_or_public()
+                .cross_origin(),
+            greet,
+        )
         .add(Operation::delete("/v1/session").id("signOut").summary("Ends.").session(), sign_out)
         .add(Operation::get("/v1/slow").id("slow").summary("Waits.").public(), slow)
         .add(Operation::get("/v1/events").id("events").summary("Tells.").action(READ), events)
@@ -425,6 +433,29 @@ async fn a_cookie_changes_things_only_from_its_own_origin() {
 }
 
 #[tokio::test]
+async fn a_page_of_another_origin_acts_for_nobody_by_a_cookie() {
+    let yard = yard();
+    for foreign in [
+        "origin: http://evil",
+        "origin: null",
+        "origin: http://yard:81",
+        "sec-fetch-site: cross-site",
+        "sec-fetch-site: same-site",
+    ] {
+        assert_eq!(ask(&yard, "GET /v1/open", &[COOKIE, foreign], "").await.json(), false);
+        assert_eq!(ask(&yard, "GET /v1/open", &[KEY, foreign], "").await.json(), true, "{foreign}");
+    }
+    for own in [
+        &[COOKIE][..],
+        &[COOKIE, "origin: http://yard:80"],
+        &[COOKIE, "sec-fetch-site: same-origin"],
+        &[COOKIE, "sec-fetch-site: none"],
+    ] {
+        assert_eq!(ask(&yard, "GET /v1/open", own, "").await.json(), true, "{own:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_optional_caller_is_never_refused() {
     let yard = yard();
     assert_eq!(ask(&yard, "GET /v1/hi", &[KEY], "").await.json(), true);
@@ -565,26 +596,38 @@ async fn requests_over_the_limit_are_turned_away_and_not_queued() {
 #[tokio::test]
 async fn metrics_are_open_on_this_machine_only() {
     let yard = yard();
-    let with_peer = async |host: &str, peer: &str, more: Option<&str>| {
+    let with = async |host: &str, peer: &str, more: Option<(&str, &str)>| {
         let mut request = Request::get("/metrics").header("host", host);
-        if let Some(name) = more {
-            request = request.header(name, "10.0.0.1");
+        if let Some((name, value)) = more {
+            request = request.header(name, value);
         }
         let mut request = request.body(Body::empty()).unwrap();
         request.extensions_mut().insert(Peer(peer.parse().unwrap()));
         yard.router.clone().oneshot(request).await.unwrap().status().as_u16()
     };
-    assert_eq!(with_peer("localhost:8080", "127.0.0.1", None).await, 204);
-    assert_eq!(with_peer("[::1]:8080", "::ffff:127.0.0.1", None).await, 204);
-    assert_eq!(with_peer("localhost", "10.0.0.9", None).await, 401);
+    assert_eq!(with("localhost:8080", "127.0.0.1", None).await, 204);
+    assert_eq!(with("[::1]:8080", "::ffff:127.0.0.1", None).await, 204);
+    assert_eq!(with("localhost", "10.0.0.9", None).await, 401);
     for of_a_proxy in ["x-forwarded-for", "x-forwarded-proto", "forwarded", "via", "x-real-ip"] {
-        assert_eq!(with_peer("localhost", "127.0.0.1", Some(of_a_proxy)).await, 401);
+        assert_eq!(with("localhost", "127.0.0.1", Some((of_a_proxy, "10.0.0.1"))).await, 401);
+    }
+    // A browser on this machine shows pages of everybody.
+    for (origin, status) in [
+        ("http://localhost:3000", 204),
+        ("http://[::1]:3000", 204),
+        ("http://127.0.0.1.evil", 401),
+        ("https://evil", 401),
+        ("null", 401),
+        ("://", 401),
+    ] {
+        let origin = Some(("origin", origin));
+        assert_eq!(with("localhost", "127.0.0.1", origin).await, status, "{origin:?}");
     }
     let old = Request::get("/metrics").version(Version::HTTP_10).header("host", "localhost");
     let mut old = old.body(Body::empty()).unwrap();
     old.extensions_mut().insert(Peer("127.0.0.1".parse().unwrap()));
     assert_eq!(yard.router.clone().oneshot(old).await.unwrap().status().as_u16(), 401);
-    assert_eq!(with_peer("rebound.evil", "127.0.0.1", None).await, 401);
+    assert_eq!(with("rebound.evil", "127.0.0.1", None).await, 401);
 }
 
 #[tokio::test]

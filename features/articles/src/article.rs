@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use base::access::Principal;
 use base::{AccountId, Id, OrganisationId, Timestamp};
-use relational::{Row, Tx, params};
+use relational::{Read, Row, Tx, params};
+use schemars::JsonSchema;
+use serde::Serialize;
 use unicode_normalization::UnicodeNormalization;
 
 use crate::error::{BLANK, Faults};
 use crate::person::{Profile, profile_of};
 use crate::slug::{slug_of, suffix};
-use crate::store::{ALL, AUTHOR, Ask, Statement, TAG, person_columns, tally};
+use crate::store::{ALL, AUTHOR, Statement, TAG, person_columns, tally};
 use crate::{Config, Error, House, Result, terms};
 
 pub(crate) type ArticleId = Id<Articles>;
@@ -40,7 +42,9 @@ pub(crate) struct Article {
 }
 
 /// Who sees an article.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "ArticleState")]
 pub(crate) enum State {
     /// Its author.
     Draft,
@@ -94,17 +98,6 @@ pub(crate) struct Known {
     pub author: AccountId,
     pub state: State,
     pub created: Timestamp,
-}
-
-impl Known {
-    pub(crate) fn of(row: &Row) -> Result<Self> {
-        Ok(Self {
-            id: row.get("id")?,
-            author: row.get("author")?,
-            state: State::parse(&row.get::<String>("state")?)?,
-            created: row.get("created")?,
-        })
-    }
 }
 
 /// What cached answers depend on that show one article.
@@ -161,7 +154,7 @@ pub(crate) fn article_of(row: &Row, has_body: bool) -> Result<Article> {
 
 /// The article with a slug, if the viewer may see it.
 pub(crate) async fn find(
-    ask: &mut impl Ask,
+    read: &mut Read,
     organisation: OrganisationId,
     slug: &str,
     viewer: Option<AccountId>,
@@ -179,22 +172,36 @@ pub(crate) async fn find(
         }
         None => statement.add(" AND a.state = 'published'", &[]),
     }
-    let row = ask.row(&statement.sql, &statement.values).await?;
+    let row = read.query_optional(&statement.sql, &statement.values).await?;
     article_of(&row.ok_or(Error::NotFound("article"))?, true)
 }
 
-/// What is changed, whoever may see it; an article that the account may not see is not there for it.
-pub(crate) async fn known(
-    ask: &mut impl Ask,
+/// What is known of an article, whoever may see it.
+pub(crate) async fn any(
+    read: &mut Read,
     organisation: OrganisationId,
     slug: &str,
-    account: AccountId,
 ) -> Result<Known> {
     let sql = "SELECT id, author, state, created FROM article WHERE organisation = ? AND slug = ?";
-    let row = ask.row(sql, params![organisation, slug]).await?;
+    let row = read.query_optional(sql, params![organisation, slug]).await?;
     let row = row.ok_or(Error::NotFound("article"))?;
-    let known = Known::of(&row)?;
-    if known.state != State::Published && known.author != account {
+    Ok(Known {
+        id: row.get("id")?,
+        author: row.get("author")?,
+        state: State::parse(&row.get::<String>("state")?)?,
+        created: row.get("created")?,
+    })
+}
+
+/// The same for a viewer: an article that they may not see is not there for them.
+pub(crate) async fn known(
+    read: &mut Read,
+    organisation: OrganisationId,
+    slug: &str,
+    viewer: Option<AccountId>,
+) -> Result<Known> {
+    let known = any(read, organisation, slug).await?;
+    if known.state != State::Published && viewer != Some(known.author) {
         return Err(Error::NotFound("article"));
     }
     Ok(known)
@@ -218,36 +225,45 @@ impl House {
         let account = self.account(by)?;
         let (house, name) = (self.clone(), by.name.clone());
         let written = self.db.write(async move |tx| {
-            house.ensure(tx, account, &name).await?;
+            let author = house.ensure(tx, account, &name).await?;
             house.check_voice(tx, account).await?;
             let now = house.base.clock.now();
-            let id = ArticleId::new(now, &house.base.entropy);
-            let slug = house.free_slug(tx, &new.title).await?;
+            let article = Article {
+                id: ArticleId::new(now, &house.base.entropy),
+                slug: house.free_slug(tx, &new.title).await?,
+                title: new.title.clone(),
+                description: new.description.clone(),
+                body: Some(new.body.clone()),
+                tags: json_of(&tags),
+                state: new.state,
+                created: now,
+                updated: now,
+                favoured: false,
+                favourites: 0,
+                author,
+            };
             let sql =
                 "INSERT INTO article (organisation, id, slug, author, state, title, description,
                     body, tags, favourites, created, updated)
                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?)";
-            let organisation = house.organisation;
-            let (state, tags_text) = (new.state.text(), json_of(&tags));
-            let (title, description, body) = (&new.title, &new.description, &new.body);
             let values = params![
-                organisation,
-                id,
-                slug,
+                house.organisation,
+                article.id,
+                article.slug,
                 account,
-                state,
-                title,
-                description,
-                body,
-                tags_text,
+                article.state.text(),
+                article.title,
+                article.description,
+                article.body,
+                article.tags,
                 now,
                 now
             ];
             tx.execute(sql, values).await?;
-            if new.state == State::Published {
-                house.publish(tx, id).await?;
+            if article.state == State::Published {
+                house.publish(tx, account, &article).await?;
             }
-            find(tx, organisation, &slug, Some(account)).await
+            Ok(article)
         });
         written.await
     }
@@ -268,7 +284,7 @@ impl House {
         let is_fit = faults.check();
         let rewritten = self.db.write(async move |tx| {
             let organisation = house.organisation;
-            let known = known(tx, organisation, &slug, account).await?;
+            let known = known(tx, organisation, &slug, Some(account)).await?;
             if known.author != account {
                 return Err(Error::Forbidden("article"));
             }
@@ -277,34 +293,41 @@ impl House {
             }
             house.check_voice(tx, account).await?;
             let was = find(tx, organisation, &slug, Some(account)).await?;
-            let title = change.title.as_ref().unwrap_or(&was.title);
-            let slug_now =
-                if *title == was.title { slug.clone() } else { house.free_slug(tx, title).await? };
-            // Two changes within a millisecond must be told apart by who reads milliseconds.
-            let updated = house.base.clock.now().max(was.updated.plus(Duration::from_millis(1)));
-            let tags_text = tags.as_ref().map_or_else(|| was.tags.clone(), |tags| json_of(tags));
-            let description = change.description.as_ref().unwrap_or(&was.description);
-            let body = change.body.as_ref().or(was.body.as_ref());
+            let title = change.title.clone().unwrap_or_else(|| was.title.clone());
+            let article = Article {
+                slug: if title == was.title {
+                    slug.clone()
+                } else {
+                    house.free_slug(tx, &title).await?
+                },
+                title,
+                description: change.description.clone().unwrap_or(was.description),
+                body: change.body.clone().or(was.body),
+                tags: tags.as_ref().map_or(was.tags, |tags| json_of(tags)),
+                // Two changes within a millisecond must be told apart by who reads milliseconds.
+                updated: house.base.clock.now().max(was.updated.plus(Duration::from_millis(1))),
+                ..was
+            };
             let sql = "UPDATE article
                 SET slug = ?, title = ?, description = ?, body = ?, tags = ?, updated = ?
                 WHERE organisation = ? AND id = ?";
             let texts = params![
-                slug_now,
-                title,
-                description,
-                body,
-                tags_text,
-                updated,
+                article.slug,
+                article.title,
+                article.description,
+                article.body,
+                article.tags,
+                article.updated,
                 organisation,
-                known.id
+                article.id
             ];
             tx.execute(sql, texts).await?;
-            if known.state == State::Published {
-                house.unindex(tx, known.id).await?;
-                house.index(tx, known.id).await?;
-                house.results.bump(tx, &[&subject(&slug), &subject(&slug_now)]).await?;
+            if article.state == State::Published {
+                house.unindex(tx, article.id).await?;
+                house.index(tx, &article).await?;
+                house.results.bump(tx, &[&subject(&slug), &subject(&article.slug)]).await?;
             }
-            find(tx, organisation, &slug_now, Some(account)).await
+            Ok(article)
         });
         rewritten.await
     }
@@ -314,7 +337,7 @@ impl House {
         let house = self.clone();
         let deleted = self.db.write(async move |tx| {
             let organisation = house.organisation;
-            let known = known(tx, organisation, &slug, account).await?;
+            let known = known(tx, organisation, &slug, Some(account)).await?;
             if known.author != account {
                 return Err(Error::Forbidden("article"));
             }
@@ -344,7 +367,11 @@ impl House {
         let (house, name) = (self.clone(), by.name.clone());
         let favoured = self.db.write(async move |tx| {
             let organisation = house.organisation;
-            let known = known(tx, organisation, &slug, account).await?;
+            let known = known(tx, organisation, &slug, Some(account)).await?;
+            // Favourites are listed by the moment of publication, which a draft does not have yet.
+            if known.state != State::Published {
+                return Err(Error::NotFound("article"));
+            }
             house.ensure(tx, account, &name).await?;
             let which = params![organisation, account, known.id];
             let sql = "SELECT 1 AS there FROM article_favourite
@@ -382,13 +409,15 @@ impl House {
     }
 
     /// Lets everybody see and find an article.
-    pub(crate) async fn publish(&self, tx: &mut Tx, id: ArticleId) -> Result<()> {
-        let sql = "SELECT author FROM article WHERE organisation = ? AND id = ?";
-        let author: AccountId =
-            tx.query_one(sql, params![self.organisation, id]).await?.get("author")?;
+    pub(crate) async fn publish(
+        &self,
+        tx: &mut Tx,
+        author: AccountId,
+        article: &Article,
+    ) -> Result<()> {
         tally(tx, self.organisation, (ALL, ""), 1).await?;
         tally(tx, self.organisation, (AUTHOR, &author.to_string()), 1).await?;
-        self.index(tx, id).await
+        self.index(tx, article).await
     }
 
     /// Takes an article from the lists, the counts and the search.
@@ -399,25 +428,22 @@ impl House {
     }
 
     /// Writes what a published article is found by: its tags and its words.
-    async fn index(&self, tx: &mut Tx, id: ArticleId) -> Result<()> {
+    async fn index(&self, tx: &mut Tx, article: &Article) -> Result<()> {
         let organisation = self.organisation;
-        let sql = "SELECT title, description, body, tags, created FROM article
-            WHERE organisation = ? AND id = ?";
-        let row = tx.query_one(sql, params![organisation, id]).await?;
-        let (tags, created) =
-            (tags_of(&row.get::<String>("tags")?)?, row.get::<Timestamp>("created")?);
+        let tags = tags_of(&article.tags)?;
         for tag in &tags {
             let sql = "INSERT INTO article_tag (organisation, tag, article, created)
                 VALUES (?, ?, ?, ?)";
-            tx.execute(sql, params![organisation, tag, id, created]).await?;
+            tx.execute(sql, params![organisation, tag, article.id, article.created]).await?;
             tally(tx, organisation, (TAG, tag), 1).await?;
         }
-        let (title, description): (String, String) = (row.get("title")?, row.get("description")?);
-        let body: String = row.get("body")?;
-        let tags = tags.join(" ");
-        let fields =
-            terms::Fields { title: &title, tags: &tags, description: &description, body: &body };
-        terms::put(tx, (organisation, id), &fields, self.config.terms_max).await
+        let fields = terms::Fields {
+            title: &article.title,
+            tags: &tags.join(" "),
+            description: &article.description,
+            body: article.body.as_deref().unwrap_or_default(),
+        };
+        terms::put(tx, (organisation, article.id), &fields, self.config.terms_max).await
     }
 
     async fn unindex(&self, tx: &mut Tx, id: ArticleId) -> Result<()> {
@@ -443,17 +469,6 @@ impl House {
                 return Ok(slug);
             }
             slug = format!("{plain}-{}", suffix(&self.base.entropy));
-        }
-    }
-
-    pub(crate) fn account(&self, principal: &Principal) -> Result<AccountId> {
-        match principal.subject {
-            base::access::Subject::Account(account)
-                if principal.organisation == self.organisation =>
-            {
-                Ok(account)
-            }
-            _ => Err(Error::Stranger),
         }
     }
 }

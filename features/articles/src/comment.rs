@@ -2,12 +2,12 @@
 
 use base::access::Principal;
 use base::{AccountId, Timestamp};
-use relational::{Row, params};
+use relational::{Read, Row, params};
 
-use crate::article::{ArticleId, State, known};
+use crate::article::{ArticleId, known};
 use crate::error::{BLANK, Faults};
 use crate::person::{Profile, profile_of};
-use crate::store::{Ask, Statement, person_columns};
+use crate::store::{Statement, person_columns};
 use crate::{Error, House, Result};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,8 +41,8 @@ impl House {
         let (house, name) = (self.clone(), by.name.clone());
         let said = self.db.write(async move |tx| {
             let organisation = house.organisation;
-            let known = known(tx, organisation, &slug, account).await?;
-            house.ensure(tx, account, &name).await?;
+            let known = known(tx, organisation, &slug, Some(account)).await?;
+            let author = house.ensure(tx, account, &name).await?;
             house.check_voice(tx, account).await?;
             let now = house.base.clock.now();
             // Numbers that programs in browsers hold exactly, each once, later ones larger.
@@ -55,10 +55,7 @@ impl House {
                 "INSERT INTO article_comment (organisation, id, article, author, body, created)
                 VALUES (?, ?, ?, ?, ?, ?)";
             tx.execute(sql, params![organisation, id, known.id, account, body, now]).await?;
-            let mut statement = house.comments(Some(account));
-            statement.add(" AND c.id = ?", params![id]);
-            let row = tx.row(&statement.sql, &statement.values).await?;
-            comment_of(&row.ok_or(Error::Stored("comment"))?)
+            Ok(Comment { id, body: body.clone(), created: now, author })
         });
         said.await
     }
@@ -71,29 +68,27 @@ impl House {
     ) -> Result<Vec<Comment>> {
         let house = self.clone();
         let said = self.db.read(async move |read| {
-            let sql = "SELECT id, author, state FROM article WHERE organisation = ? AND slug = ?";
-            let row = read.row(sql, params![house.organisation, slug]).await?;
-            let row = row.ok_or(Error::NotFound("article"))?;
-            let is_shown = State::parse(&row.get::<String>("state")?)? == State::Published
-                || viewer == Some(row.get("author")?);
-            if !is_shown {
-                return Err(Error::NotFound("article"));
-            }
-            house.said_to(read, row.get("id")?, viewer).await
+            let known = known(read, house.organisation, &slug, viewer).await?;
+            house.said_to(read, known.id, viewer).await
         });
         said.await
     }
 
     pub(crate) async fn said_to(
         &self,
-        ask: &mut impl Ask,
+        read: &mut Read,
         article: ArticleId,
         viewer: Option<AccountId>,
     ) -> Result<Vec<Comment>> {
-        let mut statement = self.comments(viewer);
-        let of = params![article, self.config.comments_shown_max];
-        statement.add(" AND c.article = ? ORDER BY c.id DESC LIMIT ?", of);
-        let rows = ask.rows(&statement.sql, &statement.values).await?;
+        let mut statement = Statement::default();
+        statement.add("SELECT c.id AS id, c.body AS body, c.created AS created, ", &[]);
+        person_columns(&mut statement, self.organisation, viewer);
+        let sql = " FROM article_comment c
+            JOIN article_person p ON p.organisation = c.organisation AND p.account = c.author
+            WHERE c.organisation = ? AND c.article = ? ORDER BY c.id DESC LIMIT ?";
+        let of = params![self.organisation, article, self.config.comments_shown_max];
+        statement.add(sql, of);
+        let rows = read.query(&statement.sql, &statement.values).await?;
         rows.iter().map(comment_of).collect()
     }
 
@@ -102,7 +97,7 @@ impl House {
         let account = self.account(by)?;
         let organisation = self.organisation;
         let unsaid = self.db.write(async move |tx| {
-            let known = known(tx, organisation, &slug, account).await?;
+            let known = known(tx, organisation, &slug, Some(account)).await?;
             let sql = "SELECT author FROM article_comment
                 WHERE organisation = ? AND id = ? AND article = ?";
             let row = tx.query_optional(sql, params![organisation, id, known.id]).await?;
@@ -115,17 +110,5 @@ impl House {
             Ok(())
         });
         unsaid.await
-    }
-
-    /// The beginning of a query of comments `c` with their authors.
-    fn comments(&self, viewer: Option<AccountId>) -> Statement {
-        let mut statement = Statement::default();
-        statement.add("SELECT c.id AS id, c.body AS body, c.created AS created, ", &[]);
-        person_columns(&mut statement, self.organisation, viewer);
-        let sql = " FROM article_comment c
-            JOIN article_person p ON p.organisation = c.organisation AND p.account = c.author
-            WHERE c.organisation = ?";
-        statement.add(sql, params![self.organisation]);
-        statement
     }
 }

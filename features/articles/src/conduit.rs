@@ -46,6 +46,7 @@ fn user_routes(routes: Routes<Articles>) -> Routes<Articles> {
                 .public()
                 .secret()
                 .kinds(&[ErrorKind::Unauthenticated, ErrorKind::TooMany])
+                .cross_origin()
                 .refusals(refused),
             log_in,
         )
@@ -56,6 +57,7 @@ fn user_routes(routes: Routes<Articles>) -> Routes<Articles> {
                 .public()
                 .secret()
                 .kinds(&[ErrorKind::AlreadyExists, ErrorKind::Forbidden, ErrorKind::TooMany])
+                .cross_origin()
                 .refusals(refused),
             create_user,
         )
@@ -64,6 +66,7 @@ fn user_routes(routes: Routes<Articles>) -> Routes<Articles> {
                 .id("conduitGetCurrentUser")
                 .summary("The account that asks.")
                 .signed_in()
+                .cross_origin()
                 .refusals(refused),
             current_user,
         )
@@ -74,6 +77,7 @@ fn user_routes(routes: Routes<Articles>) -> Routes<Articles> {
                 .signed_in()
                 .secret()
                 .kinds(&[ErrorKind::AlreadyExists])
+                .cross_origin()
                 .refusals(refused),
             update_user,
         )
@@ -86,6 +90,7 @@ fn profile_routes(routes: Routes<Articles>) -> Routes<Articles> {
                 .id("conduitGetProfile")
                 .summary("Somebody as others see them.")
                 .session_or_public()
+                .cross_origin()
                 .refusals(refused),
             profile,
         )
@@ -94,6 +99,7 @@ fn profile_routes(routes: Routes<Articles>) -> Routes<Articles> {
                 .id("conduitFollow")
                 .summary("Follows somebody.")
                 .action(ARTICLES_WRITE)
+                .cross_origin()
                 .refusals(refused),
             follow,
         )
@@ -102,6 +108,7 @@ fn profile_routes(routes: Routes<Articles>) -> Routes<Articles> {
                 .id("conduitUnfollow")
                 .summary("Follows somebody no more.")
                 .action(ARTICLES_WRITE)
+                .cross_origin()
                 .refusals(refused),
             unfollow,
         )
@@ -115,6 +122,7 @@ fn list_routes(routes: Routes<Articles>) -> Routes<Articles> {
                 .summary("The articles, newest first; all, of a tag, of an author, favoured by somebody.")
                 .session_or_public()
                 .returns::<ArticlesAnswer>(200)
+                .cross_origin()
                 .refusals(refused),
             list,
         )
@@ -123,6 +131,7 @@ fn list_routes(routes: Routes<Articles>) -> Routes<Articles> {
                 .id("conduitGetFeed")
                 .summary("The articles of those whom the account follows, newest first.")
                 .signed_in()
+                .cross_origin()
                 .refusals(refused),
             feed,
         )
@@ -131,6 +140,7 @@ fn list_routes(routes: Routes<Articles>) -> Routes<Articles> {
                 .id("conduitGetTags")
                 .summary("The tags, those of the most articles first.")
                 .public()
+                .cross_origin()
                 .refusals(refused),
             tags,
         )
@@ -143,6 +153,7 @@ fn article_routes(routes: Routes<Articles>) -> Routes<Articles> {
                 .id("conduitCreateArticle")
                 .summary("Publishes an article.")
                 .action(ARTICLES_WRITE)
+                .cross_origin()
                 .refusals(refused),
             create_article,
         )
@@ -152,6 +163,7 @@ fn article_routes(routes: Routes<Articles>) -> Routes<Articles> {
                 .summary("One article, with an ETag.")
                 .session_or_public()
                 .returns::<ArticleAnswer>(200)
+                .cross_origin()
                 .refusals(refused),
             article,
         )
@@ -160,6 +172,7 @@ fn article_routes(routes: Routes<Articles>) -> Routes<Articles> {
                 .id("conduitUpdateArticle")
                 .summary("Changes one's own article; a new title makes a new slug.")
                 .action(ARTICLES_WRITE)
+                .cross_origin()
                 .refusals(refused),
             update_article,
         )
@@ -168,6 +181,7 @@ fn article_routes(routes: Routes<Articles>) -> Routes<Articles> {
                 .id("conduitDeleteArticle")
                 .summary("Deletes one's own article with its comments.")
                 .action(ARTICLES_WRITE)
+                .cross_origin()
                 .refusals(refused),
             delete_article,
         )
@@ -176,6 +190,7 @@ fn article_routes(routes: Routes<Articles>) -> Routes<Articles> {
                 .id("conduitFavorite")
                 .summary("Favours an article.")
                 .action(ARTICLES_WRITE)
+                .cross_origin()
                 .refusals(refused),
             favour,
         )
@@ -184,6 +199,7 @@ fn article_routes(routes: Routes<Articles>) -> Routes<Articles> {
                 .id("conduitUnfavorite")
                 .summary("Favours an article no more.")
                 .action(ARTICLES_WRITE)
+                .cross_origin()
                 .refusals(refused),
             disfavour,
         )
@@ -196,6 +212,7 @@ fn comment_routes(routes: Routes<Articles>) -> Routes<Articles> {
                 .id("conduitGetComments")
                 .summary("What was said to an article, newest first.")
                 .session_or_public()
+                .cross_origin()
                 .refusals(refused),
             comments,
         )
@@ -204,6 +221,7 @@ fn comment_routes(routes: Routes<Articles>) -> Routes<Articles> {
                 .id("conduitCreateComment")
                 .summary("Says something to an article.")
                 .action(ARTICLES_WRITE)
+                .cross_origin()
                 .refusals(refused),
             create_comment,
         )
@@ -212,6 +230,7 @@ fn comment_routes(routes: Routes<Articles>) -> Routes<Articles> {
                 .id("conduitDeleteComment")
                 .summary("Takes back what one said.")
                 .action(ARTICLES_WRITE)
+                .cross_origin()
                 .refusals(refused),
             delete_comment,
         )
@@ -365,7 +384,7 @@ async fn feed(
     caller: Caller,
     Query(PartQuery { limit, offset }): Query<PartQuery>,
 ) -> edge::Result<Json<ArticlesAnswer>> {
-    let account = house.writer(&caller)?;
+    let account = house.account(&caller.principal)?;
     let (part, limit) = house.part(limit.as_deref(), offset.as_deref())?;
     let filter = Filter { followed_by: Some(account), ..Filter::default() };
     let listed = house.list(Some(account), filter, part, limit).await?;

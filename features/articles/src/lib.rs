@@ -16,7 +16,6 @@ mod conduit;
 mod error;
 mod list;
 mod moderation;
-mod moment;
 mod native;
 mod person;
 mod reader;
@@ -30,7 +29,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::access::{Action, Subject};
+use base::access::{Action, Principal, Subject};
 use base::{AccountId, Base, OrganisationId};
 use edge::{Caller, Routes};
 use identity::Identity;
@@ -201,15 +200,14 @@ impl Articles {
 impl House {
     /// Whose favourites and follows an answer shows. A key has none, nor has a stranger's account.
     pub(crate) fn viewer(&self, caller: Option<&Caller>) -> Option<AccountId> {
-        let caller = caller.filter(|caller| caller.organisation() == self.organisation)?;
-        match caller.subject() {
-            Subject::Account(account) => Some(account),
-            Subject::Key(_) | Subject::System(_) => None,
-        }
+        self.account(&caller?.principal).ok()
     }
 
     /// The account that writes.
-    pub(crate) fn writer(&self, caller: &Caller) -> Result<AccountId> {
-        self.viewer(Some(caller)).ok_or(Error::Stranger)
+    pub(crate) fn account(&self, principal: &Principal) -> Result<AccountId> {
+        match principal.subject {
+            Subject::Account(account) if principal.organisation == self.organisation => Ok(account),
+            _ => Err(Error::Stranger),
+        }
     }
 }

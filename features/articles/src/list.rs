@@ -2,11 +2,11 @@
 //! and what is found by words. One statement gives a page with its total.
 
 use base::{AccountId, OrganisationId, Timestamp};
-use relational::{Value, params};
+use relational::{Read, Value, params};
 
 use crate::article::{Article, ArticleId, WITH_AUTHOR, article_of, columns};
 use crate::person::username_key;
-use crate::store::{ALL, AUTHOR, Ask, Statement, TAG};
+use crate::store::{ALL, AUTHOR, Statement, TAG};
 use crate::terms::{Question, Wanted};
 use crate::{Error, House, Result};
 
@@ -107,7 +107,7 @@ impl House {
             }
             let order = " ORDER BY h.score DESC, a.created DESC, a.id DESC LIMIT ? OFFSET ?";
             statement.add(order, params![limit, offset]);
-            let rows = read.rows(&statement.sql, &statement.values).await?;
+            let rows = read.query(&statement.sql, &statement.values).await?;
             rows.iter().map(|row| article_of(row, false)).collect()
         });
         found.await
@@ -143,7 +143,7 @@ struct Driver {
 impl List<'_> {
     async fn page(
         &self,
-        ask: &mut impl Ask,
+        read: &mut Read,
         viewer: Option<AccountId>,
         part: &Part,
         limit: u32,
@@ -160,12 +160,13 @@ impl List<'_> {
             let after = format!(" AND ({created} < ? OR ({created} = ? AND {id} < ?))");
             statement.add(&after, params![moment, moment, article]);
         }
-        let order = format!(" ORDER BY {created} DESC, {id} DESC LIMIT ?");
-        statement.add(&order, params![limit]);
+        // A limit that is bound makes SQLite plan the statement anew at each run.
+        let order = format!(" ORDER BY {created} DESC, {id} DESC LIMIT {limit}");
+        statement.add(&order, &[]);
         if let Part::Offset(offset) = part {
             statement.add(" OFFSET ?", params![offset]);
         }
-        let rows = ask.rows(&statement.sql, &statement.values).await?;
+        let rows = read.query(&statement.sql, &statement.values).await?;
         let total = match rows.first() {
             Some(row) => row.get("total")?,
             None if *part == Part::Offset(0) => 0,
@@ -173,7 +174,7 @@ impl List<'_> {
             None => {
                 let mut statement = Statement::default();
                 self.total(&mut statement);
-                let row = ask.row(&statement.sql, &statement.values).await?;
+                let row = read.query_optional(&statement.sql, &statement.values).await?;
                 row.map(|row| row.get::<u64>("articles")).transpose()?.unwrap_or(0)
             }
         };

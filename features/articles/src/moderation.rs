@@ -6,12 +6,12 @@ use edge::Caller;
 use relational::{Row, Tx, params};
 
 use crate::article::{
-    Article, ArticleId, Known, State, WITH_AUTHOR, article_of, columns, find, known, subject,
+    Article, ArticleId, Known, State, WITH_AUTHOR, any, article_of, columns, find, known, subject,
 };
 use crate::error::Faults;
 use crate::list::Part;
 use crate::person::{account_of, username_key};
-use crate::store::{Ask, Statement};
+use crate::store::Statement;
 use crate::{Error, House, Result};
 
 const REASON_CHARACTERS_MAX: usize = 1_000;
@@ -74,7 +74,7 @@ impl House {
                 statement.add(after, params![moment, moment, id]);
             }
             statement.add(" ORDER BY a.created DESC, a.id DESC LIMIT ?", params![limit]);
-            let rows = read.rows(&statement.sql, &statement.values).await?;
+            let rows = read.query(&statement.sql, &statement.values).await?;
             rows.iter().map(|row| article_of(row, false)).collect()
         });
         found.await
@@ -86,20 +86,25 @@ impl House {
         let house = self.clone();
         let published = self.db.write(async move |tx| {
             let organisation = house.organisation;
-            let known = known(tx, organisation, &slug, account).await?;
+            let known = known(tx, organisation, &slug, Some(account)).await?;
             if known.author != account || known.state == State::Hidden {
                 return Err(Error::Forbidden("article"));
             }
-            if known.state == State::Draft {
-                house.check_voice(tx, account).await?;
-                let now = house.base.clock.now();
-                let sql = "UPDATE article SET state = 'published', created = ?, updated = ?
-                    WHERE organisation = ? AND id = ?";
-                tx.execute(sql, params![now, now, organisation, known.id]).await?;
-                house.publish(tx, known.id).await?;
-                house.results.bump(tx, &[&subject(&slug)]).await?;
+            let article = find(tx, organisation, &slug, Some(account)).await?;
+            if known.state == State::Published {
+                return Ok(article);
             }
-            find(tx, organisation, &slug, Some(account)).await
+            house.check_voice(tx, account).await?;
+            let now = house.base.clock.now();
+            let article =
+                Article { state: State::Published, created: now, updated: now, ..article };
+            let sql = "UPDATE article SET state = ?, created = ?, updated = ?
+                WHERE organisation = ? AND id = ?";
+            let state = article.state.text();
+            tx.execute(sql, params![state, now, now, organisation, article.id]).await?;
+            house.publish(tx, account, &article).await?;
+            house.results.bump(tx, &[&subject(&slug)]).await?;
+            Ok(article)
         });
         published.await
     }
@@ -112,7 +117,7 @@ impl House {
         let (house, name) = (self.clone(), by.name.clone());
         let reported = self.db.write(async move |tx| {
             let organisation = house.organisation;
-            let known = known(tx, organisation, &slug, account).await?;
+            let known = known(tx, organisation, &slug, Some(account)).await?;
             house.ensure(tx, account, &name).await?;
             let now = house.base.clock.now();
             let sql = "UPDATE article_report SET reason = ?
@@ -149,7 +154,7 @@ impl House {
             let limit = i64::try_from(limit).unwrap_or(i64::MAX);
             let order = " ORDER BY r.created, r.article, r.reporter LIMIT ?";
             statement.add(order, params![limit]);
-            let rows = read.rows(&statement.sql, &statement.values).await?;
+            let rows = read.query(&statement.sql, &statement.values).await?;
             rows.iter().map(report_of).collect()
         });
         found.await
@@ -159,7 +164,7 @@ impl House {
     pub(crate) async fn hide(&self, slug: String) -> Result<()> {
         let house = self.clone();
         let hidden = self.db.write(async move |tx| {
-            let known = house.any(tx, &slug).await?;
+            let known = any(tx, house.organisation, &slug).await?;
             match known.state {
                 State::Draft => return Err(Error::NotFound("article")),
                 State::Hidden => return Ok(()),
@@ -174,11 +179,13 @@ impl House {
     pub(crate) async fn show(&self, slug: String) -> Result<()> {
         let house = self.clone();
         let shown = self.db.write(async move |tx| {
-            let known = house.any(tx, &slug).await?;
+            let known = any(tx, house.organisation, &slug).await?;
             match known.state {
                 State::Draft => return Err(Error::NotFound("article")),
                 State::Hidden => {
-                    house.publish(tx, known.id).await?;
+                    let author = known.author;
+                    let article = find(tx, house.organisation, &slug, Some(author)).await?;
+                    house.publish(tx, author, &article).await?;
                     house.set_state(tx, (&known, &slug), State::Published).await?;
                 }
                 State::Published => {}
@@ -193,7 +200,7 @@ impl House {
     pub(crate) async fn remove_comment(&self, slug: String, id: i64) -> Result<()> {
         let house = self.clone();
         let removed = self.db.write(async move |tx| {
-            let known = house.any(tx, &slug).await?;
+            let known = any(tx, house.organisation, &slug).await?;
             let sql = "DELETE FROM article_comment
                 WHERE organisation = ? AND id = ? AND article = ?";
             match tx.execute(sql, params![house.organisation, id, known.id]).await? {
@@ -217,14 +224,6 @@ impl House {
             Ok(())
         });
         silenced.await
-    }
-
-    /// An article whoever may see it.
-    async fn any(&self, tx: &mut Tx, slug: &str) -> Result<Known> {
-        let sql =
-            "SELECT id, author, state, created FROM article WHERE organisation = ? AND slug = ?";
-        let row = tx.row(sql, params![self.organisation, slug]).await?;
-        Known::of(&row.ok_or(Error::NotFound("article"))?)
     }
 
     async fn set_state(

@@ -201,7 +201,7 @@ async fn drafts(
     caller: Caller,
     Paging(page): Paging,
 ) -> edge::Result<PageBody<ArticleView>> {
-    let account = house.writer(&caller)?;
+    let account = house.account(&caller.principal)?;
     let limit = u32::try_from(page.limit).unwrap_or(u32::MAX).min(house.config.page_max);
     let part = page.after.as_deref().map(after).transpose()?;
     let found = house.drafts(account, part, limit + 1).await?;

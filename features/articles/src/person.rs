@@ -3,11 +3,11 @@
 use base::AccountId;
 use base::access::{Door, Principal};
 use identity::{Entered, Holds, NewSession, NewUser, SessionId, SignIn, UserChange, Visitor};
-use relational::{Row, Tx, params};
+use relational::{Read, Row, Tx, params};
 use unicode_normalization::UnicodeNormalization;
 
 use crate::error::{BLANK, Faults};
-use crate::store::{Ask, Statement, person_columns};
+use crate::store::{Statement, person_columns};
 use crate::{Config, Error, House, Result, SignUp};
 
 /// Somebody as others see them.
@@ -131,19 +131,12 @@ impl House {
     pub(crate) async fn own_profile(&self, principal: &Principal) -> Result<Profile> {
         let account = self.account(principal)?;
         let organisation = self.organisation;
-        let found = self.db.read(async move |read| {
-            let row = own_row(read, organisation, account).await?;
-            row.as_ref().map(profile_of).transpose()
-        });
+        let found = self.db.read(async move |read| own(read, organisation, account).await);
         if let Some(profile) = found.await? {
             return Ok(profile);
         }
         let (house, principal) = (self.clone(), principal.clone());
-        let made = self.db.write(async move |tx| {
-            house.ensure(tx, account, &principal.name).await?;
-            let row = own_row(tx, organisation, account).await?;
-            profile_of(&row.ok_or(Error::Stored("person"))?)
-        });
+        let made = self.db.write(async move |tx| house.ensure(tx, account, &principal.name).await);
         made.await
     }
 
@@ -177,28 +170,30 @@ impl House {
             text.map(|text| text.filter(|text| !text.trim().is_empty()))
         };
         let (bio, image) = (given(bio), given(image));
+        let username = username.map(|username| username.trim().nfc().collect::<String>());
         let by = (principal, Door::Http);
         let how = UserChange { email, password };
         let changed = self.identity.change_user(by, keep, how, async move |tx: &mut Tx| {
-            house.ensure(tx, account, &name).await?;
-            if let Some(username) = &username {
-                let username: String = username.trim().nfc().collect();
-                let key = username_key(&username);
-                if account_of(tx, organisation, &key).await?.is_some_and(|of| of != account) {
-                    return Err(Error::Taken("username"));
-                }
-                let sql = "UPDATE article_person SET username = ?, username_key = ?
-                    WHERE organisation = ? AND account = ?";
-                tx.execute(sql, params![username, key, organisation, account]).await?;
+            let was = house.ensure(tx, account, &name).await?;
+            let now = Profile {
+                username: username.clone().unwrap_or_else(|| was.username.clone()),
+                bio: bio.clone().unwrap_or_else(|| was.bio.clone()),
+                image: image.clone().unwrap_or_else(|| was.image.clone()),
+                following: was.following,
+            };
+            // Front ends send everything back: only what others see otherwise makes their answers old.
+            if now == was {
+                return Ok(());
             }
-            for (column, text) in [("bio", &bio), ("image", &image)] {
-                if let Some(text) = text {
-                    let sql = format!(
-                        "UPDATE article_person SET {column} = ? WHERE organisation = ? AND account = ?"
-                    );
-                    tx.execute(&sql, params![text, organisation, account]).await?;
-                }
+            let key = username_key(&now.username);
+            if account_of(tx, organisation, &key).await?.is_some_and(|of| of != account) {
+                return Err(Error::Taken("username"));
             }
+            let sql = "UPDATE article_person
+                SET username = ?, username_key = ?, bio = ?, image = ?
+                WHERE organisation = ? AND account = ?";
+            let row = params![now.username, key, now.bio, now.image, organisation, account];
+            tx.execute(sql, row).await?;
             house.results.bump(tx, &[PEOPLE]).await?;
             Ok::<_, Error>(())
         });
@@ -220,7 +215,7 @@ impl House {
             person_columns(&mut statement, organisation, viewer);
             let place = " FROM article_person p WHERE p.organisation = ? AND p.username_key = ?";
             statement.add(place, params![organisation, key]);
-            let row = read.row(&statement.sql, &statement.values).await?;
+            let row = read.query_optional(&statement.sql, &statement.values).await?;
             profile_of(&row.ok_or(Error::NotFound("profile"))?)
         });
         found.await
@@ -262,10 +257,15 @@ impl House {
         followed.await
     }
 
-    /// Makes the row of an account that comes here first, with a name made of its address.
-    pub(crate) async fn ensure(&self, tx: &mut Tx, account: AccountId, email: &str) -> Result<()> {
-        if own_row(tx, self.organisation, account).await?.is_some() {
-            return Ok(());
+    /// Somebody as they see themselves; an account that comes here first gets a name made of its address.
+    pub(crate) async fn ensure(
+        &self,
+        tx: &mut Tx,
+        account: AccountId,
+        email: &str,
+    ) -> Result<Profile> {
+        if let Some(profile) = own(tx, self.organisation, account).await? {
+            return Ok(profile);
         }
         let most = self.config.username_characters_max.saturating_sub(9).max(1);
         let plain: String =
@@ -276,7 +276,8 @@ impl House {
             name = format!("{plain}-{}", crate::slug::suffix(&self.base.entropy));
         }
         let (key, now) = (username_key(&name), self.base.clock.now());
-        insert(tx, self.organisation, account, (&name, &key), now).await
+        insert(tx, self.organisation, account, (&name, &key), now).await?;
+        Ok(Profile { username: name, bio: None, image: None, following: false })
     }
 }
 
@@ -300,24 +301,28 @@ fn check_image(config: &Config, faults: &mut Faults, image: Option<&str>) {
     }
 }
 
-async fn own_row(
-    ask: &mut impl Ask,
+async fn own(
+    read: &mut Read,
     organisation: base::OrganisationId,
     account: AccountId,
-) -> Result<Option<Row>> {
-    let sql = "SELECT username, bio, image, 0 AS following FROM article_person
-        WHERE organisation = ? AND account = ?";
-    ask.row(sql, params![organisation, account]).await
+) -> Result<Option<Profile>> {
+    let mut statement = Statement::default();
+    statement.add("SELECT ", &[]);
+    person_columns(&mut statement, organisation, Some(account));
+    let place = " FROM article_person p WHERE p.organisation = ? AND p.account = ?";
+    statement.add(place, params![organisation, account]);
+    let row = read.query_optional(&statement.sql, &statement.values).await?;
+    row.as_ref().map(profile_of).transpose()
 }
 
 /// Whose name it is.
 pub(crate) async fn account_of(
-    ask: &mut impl Ask,
+    read: &mut Read,
     organisation: base::OrganisationId,
     key: &str,
 ) -> Result<Option<AccountId>> {
     let sql = "SELECT account FROM article_person WHERE organisation = ? AND username_key = ?";
-    let row = ask.row(sql, params![organisation, key]).await?;
+    let row = read.query_optional(sql, params![organisation, key]).await?;
     Ok(row.map(|row| row.get("account")).transpose()?)
 }
 

@@ -1,7 +1,7 @@
 //! The tables, and what every part of this room asks them with.
 
 use base::{AccountId, OrganisationId};
-use relational::{Migration, Read, Row, Tx, Value, params};
+use relational::{Migration, Tx, Value, params};
 
 use crate::Result;
 
@@ -112,33 +112,6 @@ CREATE TABLE article_report (
 CREATE INDEX article_report_oldest ON article_report (organisation, created, article);
 ",
 }];
-
-/// What answers questions: a snapshot, or a transaction that asks what it made.
-pub(crate) trait Ask {
-    async fn rows(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>>;
-
-    async fn row(&mut self, sql: &str, params: &[Value]) -> Result<Option<Row>>;
-}
-
-impl Ask for Read {
-    async fn rows(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>> {
-        Ok(self.query(sql, params).await?)
-    }
-
-    async fn row(&mut self, sql: &str, params: &[Value]) -> Result<Option<Row>> {
-        Ok(self.query_optional(sql, params).await?)
-    }
-}
-
-impl Ask for Tx {
-    async fn rows(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>> {
-        Ok(self.query(sql, params).await?)
-    }
-
-    async fn row(&mut self, sql: &str, params: &[Value]) -> Result<Option<Row>> {
-        Ok(self.query_optional(sql, params).await?)
-    }
-}
 
 /// Text of a statement, with the values of its placeholders in their order.
 #[derive(Default)]

@@ -41,12 +41,7 @@ impl Tagged {
     /// `is_shared` where the answer is the same for everybody.
     pub(crate) fn answer(&self, request: &HeaderMap, is_shared: bool) -> Response {
         let tag = self.0.slice(..TAG_BYTES.min(self.0.len()));
-        let known = request.get_all(header::IF_NONE_MATCH).iter();
-        let is_known = known
-            .filter_map(|known| known.to_str().ok())
-            .flat_map(|known| known.split(','))
-            .map(|known| known.trim().trim_start_matches("W/"))
-            .any(|known| known == "*" || known.as_bytes() == tag);
+        let is_known = std::str::from_utf8(&tag).is_ok_and(|tag| edge::knows(request, tag));
         let mut response = if is_known {
             StatusCode::NOT_MODIFIED.into_response()
         } else {

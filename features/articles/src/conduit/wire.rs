@@ -1,5 +1,6 @@
 //! Bodies of the Conduit API. A field that is missing is `None`; one that is null is there and has nothing in it.
 
+use base::Timestamp;
 use base::access::Principal;
 use identity::NewSession;
 use schemars::JsonSchema;
@@ -10,7 +11,6 @@ use crate::article::{Article, ArticleChange, NewArticle, State};
 use crate::comment::Comment;
 use crate::error::{BLANK, Faults};
 use crate::list::Listed;
-use crate::moment::written;
 use crate::person::{NewPerson, PersonChange, Profile};
 use crate::{Error, Result};
 
@@ -388,6 +388,30 @@ impl From<Comment> for CommentBody {
             updated_at: written,
             body: comment.body,
             author: comment.author.into(),
+        }
+    }
+}
+
+/// As programs in browsers write moments: with three digits after the second, always.
+fn written(moment: Timestamp) -> String {
+    format!("{moment:.3}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_has_three_digits_after_the_second() {
+        let cases = [
+            ("2026-11-21T18:03:39.123456Z", "2026-11-21T18:03:39.123Z"),
+            ("2026-11-21T18:03:39.999999Z", "2026-11-21T18:03:39.999Z"),
+            ("2024-02-29T23:59:59.999Z", "2024-02-29T23:59:59.999Z"),
+            ("2000-03-01T00:00:00Z", "2000-03-01T00:00:00.000Z"),
+            ("1969-12-31T23:59:59.5Z", "1969-12-31T23:59:59.500Z"),
+        ];
+        for (given, wanted) in cases {
+            assert_eq!(written(given.parse().unwrap()), wanted);
         }
     }
 }

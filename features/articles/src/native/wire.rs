@@ -29,7 +29,7 @@ pub(super) struct ArticleView {
     body: Option<String>,
     #[schemars(with = "Vec<String>")]
     tags: Box<RawValue>,
-    state: StateView,
+    state: State,
     /// When it was published; a draft: when it was written.
     #[schemars(extend("format" = "date-time"))]
     created: String,
@@ -38,15 +38,6 @@ pub(super) struct ArticleView {
     favourites: u64,
     is_favourite: bool,
     author: ProfileBody,
-}
-
-#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[schemars(rename = "ArticleState")]
-enum StateView {
-    Draft,
-    Published,
-    Hidden,
 }
 
 impl ArticleView {
@@ -58,11 +49,7 @@ impl ArticleView {
             description: article.description,
             body: article.body,
             tags: tags.map_err(|_| Error::Stored("list of tags"))?,
-            state: match article.state {
-                State::Draft => StateView::Draft,
-                State::Published => StateView::Published,
-                State::Hidden => StateView::Hidden,
-            },
+            state: article.state,
             created: article.created.to_string(),
             updated: article.updated.to_string(),
             favourites: article.favourites,

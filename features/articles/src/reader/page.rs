@@ -13,7 +13,6 @@ use sha2::{Digest, Sha256};
 use crate::Result;
 use crate::article::{Article, tags_of};
 use crate::comment::Comment;
-use crate::moment::written;
 
 const STYLE: &str = include_str!("style.css");
 
@@ -155,7 +154,7 @@ pub(super) fn article(
     {
         put(
             &mut more,
-            format_args!("<meta property=\"article:{property}\" content=\"{}\">", written(moment)),
+            format_args!("<meta property=\"article:{property}\" content=\"{moment:.3}\">"),
         );
     }
     let author = escaped(&article.author.username);
@@ -177,7 +176,7 @@ pub(super) fn article(
     let said = language.say("댓글", "Comments");
     put(&mut body, format_args!("<section><h2>{said} {}</h2>", comments.len()));
     for comment in comments {
-        let moment = written(comment.created);
+        let moment = format!("{:.3}", comment.created);
         put(
             &mut body,
             format_args!(
@@ -217,7 +216,7 @@ pub(super) fn refusal(status: u16, detail: &str) -> String {
 }
 
 fn byline(body: &mut String, article: &Article) -> Result<()> {
-    let moment = written(article.created);
+    let moment = format!("{:.3}", article.created);
     let name = &article.author.username;
     put(
         body,

@@ -27,6 +27,9 @@ async fn a_draft_is_its_authors_until_it_is_published() {
         stack.expect(404, &joon, method, path, None).await;
     }
     stack.expect(200, &mina, Method::GET, &path, None).await;
+    // Favourites are in order of publication: what is not published has no place among them.
+    let favourite = format!("{conduit}/favorite");
+    stack.expect(404, &mina, Method::POST, &favourite, None).await;
     let drafts = stack.expect(200, &mina, Method::GET, "/v1/articles/drafts", None).await;
     assert_eq!(drafts["items"][0]["slug"], made["slug"]);
     let none = stack.expect(200, &joon, Method::GET, "/v1/articles/drafts", None).await;
@@ -45,6 +48,13 @@ async fn a_draft_is_its_authors_until_it_is_published() {
     assert_eq!(is_shown().await, (json!(3), json!(["t"]), made["slug"].clone()));
     let list = stack.get("/conduit/api/articles").await;
     assert_eq!(list["articles"][0]["slug"], made["slug"], "it is the newest now");
+    stack.expect(200, &mina, Method::POST, &favourite, None).await;
+    for slug in ["before", "between"] {
+        let path = format!("/conduit/api/articles/{slug}/favorite");
+        stack.expect(200, &mina, Method::POST, &path, None).await;
+    }
+    let favoured = stack.get("/conduit/api/articles?favorited=mina").await;
+    assert_eq!(favoured["articles"][0]["slug"], made["slug"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -141,6 +151,10 @@ async fn what_is_reported_is_hidden_and_shown_and_whoever_is_silenced_writes_no_
     let stack = Stack::start().await;
     let (mina, joon) = (stack.register("mina").await, stack.register("joon").await);
     let admin = stack.admin().await;
+    // Another one is on each page, so that counts are seen that move too far or not at all.
+    let other = stack.publish(&mina, "Other", "b", &["t"]).await;
+    let favourite = format!("/conduit/api/articles/{other}/favorite");
+    stack.expect(200, &joon, Method::POST, &favourite, None).await;
     let slug = stack.publish(&mina, "Title", "b", &["t"]).await;
     let (path, conduit) = (format!("/v1/articles/{slug}"), format!("/conduit/api/articles/{slug}"));
     stack.expect(200, &joon, Method::POST, &format!("{conduit}/favorite"), None).await;
@@ -183,12 +197,16 @@ async fn what_is_reported_is_hidden_and_shown_and_whoever_is_silenced_writes_no_
     stack.expect(403, &mina, Method::POST, &format!("{path}/publish"), None).await;
     for list in ["?tag=t", "?author=mina", "?favorited=joon", ""] {
         let list = stack.get(&format!("/conduit/api/articles{list}")).await;
-        assert_eq!((&list["articlesCount"], &list["articles"]), (&json!(0), &json!([])));
+        let slugs: Vec<&Value> =
+            list["articles"].as_array().unwrap().iter().map(|article| &article["slug"]).collect();
+        assert_eq!((&list["articlesCount"], slugs), (&json!(1), vec![&json!(other)]));
     }
     stack.expect(204, &admin, Method::POST, &format!("{path}/show"), None).await;
     assert_eq!(reports().await, []);
-    let list = stack.get("/conduit/api/articles?favorited=joon&tag=t").await;
-    assert_eq!(list["articlesCount"], 1);
+    for list in ["?favorited=joon&tag=t", "?tag=t", "?author=mina", ""] {
+        let list = stack.get(&format!("/conduit/api/articles{list}")).await;
+        assert_eq!(list["articlesCount"], 2);
+    }
 
     let silence = "/v1/article-people/joon/silence";
     stack.expect(204, &admin, Method::POST, silence, None).await;
@@ -221,5 +239,80 @@ async fn whoever_may_not_moderate_does_not() {
     ] {
         stack.expect(403, &token, method.clone(), &path, None).await;
         stack.expect(401, "", method, &path, None).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_answers_what_a_read_shows_and_reads_none_of_it_back() {
+    let stack = Stack::start().await;
+    let (mina, joon) = (stack.register("mina").await, stack.register("joon").await);
+    // The author's own view, with a follower of themselves.
+    stack.expect(200, &mina, Method::POST, "/conduit/api/profiles/mina/follow", None).await;
+    let article =
+        json!({"title": "마당 넓은 집", "description": "d", "body": "b", "tags": ["t", "u"]});
+    let draft =
+        json!({"title": "Draft", "description": "d", "body": "b", "tags": [], "draft": true});
+    let written = stack.ask(&mina, Method::POST, "/v1/articles", Some(article)).await;
+    let path = format!("/v1/articles/{}", encoded(written.body["slug"].as_str().unwrap()));
+    assert_eq!(written.body, stack.expect(200, &mina, Method::GET, &path, None).await);
+    let mut statements = vec![written.statements];
+    stack.expect(200, &mina, Method::POST, &favourite_of(&written.body), None).await;
+    for change in [json!({"body": "anew"}), json!({"title": "Other", "tags": ["u", "v"]})] {
+        let path = format!("/v1/articles/{}", encoded(slug_of(&stack, &mina).await.as_str()));
+        let changed = stack.ask(&mina, Method::PATCH, &path, Some(change)).await;
+        let path = format!("/v1/articles/{}", encoded(changed.body["slug"].as_str().unwrap()));
+        assert_eq!(changed.body, stack.expect(200, &mina, Method::GET, &path, None).await);
+        statements.push(changed.statements);
+    }
+    let drafted = stack.ask(&mina, Method::POST, "/v1/articles", Some(draft)).await;
+    let path = format!("/v1/articles/{}", drafted.body["slug"].as_str().unwrap());
+    let publish = stack.ask(&mina, Method::POST, &format!("{path}/publish"), None).await;
+    assert_eq!(publish.body, stack.expect(200, &mina, Method::GET, &path, None).await);
+    statements.extend([drafted.statements, publish.statements]);
+    // What they see of each other is a follow's.
+    stack.expect(200, &joon, Method::POST, "/conduit/api/profiles/joon/follow", None).await;
+    let comment = json!({"comment": {"body": "well"}});
+    let comments = "/conduit/api/articles/draft/comments";
+    let said = stack.ask(&joon, Method::POST, comments, Some(comment)).await;
+    let shown = stack.expect(200, &joon, Method::GET, comments, None).await;
+    assert_eq!(said.body["comment"], shown["comments"][0]);
+    statements.push(said.statements);
+    // Written, changed twice, drafted, published, said: a statement that reads back is one more.
+    assert_eq!(statements, [16, 24, 26, 4, 11, 5]);
+}
+
+fn favourite_of(article: &Value) -> String {
+    format!("/conduit/api/articles/{}/favorite", encoded(article["slug"].as_str().unwrap()))
+}
+
+/// Of the newest article.
+async fn slug_of(stack: &Stack, token: &str) -> String {
+    let list = stack.expect(200, token, Method::GET, "/v1/articles", None).await;
+    list["items"][0]["slug"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_what_others_see_of_somebody_makes_kept_articles_old() {
+    let stack = Stack::start().await;
+    let token = stack.register("mina").await;
+    let slug = stack.publish(&token, "Title", "b", &[]).await;
+    let path = format!("/conduit/api/articles/{slug}");
+    for (change, is_seen) in [
+        (json!({"bio": "a bio"}), true),
+        (json!({"email": "other@example.com", "bio": "a bio", "username": "mina"}), false),
+        (json!({"image": "https://a.kr/1.png"}), true),
+        (json!({"image": "https://a.kr/1.png", "password": "another password"}), false),
+        (json!({"username": "Mina"}), true),
+    ] {
+        stack.get(&path).await;
+        stack.get(&path).await;
+        let user = Some(json!({"user": change}));
+        stack.expect(200, &token, Method::PUT, "/conduit/api/user", user).await;
+        let shown = stack.ask("", Method::GET, &path, None).await;
+        assert_eq!(shown.statements > 0, is_seen, "{change}");
+        let own = stack.expect(200, &token, Method::GET, "/conduit/api/user", None).await;
+        for field in ["username", "bio", "image"] {
+            assert_eq!(shown.body["article"]["author"][field], own["user"][field], "{change}");
+        }
     }
 }

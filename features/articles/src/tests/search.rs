@@ -71,6 +71,21 @@ async fn the_title_counts_most_then_the_newer_one_and_pages_follow_each_other() 
     assert_eq!(count("산").await, 0);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pieces_that_stand_apart_are_no_word() {
+    let stack = Stack::start().await;
+    let token = stack.register("mina").await;
+    // Every pair of 가나다 and every three of ㅁㄷㄱㅈ is there, and none of the two.
+    stack.publish(&token, "가나 나다 모두가 다가자", "b", &[]).await;
+    let whole = stack.publish(&token, "가나다 마당가지", "b", &[]).await;
+    for question in ["가나다", "ㅁㄷㄱㅈ"] {
+        let found = stack.get(&format!("/v1/articles?q={}", encoded(question))).await;
+        let slugs: Vec<&Value> =
+            found["items"].as_array().unwrap().iter().map(|article| &article["slug"]).collect();
+        assert_eq!(slugs, [&json!(whole)], "{question}");
+    }
+}
+
 pub(super) fn encoded(text: &str) -> String {
     let mut escaped = String::new();
     for byte in text.bytes() {
