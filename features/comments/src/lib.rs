@@ -40,6 +40,7 @@ use results::{OrganisationResults, Question, Results};
 use limits::Limits;
 use live::Live;
 use site::Site;
+use widget::Files;
 
 pub use needs::{NeedError, Passwords};
 
@@ -212,6 +213,12 @@ impl Fault {
     }
 }
 
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Self {
+        Self::Invalid(vec![fault])
+    }
+}
+
 impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -230,7 +237,7 @@ impl Error {
     }
 
     pub(crate) fn invalid(pointer: &str, text: impl Into<String>) -> Self {
-        Self::Invalid(vec![Fault::new(pointer, text)])
+        Fault::new(pointer, text).into()
     }
 
     pub(crate) fn damaged(what: &'static str) -> Self {
@@ -257,6 +264,7 @@ pub(crate) struct House {
     pub needs: Needs,
     pub limits: Limits,
     pub live: Live,
+    pub files: Files,
 }
 
 impl Comments {
@@ -267,6 +275,7 @@ impl Comments {
         let house = House {
             limits: Limits::new(&config),
             live: Live::new(config.readers_max),
+            files: Files::default(),
             config,
             base: base.clone(),
             needs,
@@ -277,6 +286,14 @@ impl Comments {
             move || {
                 let comments = comments.clone();
                 async move { comments.keep_tidy().await }
+            }
+        });
+        base.tasks.spawn("comments_pack", {
+            let comments = comments.clone();
+            async move {
+                if let Err(error) = comments.0.files.pack().await {
+                    tracing::warn!(%error, "the widget is packed when it is asked for");
+                }
             }
         });
         Ok(comments)

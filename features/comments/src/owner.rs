@@ -1,5 +1,7 @@
 //! What owners do: sites, what becomes of comments, who may not write, and how many there are.
 
+use std::collections::BTreeSet;
+
 use base::access::{Door, Principal, Resource, Subject};
 use base::{OrganisationId, Page, PageRequest};
 use base64::Engine;
@@ -10,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::site::{OrganisationText, Settings, Site, SiteId};
 use crate::statistics::{Bucket, By, Range};
 use crate::store::{self, Entry, EntryFilter, EntryId, Of, Reader, State};
-use crate::write::{body_of, clean};
+use crate::write::is_plain;
 use crate::{COMMENTS_WRITE, Comments, Error, Result};
 
 /// What an owner does to comments.
@@ -28,6 +30,14 @@ pub(crate) enum Deed {
     Ban,
 }
 
+/// A page of a list, whose cursor is an id or a digest.
+pub(crate) fn cursor(page: PageRequest) -> Result<PageRequest> {
+    if page.after.as_ref().is_some_and(|after| !is_plain(after)) {
+        return Err(Error::invalid("after", "is not a cursor of this list"));
+    }
+    Ok(page)
+}
+
 impl Comments {
     pub(crate) async fn add_site(
         &self,
@@ -40,6 +50,7 @@ impl Comments {
             organisation: OrganisationText(organisation.to_string()),
             id: SiteId::new(now, &base.entropy).to_string(),
             key: self.new_key(),
+            authorities: settings.authorities(),
             settings,
             salt: URL_SAFE_NO_PAD.encode(base.entropy.bytes::<24>()),
             created: now.micros(),
@@ -64,7 +75,7 @@ impl Comments {
         organisation: OrganisationId,
         page: PageRequest,
     ) -> Result<Page<Site>> {
-        let PageRequest { after, limit } = page;
+        let PageRequest { after, limit } = cursor(page)?;
         let rows = i64::try_from(limit).unwrap_or(i64::MAX - 1) + 1;
         let sites =
             self.0.needs.db.read(async move |read| {
@@ -83,7 +94,8 @@ impl Comments {
 
     pub(crate) async fn change_site(&self, site: &Site, mut settings: Settings) -> Result<Site> {
         settings.check(&self.0.config)?;
-        self.put_site(site, Site { settings, ..site.clone() }).await
+        let authorities = settings.authorities();
+        self.put_site(site, Site { settings, authorities, ..site.clone() }).await
     }
 
     /// Another key: pages with the former one show nothing any more.
@@ -129,7 +141,7 @@ impl Comments {
         filter: EntryFilter,
         page: PageRequest,
     ) -> Result<Page<(Entry, String, String)>> {
-        let PageRequest { after, limit } = page;
+        let PageRequest { after, limit } = cursor(page)?;
         let rows = i64::try_from(limit).unwrap_or(i64::MAX - 1) + 1;
         let (organisation, own) = (site.organisation()?, site.id.clone());
         let entries = self.0.needs.db.read(async move |read| {
@@ -158,7 +170,7 @@ impl Comments {
         let (comments, now) = (self.clone(), self.0.base.clock.now());
         let acted = self.0.needs.db.write(async move |tx| {
             let of = Of { organisation, site: &own };
-            let mut changed = Vec::new();
+            let (mut changed, mut pages) = (0, BTreeSet::new());
             for id in &ids {
                 let entry = store::entry_of_id(tx, of, *id).await?;
                 if entry.state == State::Deleted {
@@ -183,20 +195,20 @@ impl Comments {
                         store::ban(tx, of, (mark, &entry.name), now).await?;
                     }
                 }
-                comments.happened(tx, of, &Entry { state, ..entry.clone() }, kind).await?;
-                changed.push(entry.page);
+                comments.announce(tx, of, &Entry { state, ..entry.clone() }, kind).await?;
+                changed += 1;
+                pages.insert(entry.page);
             }
-            Ok::<_, Error>(changed)
+            for page in &pages {
+                comments.thread_changed(tx, of, page).await?;
+            }
+            Ok::<_, Error>((changed, pages))
         });
-        let changed = acted.await?;
-        let count = changed.len();
-        let mut pages = changed;
-        pages.sort();
-        pages.dedup();
+        let (changed, pages) = acted.await?;
         for page in pages {
             self.tell(organisation, &site.id, &page);
         }
-        Ok(count)
+        Ok(changed)
     }
 
     /// Answers a comment as the site's owner; the queue's way to say something.
@@ -206,16 +218,8 @@ impl Comments {
         (account, name): (String, &str),
         (parent, text): (EntryId, String),
     ) -> Result<Entry> {
-        let name = clean(name);
-        let characters = text.chars().count();
-        if text.trim().is_empty() || characters > self.0.config.text_chars_max {
-            let most = self.0.config.text_chars_max;
-            return Err(Error::invalid("/text", format!("must have 1 to {most} characters")));
-        }
-        if name.is_empty() || name.chars().count() > self.0.config.name_chars_max {
-            let most = self.0.config.name_chars_max;
-            return Err(Error::invalid("/name", format!("must have 1 to {most} characters")));
-        }
+        let (text, name) = (self.text(&text)?, self.name(name)?);
+        let body = text.body();
         let (organisation, own) = (site.organisation()?, site.clone());
         let now = self.0.base.clock.now();
         let id = EntryId::new(now, &self.0.base.entropy);
@@ -238,8 +242,8 @@ impl Comments {
                 account: Some(account.clone()),
                 name: name.clone(),
                 password: None,
-                source: text.clone(),
-                body: body_of(&text),
+                source: text.source.clone(),
+                body: body.clone(),
                 is_owner: true,
                 // A secret is answered in secret.
                 is_secret: parent.is_secret,
@@ -304,7 +308,7 @@ impl Comments {
         site: &Site,
         page: PageRequest,
     ) -> Result<Page<(String, String, base::Timestamp)>> {
-        let PageRequest { after, limit } = page;
+        let PageRequest { after, limit } = cursor(page)?;
         let rows = i64::try_from(limit).unwrap_or(i64::MAX - 1) + 1;
         let (organisation, own) = (site.organisation()?, site.id.clone());
         let bans = self.0.needs.db.read(async move |read| {
@@ -314,6 +318,9 @@ impl Comments {
     }
 
     pub(crate) async fn unban(&self, site: &Site, mark: String) -> Result<()> {
+        if !is_plain(&mark) {
+            return Err(Error::NotFound("ban"));
+        }
         let (organisation, own) = (site.organisation()?, site.id.clone());
         let unban = async move |tx: &mut relational::Tx| {
             store::unban(tx, Of { organisation, site: &own }, &mark).await

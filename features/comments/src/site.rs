@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::page::{Page, authority_of};
+use crate::write::Text;
 use crate::{Config, Error, Fault, Result, markup};
 
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub(crate) struct Site {
     /// Stands in the page's element; it names the site and opens nothing.
     pub key: String,
     pub settings: Settings,
+    /// Of the origins in the settings, parsed once.
+    pub authorities: Vec<String>,
     /// Makes digests of addresses that mean nothing on another site.
     pub salt: String,
     pub created: i64,
@@ -100,6 +103,8 @@ impl Default for Rules {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Shown,
+    /// Shown if something of its writer is; held as a first one otherwise.
+    First,
     /// Why, for the owners.
     Held(&'static str),
     Refused,
@@ -142,6 +147,10 @@ impl Settings {
         }
         if faults.is_empty() { Ok(()) } else { Err(Error::Invalid(faults)) }
     }
+
+    pub(crate) fn authorities(&self) -> Vec<String> {
+        self.origins.iter().filter_map(|origin| authority_of(origin)).collect()
+    }
 }
 
 impl Site {
@@ -169,8 +178,7 @@ impl Site {
     }
 
     pub(crate) fn has(&self, authority: &str) -> bool {
-        let origins = &self.settings.origins;
-        origins.iter().any(|origin| authority_of(origin).is_some_and(|known| known == authority))
+        self.authorities.iter().any(|known| known == authority)
     }
 
     /// A digest that tells one from another on this site, and says nothing about who it is.
@@ -183,10 +191,10 @@ impl Site {
         URL_SAFE_NO_PAD.encode(digest.finalize())
     }
 
-    /// What rules say about a text. `is_known` is asked only where it matters.
-    pub(crate) fn judge(&self, text: &str, body: &[markup::Node], is_known: bool) -> Verdict {
+    /// What rules say about a text.
+    pub(crate) fn judge(&self, text: &Text) -> Verdict {
         let rules = &self.settings.rules;
-        let plain = text.to_lowercase();
+        let plain = text.source.to_lowercase();
         let has = |words: &[String]| words.iter().any(|word| plain.contains(word.as_str()));
         if has(&rules.refused_words) {
             return Verdict::Refused;
@@ -194,13 +202,13 @@ impl Site {
         if has(&rules.held_words) {
             return Verdict::Held("word");
         }
-        if markup::links(body) > usize::try_from(rules.links_max).unwrap_or(usize::MAX) {
+        if markup::links(&text.tree) > usize::try_from(rules.links_max).unwrap_or(usize::MAX) {
             return Verdict::Held("links");
         }
         match self.settings.moderation {
             Moderation::All => Verdict::Held("all"),
-            Moderation::First if !is_known => Verdict::Held("first"),
-            Moderation::Open | Moderation::First => Verdict::Shown,
+            Moderation::First => Verdict::First,
+            Moderation::Open => Verdict::Shown,
         }
     }
 }
@@ -214,17 +222,19 @@ mod tests {
     use super::*;
 
     fn site(moderation: Moderation, rules: Rules) -> Site {
+        let settings = Settings {
+            name: "Blog".into(),
+            origins: vec!["https://blog.example.com".into(), "http://localhost:4000".into()],
+            zone: "Asia/Seoul".into(),
+            moderation,
+            rules,
+        };
         Site {
             organisation: OrganisationText(OrganisationId::DEFAULT.to_string()),
             id: "1".into(),
             key: "k".into(),
-            settings: Settings {
-                name: "Blog".into(),
-                origins: vec!["https://blog.example.com".into(), "http://localhost:4000".into()],
-                zone: "Asia/Seoul".into(),
-                moderation,
-                rules,
-            },
+            authorities: settings.authorities(),
+            settings,
             salt: "salt".into(),
             created: 0,
         }
@@ -266,19 +276,14 @@ mod tests {
             links_max: 1,
             ..Rules::default()
         };
-        let judged = |moderation, text: &str, is_known| {
-            site(moderation, rules.clone()).judge(text, &markup::parse(text), is_known)
-        };
-        assert_eq!(judged(Moderation::Open, "hello", false), Verdict::Shown);
-        assert_eq!(judged(Moderation::Open, "the best CASINO", true), Verdict::Held("word"));
-        assert_eq!(judged(Moderation::Open, "이 바보야", true), Verdict::Refused);
-        assert_eq!(
-            judged(Moderation::Open, "https://a.kr https://b.kr", true),
-            Verdict::Held("links")
-        );
-        assert_eq!(judged(Moderation::First, "hello", false), Verdict::Held("first"));
-        assert_eq!(judged(Moderation::First, "hello", true), Verdict::Shown);
-        assert_eq!(judged(Moderation::All, "hello", true), Verdict::Held("all"));
+        let judged =
+            |moderation, text: &str| site(moderation, rules.clone()).judge(&Text::of(text));
+        assert_eq!(judged(Moderation::Open, "hello"), Verdict::Shown);
+        assert_eq!(judged(Moderation::Open, "the best CASINO"), Verdict::Held("word"));
+        assert_eq!(judged(Moderation::Open, "이 바보야"), Verdict::Refused);
+        assert_eq!(judged(Moderation::Open, "https://a.kr https://b.kr"), Verdict::Held("links"));
+        assert_eq!(judged(Moderation::First, "hello"), Verdict::First);
+        assert_eq!(judged(Moderation::All, "hello"), Verdict::Held("all"));
     }
 
     #[test]

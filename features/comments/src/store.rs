@@ -2,6 +2,8 @@
 
 use base::{AccountId, Id, OrganisationId, Timestamp};
 use relational::{Migration, Read, Row, Tx, Value, params};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::site::{OrganisationText, Settings, Site, SiteId};
 use crate::{Error, Result, statistics};
@@ -112,8 +114,11 @@ pub(crate) enum EntryKind {}
 pub(crate) type EntryId = Id<EntryKind>;
 
 /// Where a comment is between its writer and its readers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "EntryState")]
 pub(crate) enum State {
+    #[default]
     Shown,
     Held,
     Spam,
@@ -215,6 +220,7 @@ fn site(row: &Row) -> Result<Site> {
         organisation: OrganisationText(row.get("organisation")?),
         id: row.get("id")?,
         key: row.get("key")?,
+        authorities: settings.authorities(),
         settings,
         salt: row.get("salt")?,
         created: row.get("created")?,
@@ -334,7 +340,60 @@ pub(crate) async fn purge(tx: &mut Tx, of: Of<'_>, rows: i64) -> Result<bool> {
 pub(crate) struct Thread {
     pub comments: i64,
     pub is_closed: bool,
-    pub entries: Vec<Entry>,
+    pub entries: Vec<Seen>,
+}
+
+/// What readers can see of a comment, and no more: a long thread has many of them.
+#[expect(clippy::struct_excessive_bools, reason = "each is a column by itself")]
+pub(crate) struct Seen {
+    pub id: String,
+    pub parent: Option<String>,
+    pub state: State,
+    pub name: String,
+    pub has_account: bool,
+    pub body: String,
+    pub is_owner: bool,
+    pub is_secret: bool,
+    pub is_pinned: bool,
+    pub likes: i64,
+    pub created: Timestamp,
+    pub is_edited: bool,
+}
+
+impl From<Entry> for Seen {
+    fn from(entry: Entry) -> Self {
+        Self {
+            id: entry.id.to_string(),
+            parent: entry.parent.map(|parent| parent.to_string()),
+            state: entry.state,
+            name: entry.name,
+            has_account: entry.account.is_some(),
+            body: entry.body,
+            is_owner: entry.is_owner,
+            is_secret: entry.is_secret,
+            is_pinned: entry.is_pinned,
+            likes: entry.likes,
+            created: entry.created,
+            is_edited: entry.edited.is_some(),
+        }
+    }
+}
+
+fn seen(row: &Row) -> Result<Seen> {
+    Ok(Seen {
+        id: row.get("id")?,
+        parent: row.get("parent")?,
+        state: State::of(&row.get::<String>("state")?)?,
+        name: row.get("name")?,
+        has_account: *row.value("account")? != Value::Null,
+        body: row.get("body")?,
+        is_owner: row.get("is_owner")?,
+        is_secret: row.get("is_secret")?,
+        is_pinned: row.get("is_pinned")?,
+        likes: row.get("likes")?,
+        created: row.get("created")?,
+        is_edited: *row.value("edited")? != Value::Null,
+    })
 }
 
 /// One statement, whatever is there. Nothing when nobody ever wrote under the page.
@@ -344,18 +403,18 @@ pub(crate) async fn thread(
     (page, before): (&str, Option<&str>),
     limit: i64,
 ) -> Result<Option<Thread>> {
-    let columns = ENTRY.split(',').map(|name| format!("c.{}", name.trim())).collect::<Vec<_>>();
+    // A limit that is bound makes SQLite plan the statement anew at each run.
     let sql = format!(
-        "SELECT p.comments AS page_comments, p.is_closed AS page_closed, {}
+        "SELECT p.comments AS page_comments, p.is_closed AS page_closed, c.id, c.parent, c.state,
+        c.name, c.account, c.body, c.is_owner, c.is_secret, c.is_pinned, c.likes, c.created, c.edited
         FROM comment_pages p LEFT JOIN comment_entries c
         ON c.organisation = p.organisation AND c.site = p.site AND c.page = p.page AND c.id < ?
         AND c.state IN ('shown', 'deleted')
-        WHERE p.organisation = ? AND p.site = ? AND p.page = ? ORDER BY c.id DESC LIMIT ?",
-        columns.join(", ")
+        WHERE p.organisation = ? AND p.site = ? AND p.page = ? ORDER BY c.id DESC LIMIT {limit}"
     );
     // Sorts after every id.
     let before = before.unwrap_or("g");
-    let rows = read.query(&sql, params![before, of.organisation, of.site, page, limit]).await?;
+    let rows = read.query(&sql, params![before, of.organisation, of.site, page]).await?;
     let Some(first) = rows.first() else { return Ok(None) };
     let mut thread = Thread {
         comments: first.get("page_comments")?,
@@ -364,7 +423,7 @@ pub(crate) async fn thread(
     };
     for row in rows.iter().rev() {
         if *row.value("id")? != Value::Null {
-            thread.entries.push(entry(row)?);
+            thread.entries.push(seen(row)?);
         }
     }
     Ok(Some(thread))
@@ -386,15 +445,7 @@ pub(crate) async fn counts(
     rows.iter().map(|row| Ok((row.get("page")?, row.get("comments")?))).collect()
 }
 
-pub(crate) async fn entry_of_id(tx: &mut Tx, of: Of<'_>, id: EntryId) -> Result<Entry> {
-    let sql = format!(
-        "SELECT {ENTRY} FROM comment_entries WHERE organisation = ? AND site = ? AND id = ?"
-    );
-    let row = tx.query_optional(&sql, params![of.organisation, of.site, id]).await?;
-    row.as_ref().map_or_else(|| Err(Error::NotFound("comment")), entry)
-}
-
-pub(crate) async fn read_entry(read: &mut Read, of: Of<'_>, id: EntryId) -> Result<Entry> {
+pub(crate) async fn entry_of_id(read: &mut Read, of: Of<'_>, id: EntryId) -> Result<Entry> {
     let sql = format!(
         "SELECT {ENTRY} FROM comment_entries WHERE organisation = ? AND site = ? AND id = ?"
     );

@@ -1,19 +1,20 @@
-//! What a reading costs: one statement, whatever the thread holds.
+//! What readings and writings cost, and what is kept of what is written.
 
 use std::sync::Arc;
 
 use base::access::{Action, Authority, Door, Principal, Refused, Resource};
-use base::{Base, OrganisationId, Spent};
+use base::{Base, OrganisationId, PageRequest, Spent};
 use edge::BoxFuture;
 use relational::Db;
 use results::Results;
 use tokio::sync::watch;
 
+use crate::owner::Deed;
 use crate::page::Page;
 use crate::site::{Moderation, Rules, Settings, Site};
-use crate::store::{self, Of};
+use crate::store::{self, Of, State};
 use crate::write::{NewComment, Visitor};
-use crate::{Comments, Config, NeedError, Needs, Passwords};
+use crate::{Comments, Config, Error, NeedError, Needs, Passwords, transfer};
 
 /// Passwords as they are; nobody asks for more here.
 struct Plain;
@@ -58,7 +59,7 @@ impl Authority for Nobody {
 }
 
 async fn open(folder: &std::path::Path) -> (Comments, Site) {
-    let base = Base::system();
+    let base = Base::simulated("2026-11-21T00:00:00Z".parse().unwrap(), 1);
     let path = folder.join("rows.db");
     let rows = relational::Config { path, ..relational::Config::default() };
     let db = Db::open(rows, &base).await.unwrap();
@@ -81,20 +82,8 @@ async fn open(folder: &std::path::Path) -> (Comments, Site) {
 async fn write(comments: &Comments, site: &Site, page: &Page, count: usize) {
     let mut parent = None;
     for number in 0..count {
-        let visitor = Visitor {
-            from: [127, 0, 0, 1].into(),
-            browser: Some(format!("a-browser-of-nobody-{number}")),
-            password: Some("pass word".into()),
-            reader: None,
-        };
-        let new = NewComment {
-            title: String::new(),
-            parent,
-            name: "Mina".into(),
-            text: "hello **you**".into(),
-            is_secret: false,
-            nonce: None,
-        };
+        let visitor = guest(number);
+        let new = NewComment { parent, ..new("hello **you**") };
         let entry = comments.write(site, page, &visitor, new).await.unwrap();
         comments.like(site, &visitor, (entry.id, true)).await.unwrap();
         // Each answers the one before: as deep as it is long.
@@ -147,4 +136,156 @@ async fn a_removed_site_leaves_no_row() {
         assert_eq!(left, 0, "{table}");
     }
     assert!(comments.site(&site.key).await.is_err());
+}
+
+#[tokio::test]
+async fn a_writer_is_looked_up_only_where_first_comments_wait() {
+    let folder = tempfile::tempdir().unwrap();
+    let (comments, site) = open(folder.path()).await;
+    let page = Page::of("https://a.kr/one").unwrap();
+    write(&comments, &site, &page, 1).await;
+    let mut spent = Vec::new();
+    for moderation in [Moderation::Open, Moderation::All, Moderation::First] {
+        let site =
+            Site { settings: Settings { moderation, ..site.settings.clone() }, ..site.clone() };
+        let visitor = guest(7);
+        let entry = spending(&mut spent, comments.write(&site, &page, &visitor, new("hi"))).await;
+        let is_shown = entry.unwrap().state == State::Shown;
+        assert_eq!(is_shown, moderation != Moderation::All, "{moderation:?}");
+    }
+    // Held, nothing is counted: neither page nor quarter.
+    assert_eq!(spent, [spent[0], spent[0] - 2, spent[0] + 1]);
+    let first = Settings { moderation: Moderation::First, ..site.settings.clone() };
+    let first = Site { settings: first, ..site.clone() };
+    let stranger = comments.write(&first, &page, &guest(8), new("hi")).await.unwrap();
+    assert_eq!((stranger.state, stranger.reason.as_deref()), (State::Held, Some("first")));
+}
+
+#[tokio::test]
+async fn many_comments_of_a_page_make_its_thread_another_one_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (comments, site) = open(folder.path()).await;
+    let mut ids = Vec::new();
+    for page in ["https://a.kr/one", "https://a.kr/two"] {
+        let page = Page::of(page).unwrap();
+        for number in 0..10 {
+            let entry = comments.write(&site, &page, &guest(number), new("hi")).await.unwrap();
+            ids.push(entry.id);
+        }
+    }
+    let mut spent = Vec::new();
+    for some in [&ids[..1], &ids[..2], &ids[..10], &ids[9..11]] {
+        let pinned = comments.act(&site, Deed::Pin, some.to_vec());
+        assert_eq!(spending(&mut spent, pinned).await.unwrap(), some.len());
+    }
+    let (each, page) = (spent[1] - spent[0], spent[3] - spent[1]);
+    assert!(page > 0, "a page more costs more: {spent:?}");
+    assert_eq!(spent[2], spent[0] + 9 * each);
+    assert_eq!(each, 3, "read, changed, told: {spent:?}");
+}
+
+#[tokio::test]
+async fn what_is_not_seen_is_kept_nowhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let (comments, site) = open(folder.path()).await;
+    let page = Page::of("https://a.kr/one").unwrap();
+    let text = "one\0\u{7}\n**two**";
+    let asked = comments.write(&site, &page, &guest(1), new(text)).await.unwrap();
+    let account = "0".to_owned();
+    let answer = (asked.id, text.to_owned());
+    let answered = comments.answer(&site, (account, "Own\0er"), answer).await.unwrap();
+    let foreign = transfer::Foreign {
+        id: "1\0".into(),
+        parent: None,
+        url: page.url.clone(),
+        title: "a\0title".into(),
+        name: "Mi\0na".into(),
+        text: text.into(),
+        created: "2026-11-21T18:00:00Z".into(),
+        state: State::Shown,
+        secret: false,
+        pinned: false,
+        owner: false,
+    };
+    let blank = transfer::Foreign { id: "2".into(), text: "\0".into(), ..foreign.clone() };
+    let imported = comments.import(&site, vec![foreign, blank]).await.unwrap();
+    assert_eq!((imported.added, imported.skipped), (1, 1));
+    assert!(comments.answer(&site, ("0".into(), "Owner"), (asked.id, "\0".into())).await.is_err());
+    comments.report(&site, &guest(2), (asked.id, "ru\0de".into())).await.unwrap();
+    let organisation = OrganisationId::DEFAULT;
+    let all = comments.exported(organisation, site.id.clone(), request(None)).await.unwrap();
+    assert_eq!(all.items.len(), 3);
+    for one in &all.items {
+        assert_eq!(one.text, "one\n**two**");
+        assert!(["Mina", "Owner"].contains(&one.name.as_str()), "{}", one.name);
+    }
+    assert_eq!(answered.body, r#"[["p","one",["br"],["strong","two"]]]"#);
+    let bad = comments.exported(organisation, site.id.clone(), request(Some("\0"))).await;
+    assert!(matches!(bad, Err(Error::Invalid(_))));
+    assert!(matches!(comments.unban(&site, "\0".into()).await, Err(Error::NotFound(_))));
+    let sql = "SELECT COUNT(*) AS rows FROM comment_reports WHERE reason = 'rude'";
+    let db = &comments.0.needs.db;
+    let reports = db.read(async move |read| read.query_one(sql, &[]).await?.get::<i64>("rows"));
+    assert_eq!(reports.await.map_err(|error: relational::Error| error).unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_site_that_moves_lets_its_new_pages_in_and_the_former_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let (comments, site) = open(folder.path()).await;
+    let settings = Settings { origins: vec!["https://b.kr".into()], ..site.settings.clone() };
+    comments.change_site(&site, settings).await.unwrap();
+    let (kept, own) = (
+        comments.site(&site.key).await.unwrap(),
+        comments.own_site(OrganisationId::DEFAULT, &site.id).await.unwrap(),
+    );
+    for site in [kept, own] {
+        assert!(site.welcome(Some("https://b.kr"), None).is_ok());
+        assert!(site.page("https://b.kr/one", None).is_ok());
+        assert!(site.welcome(Some("https://a.kr"), None).is_err());
+    }
+}
+
+#[tokio::test]
+async fn the_widget_is_packed_before_anybody_asks() {
+    let folder = tempfile::tempdir().unwrap();
+    let (comments, _) = open(folder.path()).await;
+    let packed = async {
+        while !comments.0.files.are_packed() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_mins(1), packed).await.unwrap();
+}
+
+fn guest(number: usize) -> Visitor {
+    Visitor {
+        from: [127, 0, 0, 1].into(),
+        browser: Some(format!("a-browser-of-nobody-{number}")),
+        password: Some("pass word".into()),
+        reader: None,
+    }
+}
+
+fn new(text: &str) -> NewComment {
+    NewComment {
+        title: String::new(),
+        parent: None,
+        name: "Mina".into(),
+        text: text.into(),
+        is_secret: false,
+        nonce: None,
+    }
+}
+
+fn request(after: Option<&str>) -> PageRequest {
+    PageRequest { after: after.map(str::to_owned), limit: 100 }
+}
+
+/// What a piece of work gives; how many statements it took is noted.
+async fn spending<T>(all: &mut Vec<u64>, work: impl Future<Output = T>) -> T {
+    let spent = Spent::default();
+    let done = spent.clone().scope(work).await;
+    all.push(spent.statements());
+    done
 }

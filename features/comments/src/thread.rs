@@ -1,5 +1,6 @@
 //! A thread as readers get it: one answer, the same for everybody, packed once and kept until a comment changes.
 
+use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 
 use base::OrganisationId;
@@ -18,7 +19,7 @@ use sha2::{Digest, Sha256};
 
 use crate::page::Page;
 use crate::site::Site;
-use crate::store::{self, Entry, EntryId, Of, State};
+use crate::store::{self, EntryId, Of, Seen, State};
 use crate::{Comments, Error, Result, into_answer};
 
 /// A page's comments.
@@ -42,9 +43,9 @@ pub(crate) struct ThreadView<'a> {
 #[expect(clippy::struct_excessive_bools, reason = "each stands on the wire by itself")]
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct CommentView<'a> {
-    pub id: String,
+    pub id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub parent: Option<String>,
+    pub parent: Option<&'a str>,
     pub name: &'a str,
     /// Milliseconds since 1970.
     pub at: i64,
@@ -92,21 +93,21 @@ pub(crate) enum Secrets {
     Shown,
 }
 
-impl Entry {
+impl Seen {
     pub(crate) fn view(&self, secrets: Secrets) -> Result<CommentView<'_>> {
         let is_deleted = self.state == State::Deleted;
         let is_readable = !is_deleted && (!self.is_secret || secrets == Secrets::Shown);
         let body = is_readable.then(|| serde_json::from_str(&self.body)).transpose();
         Ok(CommentView {
-            id: self.id.to_string(),
-            parent: self.parent.map(|parent| parent.to_string()),
+            id: &self.id,
+            parent: self.parent.as_deref(),
             name: &self.name,
             at: self.created.millis(),
-            edited: self.edited.is_some(),
+            edited: self.is_edited,
             likes: self.likes,
             pinned: self.is_pinned,
             owner: self.is_owner,
-            account: self.account.is_some(),
+            account: self.has_account,
             secret: self.is_secret,
             deleted: is_deleted,
             held: matches!(self.state, State::Held | State::Spam),
@@ -125,7 +126,8 @@ const TAG_BYTES: usize = 22;
 impl Packed {
     fn new(plain: &[u8]) -> Self {
         let tag = URL_SAFE_NO_PAD.encode(&Sha256::digest(plain)[..16]);
-        let mut encoder = GzEncoder::new(tag.into_bytes(), Compression::default());
+        // An eighth larger than by default, in a quarter of the time that a reader waits for a new comment.
+        let mut encoder = GzEncoder::new(tag.into_bytes(), Compression::fast());
         let packed = encoder.write_all(plain).and_then(|()| encoder.finish());
         Self(packed.expect("writing to memory cannot fail").into())
     }
@@ -218,13 +220,13 @@ fn plain(page: &str, guests: bool, most: usize, thread: Option<store::Thread>) -
 }
 
 /// A deleted comment stays while something under it is shown.
-fn with_answers(entries: &[Entry]) -> Vec<bool> {
-    let places: std::collections::HashMap<EntryId, usize> =
-        entries.iter().enumerate().map(|(place, entry)| (entry.id, place)).collect();
+fn with_answers(entries: &[Seen]) -> Vec<bool> {
+    let places: HashMap<&str, usize> =
+        entries.iter().enumerate().map(|(place, entry)| (entry.id.as_str(), place)).collect();
     let mut kept: Vec<bool> = entries.iter().map(|entry| entry.state == State::Shown).collect();
     // Answers come after what they answer, so one way back is enough.
     for place in (0..entries.len()).rev() {
-        let parent = entries[place].parent.and_then(|parent| places.get(&parent));
+        let parent = entries[place].parent.as_deref().and_then(|parent| places.get(parent));
         if let (true, Some(parent)) = (kept[place], parent) {
             kept[*parent] = true;
         }
@@ -238,28 +240,20 @@ mod tests {
 
     use super::*;
 
-    fn entry(number: u128, parent: Option<u128>, state: State) -> Entry {
-        Entry {
-            page: "p".into(),
-            id: EntryId::fixed(number),
-            nonce: number.to_string(),
-            parent: parent.map(EntryId::fixed),
+    fn entry(number: u128, parent: Option<u128>, state: State) -> Seen {
+        Seen {
+            id: number.to_string(),
+            parent: parent.map(|parent| parent.to_string()),
             state,
-            reason: None,
-            author: "a".into(),
-            address: "b".into(),
-            account: None,
             name: "Mina".into(),
-            password: None,
-            source: "hi".into(),
+            has_account: false,
             body: r#"[["p","hi"]]"#.into(),
             is_owner: false,
             is_secret: false,
             is_pinned: false,
             likes: 0,
-            reports: 0,
             created: Timestamp::from_millis(5),
-            edited: None,
+            is_edited: false,
         }
     }
 
@@ -281,7 +275,7 @@ mod tests {
         let mut secret = entry(1, None, State::Shown);
         secret.is_secret = true;
         let shown =
-            |entry: &Entry, secrets| serde_json::to_string(&entry.view(secrets).unwrap()).unwrap();
+            |entry: &Seen, secrets| serde_json::to_string(&entry.view(secrets).unwrap()).unwrap();
         assert!(!shown(&secret, Secrets::Hidden).contains("hi"));
         assert!(shown(&secret, Secrets::Shown).contains(r#""body":[["p","hi"]]"#));
         assert!(!shown(&entry(1, None, State::Deleted), Secrets::Shown).contains("hi"));

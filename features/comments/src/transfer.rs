@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::page::Page;
 use crate::site::Site;
 use crate::store::{self, Entry, EntryId, NewPage, Of, State};
-use crate::write::{body_of, clean};
+use crate::write::{TITLE_CHARS_MAX, Text, clean, without_controls};
 use crate::{Comments, Error, Result, statistics};
 
 /// What a file of comments looks like.
@@ -47,23 +47,13 @@ pub(crate) struct Foreign {
     #[schemars(extend("format" = "date-time"))]
     pub created: String,
     #[serde(default)]
-    pub state: ForeignState,
+    pub state: State,
     #[serde(default)]
     pub secret: bool,
     #[serde(default)]
     pub pinned: bool,
     #[serde(default)]
     pub owner: bool,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum ForeignState {
-    #[default]
-    Shown,
-    Held,
-    Spam,
-    Deleted,
 }
 
 /// What became of a file.
@@ -147,9 +137,9 @@ fn isso(text: &str) -> Result<Vec<Foreign>> {
         #[expect(clippy::cast_possible_truncation, reason = "a moment in microseconds")]
         created: Timestamp::from_micros((row.created * 1e6) as i64).to_string(),
         state: match row.mode {
-            1 => ForeignState::Shown,
-            2 => ForeignState::Held,
-            _ => ForeignState::Deleted,
+            1 => State::Shown,
+            2 => State::Held,
+            _ => State::Deleted,
         },
         secret: false,
         pinned: false,
@@ -205,22 +195,19 @@ impl Comments {
         let page = site.page(&foreign.url, None).map_err(|error| error.to_string())?;
         let created: Timestamp =
             foreign.created.parse().map_err(|_| "its time is not RFC 3339".to_owned())?;
-        let is_deleted = foreign.state == ForeignState::Deleted;
-        if !is_deleted && foreign.text.trim().is_empty() {
+        let state = foreign.state;
+        let is_deleted = state == State::Deleted;
+        let text = if is_deleted { String::new() } else { without_controls(&foreign.text) };
+        if !is_deleted && text.trim().is_empty() {
             return Err("it has no text".to_owned());
         }
-        let text: String = foreign.text.chars().take(self.0.config.text_chars_max).collect();
+        let most = self.0.config.text_chars_max;
+        let text = Text::of(text.char_indices().nth(most).map_or(&text, |(end, _)| &text[..end]));
         let name: String =
             clean(&foreign.name).chars().take(self.0.config.name_chars_max).collect();
         let id = EntryId::new(created, &self.0.base.entropy);
         names.insert(foreign.id.clone(), id);
         let parent = foreign.parent.as_ref().and_then(|parent| names.get(parent)).copied();
-        let state = match foreign.state {
-            ForeignState::Shown => State::Shown,
-            ForeignState::Held => State::Held,
-            ForeignState::Spam => State::Spam,
-            ForeignState::Deleted => State::Deleted,
-        };
         let entry = Entry {
             page: page.id(),
             id,
@@ -233,8 +220,8 @@ impl Comments {
             account: None,
             name: if is_deleted || !name.is_empty() { name } else { "–".to_owned() },
             password: None,
-            body: if is_deleted { "[]".to_owned() } else { body_of(&text) },
-            source: if is_deleted { String::new() } else { text },
+            body: text.body(),
+            source: text.source,
             is_owner: foreign.owner,
             is_secret: foreign.secret,
             is_pinned: foreign.pinned && !is_deleted,
@@ -243,7 +230,7 @@ impl Comments {
             created,
             edited: None,
         };
-        let title = foreign.title.chars().take(300).collect();
+        let title = clean(&foreign.title).chars().take(TITLE_CHARS_MAX).collect();
         Ok(Draft { entry, page, title })
     }
 
@@ -311,7 +298,7 @@ impl Comments {
         site: String,
         page: PageRequest,
     ) -> Result<ListPage<Foreign>> {
-        let PageRequest { after, limit } = page;
+        let PageRequest { after, limit } = crate::owner::cursor(page)?;
         let rows = i64::try_from(limit).unwrap_or(i64::MAX - 1) + 1;
         let entries = self.0.needs.db.read(async move |read| {
             let of = Of { organisation, site: &site };
@@ -327,12 +314,7 @@ impl Comments {
             name: entry.name,
             text: entry.source,
             created: entry.created.to_string(),
-            state: match entry.state {
-                State::Shown => ForeignState::Shown,
-                State::Held => ForeignState::Held,
-                State::Spam => ForeignState::Spam,
-                State::Deleted => ForeignState::Deleted,
-            },
+            state: entry.state,
             secret: entry.is_secret,
             pinned: entry.is_pinned,
             owner: entry.is_owner,
@@ -361,7 +343,7 @@ mod tests {
         let rows = r#"[{"uri":"https://a.kr/x","title":"X","tid":1,"id":2,"parent":1,"created":1700000000.5,"modified":null,"mode":1,"remote_addr":"1.2.3.0","text":"hi","author":"Mina","email":null,"website":null,"likes":0,"dislikes":0,"voters":"","notification":0},
             {"uri":"https://a.kr/x","title":null,"tid":1,"id":1,"parent":null,"created":1600000000.0,"mode":4,"text":"","author":null}]"#;
         let read = read(Format::Isso, rows).unwrap();
-        assert_eq!((read[0].id.as_str(), read[0].state), ("isso-1", ForeignState::Deleted));
+        assert_eq!((read[0].id.as_str(), read[0].state), ("isso-1", State::Deleted));
         assert_eq!(read[1].parent.as_deref(), Some("isso-1"));
         assert_eq!(read[1].created, "2023-11-14T22:13:20.5Z");
     }

@@ -1,16 +1,16 @@
 //! What browsers get from this server: the widget, its sign-in page and a page to try it on.
 
-use std::sync::LazyLock;
-
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use edge::{Operation, Query, Routes, State, Undeclared};
+use edge::{Operation, Query, Routes, State, Undeclared, knows, takes_gzip};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use tokio::sync::OnceCell;
+use tokio::task::JoinError;
 use zopfli::{Format, Options};
 
 use crate::markup::escape;
@@ -39,7 +39,7 @@ struct File {
 impl File {
     fn new(text: String, content_type: &'static str) -> Self {
         let tag = format!("W/\"{}\"", URL_SAFE_NO_PAD.encode(&Sha256::digest(&text)[..16]));
-        // Slower than others and smaller; it is done once.
+        // Slower than others and smaller.
         let mut gzip = Vec::new();
         let packed = zopfli::compress(Options::default(), Format::Gzip, text.as_bytes(), &mut gzip);
         packed.expect("writing to memory cannot fail");
@@ -48,12 +48,32 @@ impl File {
     }
 }
 
-static WIDGET_FILE: LazyLock<File> =
-    LazyLock::new(|| File::new(pack::pack(WIDGET), "text/javascript; charset=utf-8"));
-static SIGN_IN_FILE: LazyLock<File> =
-    LazyLock::new(|| File::new(SIGN_IN_SCRIPT.to_owned(), "text/javascript; charset=utf-8"));
-static STYLE_FILE: LazyLock<File> =
-    LazyLock::new(|| File::new(STYLE.to_owned(), "text/css; charset=utf-8"));
+/// The files, packed once, away from the threads that serve others.
+#[derive(Default)]
+pub(crate) struct Files(OnceCell<Packed>);
+
+struct Packed {
+    widget: File,
+    sign_in: File,
+    style: File,
+}
+
+impl Files {
+    /// Packs them, unless that was done; who comes meanwhile waits for the same.
+    pub(crate) async fn pack(&self) -> Result<(), JoinError> {
+        self.packed().await.map(|_| ())
+    }
+
+    async fn packed(&self) -> Result<&Packed, JoinError> {
+        const SCRIPT: &str = "text/javascript; charset=utf-8";
+        let pack = || Packed {
+            widget: File::new(pack::pack(WIDGET), SCRIPT),
+            sign_in: File::new(SIGN_IN_SCRIPT.to_owned(), SCRIPT),
+            style: File::new(STYLE.to_owned(), "text/css; charset=utf-8"),
+        };
+        self.0.get_or_try_init(|| tokio::task::spawn_blocking(pack)).await
+    }
+}
 
 pub(crate) fn routes(routes: Routes<Comments>) -> Routes<Comments> {
     let of = |place: Undeclared| place.tag("comments");
@@ -65,7 +85,9 @@ pub(crate) fn routes(routes: Routes<Comments>) -> Routes<Comments> {
                 .public()
                 .cross_origin()
                 .media("text/javascript"),
-            |headers: HeaderMap| async move { file(&WIDGET_FILE, &headers) },
+            |State(comments): State<Comments>, headers: HeaderMap| async move {
+                file(&comments, |files| &files.widget, &headers).await
+            },
         )
         .add(
             of(Operation::get("/comments/sign-in.js"))
@@ -73,7 +95,9 @@ pub(crate) fn routes(routes: Routes<Comments>) -> Routes<Comments> {
                 .summary("The script of the sign-in page.")
                 .public()
                 .media("text/javascript"),
-            |headers: HeaderMap| async move { file(&SIGN_IN_FILE, &headers) },
+            |State(comments): State<Comments>, headers: HeaderMap| async move {
+                file(&comments, |files| &files.sign_in, &headers).await
+            },
         )
         .add(
             of(Operation::get("/comments/pages.css"))
@@ -81,7 +105,9 @@ pub(crate) fn routes(routes: Routes<Comments>) -> Routes<Comments> {
                 .summary("The style of the sign-in page and of the demo.")
                 .public()
                 .media("text/css"),
-            |headers: HeaderMap| async move { file(&STYLE_FILE, &headers) },
+            |State(comments): State<Comments>, headers: HeaderMap| async move {
+                file(&comments, |files| &files.style, &headers).await
+            },
         )
         .add(
             of(Operation::get("/comments/sign-in"))
@@ -102,14 +128,15 @@ pub(crate) fn routes(routes: Routes<Comments>) -> Routes<Comments> {
 }
 
 /// A file, packed for those who take it; asked for again it costs a 304.
-fn file(file: &File, headers: &HeaderMap) -> Response {
-    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    let is_known = text(header::IF_NONE_MATCH).is_some_and(|known| known.contains(&file.tag));
-    let takes_gzip =
-        text(header::ACCEPT_ENCODING).is_some_and(|accepted| accepted.contains("gzip"));
-    let mut response = if is_known {
+async fn file(
+    comments: &Comments,
+    which: fn(&Packed) -> &File,
+    headers: &HeaderMap,
+) -> edge::Result<Response> {
+    let file = which(comments.0.files.packed().await.map_err(edge::Error::internal)?);
+    let mut response = if knows(headers, &file.tag) {
         StatusCode::NOT_MODIFIED.into_response()
-    } else if takes_gzip {
+    } else if takes_gzip(headers) {
         ([(header::CONTENT_ENCODING, "gzip")], file.gzip.clone()).into_response()
     } else {
         file.plain.clone().into_response()
@@ -122,7 +149,7 @@ fn file(file: &File, headers: &HeaderMap) -> Response {
     if let Ok(tag) = HeaderValue::from_str(&file.tag) {
         headers.insert(header::ETAG, tag);
     }
-    response
+    Ok(response)
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -195,12 +222,20 @@ fn page(template: &str, words: &[(&str, String)]) -> Response {
 }
 
 #[cfg(test)]
+impl Files {
+    pub(crate) fn are_packed(&self) -> bool {
+        self.0.initialized()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_widget_weighs_no_more_than_promised() {
-        let bytes = WIDGET_FILE.gzip.len();
+    #[tokio::test]
+    async fn the_widget_weighs_no_more_than_promised() {
+        let files = Files::default();
+        let bytes = files.packed().await.unwrap().widget.gzip.len();
         assert!(bytes <= WIDGET_GZIP_BYTES_MAX, "{bytes} bytes");
     }
 

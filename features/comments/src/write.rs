@@ -11,6 +11,27 @@ use crate::site::{Site, Verdict};
 use crate::store::{self, Entry, EntryId, NewPage, Of, Reader, State};
 use crate::{Comments, Error, Fault, Result, TOPIC, markup};
 
+/// A text of a writer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Text {
+    /// As it was written.
+    pub source: String,
+    /// As it is read.
+    pub tree: Vec<markup::Node>,
+}
+
+impl Text {
+    pub(crate) fn of(given: &str) -> Self {
+        let source = without_controls(given);
+        Self { tree: markup::parse(&source), source }
+    }
+
+    /// The tree, as rows keep it.
+    pub(crate) fn body(&self) -> String {
+        serde_json::to_string(&self.tree).expect("a tree of texts is JSON")
+    }
+}
+
 /// Who does it.
 pub(crate) struct Visitor {
     pub from: IpAddr,
@@ -32,7 +53,7 @@ pub(crate) struct NewComment {
     pub nonce: Option<String>,
 }
 
-const TITLE_CHARS_MAX: usize = 300;
+pub(crate) const TITLE_CHARS_MAX: usize = 300;
 const REASON_CHARS_MAX: usize = 300;
 /// Of the secret of a browser, and of a nonce.
 const SECRET_CHARS: std::ops::RangeInclusive<usize> = 16..=64;
@@ -62,7 +83,7 @@ impl Visitor {
     }
 }
 
-fn is_plain(text: &str) -> bool {
+pub(crate) fn is_plain(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
 }
 
@@ -80,7 +101,7 @@ impl Comments {
         new: NewComment,
     ) -> Result<Entry> {
         visitor.check()?;
-        let entry = self.drafted(site, page, visitor, &new)?;
+        let (entry, verdict) = self.drafted(site, page, visitor, &new)?;
         self.limit(Deed::Write, visitor)?;
         let password = match (&visitor.reader, &visitor.password) {
             (None, Some(password)) => Some(self.0.needs.passwords.hash(password).await?),
@@ -114,7 +135,7 @@ impl Comments {
                     return Err(Error::NotFound("comment"));
                 }
             }
-            let entry = comments.judged(tx, (&site, of), entry.clone()).await?;
+            let entry = judged(tx, of, entry.clone(), verdict).await?;
             store::add_entry(tx, of, &entry).await?;
             comments.happened(tx, of, &entry, "comment.written").await?;
             Ok((site.id.clone(), entry))
@@ -124,30 +145,25 @@ impl Comments {
         Ok(entry)
     }
 
-    /// A comment as it would be, with everything checked that needs no rows.
+    /// A comment as it would be, with everything checked that needs no rows, and what the site's rules say.
     fn drafted(
         &self,
         site: &Site,
         page: &Page,
         visitor: &Visitor,
         new: &NewComment,
-    ) -> Result<Entry> {
-        let config = &self.0.config;
+    ) -> Result<(Entry, Verdict)> {
         let mut faults = Vec::new();
-        let name = match &visitor.reader {
-            Some(reader) => reader.name.clone(),
-            None => clean(&new.name),
-        };
-        let characters = name.chars().count();
-        if characters == 0 || characters > config.name_chars_max {
-            let text = format!("must have 1 to {} characters", config.name_chars_max);
-            faults.push(Fault::new("/name", text));
-        }
+        let given = visitor.reader.as_ref().map_or(&new.name, |reader| &reader.name);
+        let name = self.name(given).unwrap_or_else(|fault| {
+            faults.push(fault);
+            String::new()
+        });
         if visitor.reader.is_none() {
             if !site.settings.rules.guests {
                 return Err(Error::NoGuests);
             }
-            let least = config.password_chars_min;
+            let least = self.0.config.password_chars_min;
             let given = visitor.password.as_deref().unwrap_or_default();
             if given.chars().count() < least || given.len() > 1_024 {
                 let text = format!("must have {least} characters, and at most 1024 bytes");
@@ -162,14 +178,19 @@ impl Comments {
             let text = format!("must have at most {TITLE_CHARS_MAX} characters");
             faults.push(Fault::new("/title", text));
         }
-        let source = without_controls(&new.text);
-        let body = self.body(&source, &mut faults);
-        if !faults.is_empty() {
-            return Err(Error::Invalid(faults));
-        }
+        let text = match self.text(&new.text) {
+            Ok(text) if faults.is_empty() => text,
+            text => {
+                faults.extend(text.err());
+                return Err(Error::Invalid(faults));
+            }
+        };
+        let is_owner = visitor.reader.as_ref().is_some_and(|reader| reader.is_owner);
+        // Owners are above the site's rules.
+        let verdict = if is_owner { Verdict::Shown } else { site.judge(&text) };
         let now = self.0.base.clock.now();
         let id = EntryId::new(now, &self.0.base.entropy);
-        Ok(Entry {
+        let entry = Entry {
             page: page.id(),
             id,
             nonce: new.nonce.clone().unwrap_or_else(|| id.to_string()),
@@ -181,47 +202,37 @@ impl Comments {
             account: visitor.reader.as_ref().map(|reader| reader.account.to_string()),
             name,
             password: None,
-            source,
-            body,
-            is_owner: visitor.reader.as_ref().is_some_and(|reader| reader.is_owner),
+            body: text.body(),
+            source: text.source,
+            is_owner,
             is_secret: new.is_secret,
             is_pinned: false,
             likes: 0,
             reports: 0,
             created: now,
             edited: None,
-        })
+        };
+        Ok((entry, verdict))
     }
 
-    /// The tree of a text, as JSON.
-    fn body(&self, text: &str, faults: &mut Vec<Fault>) -> String {
-        let characters = text.chars().count();
-        if text.trim().is_empty() || characters > self.0.config.text_chars_max {
-            let text = format!("must have 1 to {} characters", self.0.config.text_chars_max);
-            faults.push(Fault::new("/text", text));
-            return String::new();
+    /// A name that is there and not too long.
+    pub(crate) fn name(&self, given: &str) -> Result<String, Fault> {
+        let (name, most) = (clean(given), self.0.config.name_chars_max);
+        if name.is_empty() || name.chars().count() > most {
+            return Err(Fault::new("/name", format!("must have 1 to {most} characters")));
         }
-        body_of(text)
+        Ok(name)
     }
 
-    /// What the site's rules say about a text; owners are above them.
-    async fn judged(
-        &self,
-        tx: &mut Tx,
-        (site, of): (&Site, Of<'_>),
-        entry: Entry,
-    ) -> Result<Entry> {
-        if entry.is_owner {
-            return Ok(entry);
+    /// A text that is there and not too long, read before any transaction that writes it.
+    pub(crate) fn text(&self, given: &str) -> Result<Text, Fault> {
+        let most = self.0.config.text_chars_max;
+        let seen = given.chars().filter(|letter| is_kept(*letter));
+        let is_blank = seen.clone().all(char::is_whitespace);
+        if is_blank || seen.count() > most {
+            return Err(Fault::new("/text", format!("must have 1 to {most} characters")));
         }
-        let is_known = store::is_known(tx, of, &entry.author).await?;
-        match site.judge(&entry.source, &markup::parse(&entry.source), is_known) {
-            Verdict::Shown => Ok(entry),
-            Verdict::Held(reason) => {
-                Ok(Entry { state: State::Held, reason: Some(reason.to_owned()), ..entry })
-            }
-            Verdict::Refused => Err(Error::Refused),
-        }
+        Ok(Text::of(given))
     }
 
     /// In the transaction: the thread is another one, and others hear of it.
@@ -233,6 +244,17 @@ impl Comments {
         kind: &'static str,
     ) -> Result<()> {
         self.thread_changed(tx, of, &entry.page).await?;
+        self.announce(tx, of, entry, kind).await
+    }
+
+    /// In the transaction: others hear of it.
+    pub(crate) async fn announce(
+        &self,
+        tx: &mut Tx,
+        of: Of<'_>,
+        entry: &Entry,
+        kind: &'static str,
+    ) -> Result<()> {
         let payload = serde_json::json!({
             "site": of.site, "page": entry.page, "comment": entry.id.to_string(), "state": entry.state.text(),
         });
@@ -251,28 +273,25 @@ impl Comments {
         id: EntryId,
         (text, is_secret): (String, Option<bool>),
     ) -> Result<Entry> {
-        let mut faults = Vec::new();
-        let text = without_controls(&text);
-        let body = self.body(&text, &mut faults);
-        if !faults.is_empty() {
-            return Err(Error::Invalid(faults));
-        }
+        let text = self.text(&text)?;
         self.limit(Deed::Write, visitor)?;
         let (organisation, seen) = self.own(site, visitor, id).await?;
+        let verdict = if seen.is_owner { Verdict::Shown } else { site.judge(&text) };
+        let body = text.body();
         let now = self.0.base.clock.now();
         let (comments, own) = (self.clone(), site.clone());
         let changed = self.0.needs.db.write(async move |tx| {
             let of = Of { organisation, site: &own.id };
             let old = still(store::entry_of_id(tx, of, id).await?, &seen)?;
             let new = Entry {
-                source: text.clone(),
+                source: text.source.clone(),
                 body: body.clone(),
                 is_secret: is_secret.unwrap_or(old.is_secret),
                 edited: Some(now),
                 ..old.clone()
             };
             store::set_text(tx, of, &new).await?;
-            let mut judged = comments.judged(tx, (&own, of), new).await?;
+            let mut judged = judged(tx, of, new, verdict).await?;
             // What waits goes on waiting, and what was approved is held only for what is new in it.
             if old.state == State::Shown && judged.state == State::Held {
                 let reason = judged.reason.clone();
@@ -323,7 +342,7 @@ impl Comments {
         visitor.check()?;
         let (organisation, of_site) = (site.organisation()?, site.id.clone());
         let entry = self.0.needs.db.read(async move |read| {
-            store::read_entry(read, Of { organisation, site: &of_site }, id).await
+            store::entry_of_id(read, Of { organisation, site: &of_site }, id).await
         });
         let entry: Entry = entry.await?;
         if entry.state == State::Deleted {
@@ -385,6 +404,7 @@ impl Comments {
             let text = format!("must have at most {REASON_CHARS_MAX} characters");
             return Err(Error::invalid("/reason", text));
         }
+        let reason = without_controls(&reason);
         self.limit(Deed::Report, visitor)?;
         let (organisation, own) = (site.organisation()?, site.clone());
         let (comments, now) = (self.clone(), self.0.base.clock.now());
@@ -421,14 +441,29 @@ fn shown(entry: Entry) -> Result<Entry> {
     if entry.state == State::Shown { Ok(entry) } else { Err(Error::NotFound("comment")) }
 }
 
-/// The tree of a text, as rows keep it.
-pub(crate) fn body_of(text: &str) -> String {
-    serde_json::to_string(&markup::parse(text)).expect("a tree of texts is JSON")
+/// A comment as the site's rules leave it.
+async fn judged(tx: &mut Tx, of: Of<'_>, entry: Entry, verdict: Verdict) -> Result<Entry> {
+    let reason = match verdict {
+        Verdict::Shown => return Ok(entry),
+        Verdict::First => {
+            if store::is_known(tx, of, &entry.author).await? {
+                return Ok(entry);
+            }
+            "first"
+        }
+        Verdict::Held(reason) => reason,
+        Verdict::Refused => return Err(Error::Refused),
+    };
+    Ok(Entry { state: State::Held, reason: Some(reason.to_owned()), ..entry })
 }
 
-/// A text without what is neither seen nor a line, which no database need keep.
-fn without_controls(text: &str) -> String {
-    text.chars().filter(|letter| !letter.is_control() || matches!(letter, '\n' | '\t')).collect()
+/// A text without what is neither seen nor a line, which not every database keeps.
+pub(crate) fn without_controls(text: &str) -> String {
+    text.chars().filter(|letter| is_kept(*letter)).collect()
+}
+
+fn is_kept(letter: char) -> bool {
+    !letter.is_control() || matches!(letter, '\n' | '\t')
 }
 
 /// A name on one line, without what is not seen: marks that turn the direction of text, for one.

@@ -14,13 +14,13 @@ use serde::Deserialize;
 
 use super::Result;
 use super::wire::{
-    ActBody, ActedView, AnswerBody, BanView, ClosedBody, EntriesQuery, EntryState, EntryView,
-    ImportBody, SitePatch, SiteView, StatesView, StatisticsQuery, StatisticsView, entry_id,
+    ActBody, ActedView, AnswerBody, BanView, ClosedBody, EntriesQuery, EntryView, ImportBody,
+    SitePatch, SiteView, StatesView, StatisticsQuery, StatisticsView, entry_id,
 };
 use crate::site::{Settings, Site};
-use crate::store::EntryFilter;
+use crate::store::{EntryFilter, State as EntryState};
 use crate::transfer::{self, Imported};
-use crate::write::moment;
+use crate::write::{moment, without_controls};
 use crate::{COMMENTS_READ, COMMENTS_WRITE, Comments};
 
 const RESOURCE: &str = "comment-site/{id}";
@@ -265,8 +265,8 @@ async fn list_entries(
     let moment = |name, text: Option<String>| text.map(|text| moment(name, &text)).transpose();
     let url = query.url.map(|url| crate::page::Page::of(&url)).transpose()?;
     let filter = EntryFilter {
-        state: query.state.map(Into::into),
-        text: query.text.filter(|text| !text.is_empty()),
+        state: query.state,
+        text: query.text.map(|text| without_controls(&text)).filter(|text| !text.is_empty()),
         page: url.map(|page| page.id()),
         reported: query.reported,
         times: (moment("from", query.from)?, moment("to", query.to)?),
@@ -282,7 +282,7 @@ async fn states(
     let site = own(&comments, &caller, &id).await?;
     let mut view = StatesView::default();
     for (state, count) in comments.states(&site).await? {
-        match EntryState::from(state) {
+        match state {
             EntryState::Shown => view.shown = count,
             EntryState::Held => view.held = count,
             EntryState::Spam => view.spam = count,

@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 use base::ErrorKind;
 use edge::{
     Caller, Events, Json, NoContent, Operation, Path, Peer, Query, Routes, State, Streams,
-    Undeclared,
+    Undeclared, knows, takes_gzip,
 };
 
 use super::Result;
@@ -14,9 +14,9 @@ use super::wire::{
     PageQuery, ReportBody, ThreadQuery, TokenBody, TokenView, entry_id,
 };
 use crate::site::Site;
-use crate::store::Reader;
+use crate::store::{Reader, Seen};
 use crate::thread::{CommentView, Secrets, ThreadView};
-use crate::write::{NewComment, Visitor, clean};
+use crate::write::{NewComment, Visitor};
 use crate::{COMMENTS_WRITE, Comments, Error};
 
 const REFUSALS: &[ErrorKind] = &[ErrorKind::NotFound, ErrorKind::Forbidden, ErrorKind::TooMany];
@@ -183,17 +183,9 @@ async fn read_thread(
     let before = before.as_deref().map(entry_id).transpose()?;
     let packed = comments.thread(&site, &page, before).await?;
     let tag = format!("W/\"{}\"", packed.tag());
-    let known = text(&headers, &header::IF_NONE_MATCH).unwrap_or_default();
-    let is_known = known.split(',').any(|known| known.trim() == tag);
-    let takes_gzip = text(&headers, &header::ACCEPT_ENCODING).is_some_and(|accepted| {
-        accepted.split(',').any(|one| {
-            let mut words = one.split(';').map(str::trim);
-            words.next() == Some("gzip") && words.next() != Some("q=0")
-        })
-    });
-    let mut response = if is_known {
+    let mut response = if knows(&headers, &tag) {
         StatusCode::NOT_MODIFIED.into_response()
-    } else if takes_gzip {
+    } else if takes_gzip(&headers) {
         ([(header::CONTENT_ENCODING, "gzip")], packed.gzip()).into_response()
     } else {
         packed.plain()?.into_response()
@@ -255,8 +247,13 @@ async fn write(
         nonce: body.nonce,
     };
     let entry = comments.write(&site, &page, &visitor, new).await?;
-    let view = serde_json::to_vec(&entry.view(Secrets::Shown)?).map_err(edge::Error::internal)?;
+    let view = view(&entry.into())?;
     Ok((StatusCode::CREATED, JSON, view).into_response())
+}
+
+/// To its writer.
+fn view(seen: &Seen) -> Result<Vec<u8>> {
+    serde_json::to_vec(&seen.view(Secrets::Shown)?).map_err(edge::Error::internal)
 }
 
 const JSON: [(HeaderName, HeaderValue); 1] =
@@ -274,7 +271,7 @@ async fn change(
     let visitor = visitor(&comments, &site, (peer, &headers), own).await?;
     let id = entry_id(&path.comment)?;
     let entry = comments.change(&site, &visitor, id, (body.text, body.secret)).await?;
-    let view = serde_json::to_vec(&entry.view(Secrets::Shown)?).map_err(edge::Error::internal)?;
+    let view = view(&entry.into())?;
     Ok((JSON, view).into_response())
 }
 
@@ -302,9 +299,11 @@ async fn reveal(
     let site = site(&comments, &path.site, &headers).await?;
     let visitor = visitor(&comments, &site, (peer, &headers), own).await?;
     let entry = comments.reveal(&site, &visitor, entry_id(&path.comment)?).await?;
-    let mut view =
-        serde_json::to_value(entry.view(Secrets::Shown)?).map_err(edge::Error::internal)?;
-    view["source"] = entry.source.into();
+    let source = entry.source.clone();
+    let seen = Seen::from(entry);
+    let view = serde_json::to_value(seen.view(Secrets::Shown)?);
+    let mut view = view.map_err(edge::Error::internal)?;
+    view["source"] = source.into();
     Ok((JSON, view.to_string()).into_response())
 }
 
@@ -348,11 +347,7 @@ async fn create_token(
     let base::access::Subject::Account(account) = caller.subject() else {
         return Err(edge::Error::new(ErrorKind::Forbidden, "only an account comments"));
     };
-    let name = clean(&name);
-    let most = comments.0.config.name_chars_max;
-    if name.is_empty() || name.chars().count() > most {
-        return Err(Error::invalid("/name", format!("must have 1 to {most} characters")).into());
-    }
+    let name = comments.name(&name).map_err(Error::from)?;
     let is_owner = caller.organisation() == site.organisation()?
         && caller.authorize(COMMENTS_WRITE, &format!("comment-site/{}", site.id)).is_ok();
     let reader = Reader { home: caller.organisation(), account, name: name.clone(), is_owner };

@@ -182,41 +182,10 @@ impl SitePatch {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum EntryState {
-    Shown,
-    Held,
-    Spam,
-    Deleted,
-}
-
-impl From<EntryState> for State {
-    fn from(state: EntryState) -> Self {
-        match state {
-            EntryState::Shown => Self::Shown,
-            EntryState::Held => Self::Held,
-            EntryState::Spam => Self::Spam,
-            EntryState::Deleted => Self::Deleted,
-        }
-    }
-}
-
-impl From<State> for EntryState {
-    fn from(state: State) -> Self {
-        match state {
-            State::Shown => Self::Shown,
-            State::Held => Self::Held,
-            State::Spam => Self::Spam,
-            State::Deleted => Self::Deleted,
-        }
-    }
-}
-
 #[derive(Deserialize, JsonSchema)]
 pub(super) struct EntriesQuery {
     /// Without one, every one but those that were deleted.
-    pub state: Option<EntryState>,
+    pub state: Option<State>,
     /// In the text or in the writer's name.
     pub text: Option<String>,
     /// A page's address.
@@ -235,7 +204,7 @@ pub(super) struct EntriesQuery {
 pub(super) struct EntryView {
     pub id: String,
     pub parent: Option<String>,
-    pub state: EntryState,
+    pub state: State,
     /// Why it is held: `word`, `links`, `first`, `all` or `reports`.
     pub reason: Option<String>,
     pub name: String,
@@ -263,7 +232,7 @@ impl EntryView {
         Self {
             id: entry.id.to_string(),
             parent: entry.parent.map(|parent| parent.to_string()),
-            state: entry.state.into(),
+            state: entry.state,
             reason: entry.reason,
             name: entry.name,
             account: entry.account,

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use quick_xml::Reader;
 use quick_xml::events::{BytesStart, Event};
 
+use super::Foreign;
 use super::html::{decoded, text_of};
-use super::{Foreign, ForeignState};
+use crate::store::State;
 use crate::{Error, Result};
 
 /// An element that was read to its end: its own text, and those of what is in it by name.
@@ -124,9 +125,9 @@ pub(super) fn disqus(text: &str) -> Result<Vec<Foreign>> {
                 text: text_of(element.get("message")),
                 created: element.get("createdAt").to_owned(),
                 state: match (is("isDeleted"), is("isSpam")) {
-                    (true, _) => ForeignState::Deleted,
-                    (_, true) => ForeignState::Spam,
-                    _ => ForeignState::Shown,
+                    (true, _) => State::Deleted,
+                    (_, true) => State::Spam,
+                    _ => State::Shown,
                 },
                 secret: false,
                 pinned: false,
@@ -161,10 +162,10 @@ pub(super) fn wordpress(text: &str) -> Result<Vec<Foreign>> {
                 text: text_of(&element.get("comment_content").replace('\n', "<br>")),
                 created: format!("{}Z", element.get("comment_date_gmt").replace(' ', "T")),
                 state: match element.get("comment_approved") {
-                    "1" => ForeignState::Shown,
-                    "0" => ForeignState::Held,
-                    "spam" => ForeignState::Spam,
-                    _ => ForeignState::Deleted,
+                    "1" => State::Shown,
+                    "0" => State::Held,
+                    "spam" => State::Spam,
+                    _ => State::Deleted,
                 },
                 secret: false,
                 pinned: false,
@@ -200,10 +201,7 @@ mod tests {
         );
         assert_eq!((all[0].name.as_str(), all[0].text.as_str()), ("Mina", "Hello **you**"));
         assert_eq!(all[0].created, "2020-01-02T03:04:05Z");
-        assert_eq!(
-            (all[1].parent.as_deref(), all[1].state),
-            (Some("disqus-1"), ForeignState::Spam)
-        );
+        assert_eq!((all[1].parent.as_deref(), all[1].state), (Some("disqus-1"), State::Spam));
     }
 
     #[test]
@@ -222,10 +220,7 @@ two]]></wp:comment_content><wp:comment_approved>1</wp:comment_approved><wp:comme
             ("one\ntwo", "2020-01-02T03:04:05Z")
         );
         assert_eq!(all[0].url, "https://a.kr/post/");
-        assert_eq!(
-            (all[1].state, all[1].parent.as_deref()),
-            (ForeignState::Held, Some("wordpress-5"))
-        );
+        assert_eq!((all[1].state, all[1].parent.as_deref()), (State::Held, Some("wordpress-5")));
     }
 
     #[test]
