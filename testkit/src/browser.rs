@@ -63,7 +63,12 @@ impl Browser {
             "goog:chromeOptions": {
                 "binary": "/usr/bin/chromium",
                 "args": arguments,
-                "prefs": {"intl.accept_languages": language},
+                "prefs": {
+                    "intl.accept_languages": language,
+                    // A page of one site has no cookies of another one.
+                    "profile.block_third_party_cookies": true,
+                    "profile.cookie_controls_mode": 1,
+                },
             },
         }}});
         let answer = browser.api.post("/session", &wanted)?.ok()?;
@@ -145,6 +150,24 @@ impl Browser {
             "offline": !is_connected, "latency": 0, "throughput": 100_000_000,
         }});
         self.command("POST", "/chromium/network_conditions", &conditions).map(drop)
+    }
+
+    /// Makes the machine and the network of the page slow, and forgets what it has in its cache, as on a phone at its first
+    /// visit: that many times slower, so many milliseconds from request to answer, so many bytes a second.
+    pub fn slow(&self, times: u32, millis: u32, bytes_per_second: u32) -> Result<()> {
+        self.devtools("Emulation.setCPUThrottlingRate", &json!({ "rate": times }))?;
+        self.devtools("Network.enable", &json!({}))?;
+        self.devtools("Network.clearBrowserCache", &json!({}))?;
+        let network = json!({
+            "offline": false, "latency": millis,
+            "downloadThroughput": bytes_per_second, "uploadThroughput": bytes_per_second,
+        });
+        self.devtools("Network.emulateNetworkConditions", &network)
+    }
+
+    fn devtools(&self, command: &str, parameters: &Value) -> Result<()> {
+        let body = json!({"cmd": command, "params": parameters});
+        self.command("POST", "/goog/cdp/execute", &body).map(drop)
     }
 
     /// The windows of this browser, in the order in which they were opened.

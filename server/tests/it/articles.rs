@@ -484,6 +484,12 @@ fn strangers_make_accounts_only_where_the_configuration_says_so() {
     let user =
         json!({"user": {"username": "far", "email": "far@example.com", "password": "password123"}});
     elsewhere.expect(403, "POST", "/users", Some(user.clone()));
+    let origin = |origin: &str| Conduit { http: stack.stranger().header("origin", origin) };
+    for page in ["https://front.example", "http://127.0.0.1.example", "null", "://"] {
+        origin(page).expect(403, "POST", "/users", Some(user.clone()));
+    }
+    let near = json!({"user": {"username": "near", "email": "near@example.com", "password": "password123"}});
+    origin("http://localhost:3000").expect(201, "POST", "/users", Some(near));
     all.expect(201, "POST", "/users", Some(user.clone()));
     stack.terminate().unwrap();
     let closed = launch(&folder).environment("MADANG__ARTICLES__SIGN_UP", "closed");
@@ -510,4 +516,33 @@ fn a_user_of_articles_reaches_nothing_else() {
     assert_eq!(http.post("/v1/sql", &json!({"sql": "SELECT 1"})).unwrap().status, 403);
     let session = http.get("/v1/session").unwrap().ok().unwrap();
     assert_eq!(session["actions"], json!(["articles.write"]));
+}
+
+#[test]
+fn a_front_end_of_another_origin_asks_without_cookies() {
+    let folder = tempfile::tempdir().unwrap();
+    let stack = launch(&folder).start().unwrap();
+    let all = Conduit::of(&stack);
+    let (author, _) = all.register("faraway");
+    let page = Conduit { http: author.http.clone().header("origin", "https://front.example") };
+    let header = |reply: &Reply, name: &str| {
+        let found = reply.headers.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.clone()).unwrap_or_default()
+    };
+    for (method, path, status) in
+        [("GET", "/articles", 200), ("GET", "/user", 200), ("GET", "/articles/none", 404)]
+    {
+        let reply = page.ask(method, path, None);
+        assert_eq!(reply.status, status, "{path}");
+        assert_eq!(header(&reply, "access-control-allow-origin"), "*", "{path}");
+        assert_eq!(header(&reply, "access-control-allow-credentials"), "", "{path}");
+    }
+    let asks = stack.stranger().header("origin", "https://front.example");
+    let asks = asks.header("access-control-request-method", "PUT");
+    let reply = asks.send("OPTIONS", "/conduit/api/user", None).unwrap();
+    assert_eq!(reply.status, 204);
+    assert!(header(&reply, "access-control-allow-methods").contains("PUT"));
+    assert!(header(&reply, "access-control-allow-headers").contains("authorization"));
+    let elsewhere = asks.send("OPTIONS", "/v1/articles", None).unwrap();
+    assert_eq!(header(&elsewhere, "access-control-allow-origin"), "", "only where it is meant");
 }

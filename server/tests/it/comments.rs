@@ -1,9 +1,7 @@
 //! Comments, as pages of another origin and their owners use them: by HTTP, and by the widget in Chromium.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
-use testkit::{Blog, Browser, Http, Reply, Stack};
+use testkit::{Browser, Embedded, Http, Reply, Stack};
 
 use crate::launch;
 
@@ -488,212 +486,6 @@ fn comments_go_elsewhere_and_come_from_elsewhere_once() {
 
 // The widget.
 
-/// A page of another origin with the widget in it, and a count of what ran that should not.
-fn blog(stack: &Stack) -> (Blog, Value) {
-    let site = stack.api();
-    let new = json!({"name": "Blog", "origins": ["http://localhost:1"]});
-    let made = site.post("/v1/comment-sites", &new).unwrap().ok().unwrap();
-    let (address, key) = (stack.http_address(), made["key"].as_str().unwrap());
-    let page = format!(
-        "<!doctype html><html lang=en><meta charset=utf-8>
-        <meta http-equiv=Content-Security-Policy content=\"require-trusted-types-for 'script'\">
-        <title>A post</title><body><h1>A post</h1>
-        <script>window.ran = 0; window.alert = window.confirm = window.prompt = () => {{ window.ran += 1; }};</script>
-        <p>Comments: <span data-madang-count='/post'></span></p>
-        <madang-comments site='{key}'></madang-comments><script async src='http://{address}/comments/widget.js'></script>"
-    );
-    let blog = Blog::open(page).unwrap();
-    let path = format!("/v1/comment-sites/{}", made["id"].as_str().unwrap());
-    let origins = json!({"origins": [blog.origin()]});
-    let made = site.patch(&path, &origins).unwrap().ok().unwrap();
-    (blog, made)
-}
-
-/// Helpers for scripts in the page: the widget's root, and its comments by a part of their text.
-const FIND: &str = "
-    const root = document.querySelector('madang-comments').shadowRoot;
-    const all = () => [...root.querySelectorAll('article')];
-    const find = (text) => all().find((one) => one.querySelector('.b').textContent.includes(text));
-    const fill = (form, fields) => {
-        for (const [css, value] of Object.entries(fields)) {
-            const field = form.querySelector(css);
-            if (field.type === 'checkbox') { if (field.checked !== value) field.click(); continue; }
-            field.value = value;
-            field.dispatchEvent(new Event('input'));
-        }
-        form.requestSubmit();
-    };
-    const guest = (name) => ({ '[name=name]': name, '[name=password]': 'pass word' });
-";
-
-fn run(browser: &Browser, script: &str) -> Value {
-    browser.script(&format!("{FIND}{script}")).unwrap()
-}
-
-fn until(browser: &Browser, what: &str, script: &str) {
-    browser.until(what, &format!("{FIND}{script}")).unwrap();
-}
-
-fn open(url: &str) -> Browser {
-    let browser = Browser::open(900, 900, "en").unwrap();
-    browser.go(url).unwrap();
-    browser
-        .until(
-            "the widget",
-            "return !!document.querySelector('madang-comments').shadowRoot?.querySelector('form')",
-        )
-        .unwrap();
-    browser
-}
-
-#[test]
-fn two_windows_of_another_origin_talk_through_the_widget() {
-    let folder = tempfile::tempdir().unwrap();
-    let stack = launch(&folder).start().unwrap();
-    let (blog, _) = blog(&stack);
-    let mina = open(&format!("{}/post?utm_source=mail", blog.origin()));
-    let jun = open(&format!("{}/post/", blog.origin()));
-    run(&mina, "fill(root.querySelector('form'), { textarea: 'the **first**', ...guest('Mina') })");
-    until(
-        &jun,
-        "the first comment, live",
-        "return find('the first')?.querySelector('strong').textContent === 'first'",
-    );
-    until(&mina, "one's own is focused", "return root.activeElement === find('the first')");
-
-    run(&jun, "find('the first').querySelector('.reply').click()");
-    until(&jun, "the form has the focus", "return root.activeElement?.localName === 'textarea'");
-    run(
-        &jun,
-        "fill(find('the first').querySelector('form'), { textarea: 'an answer', ...guest('Jun') })",
-    );
-    until(
-        &mina,
-        "the answer under it",
-        "return find('an answer')?.closest('ol').previousElementSibling.previousElementSibling === find('the first')",
-    );
-    run(&mina, "find('an answer').querySelector('.like').click()");
-    until(
-        &jun,
-        "the like",
-        "return find('an answer').querySelector('.like').textContent === '♥ 1'",
-    );
-    until(
-        &mina,
-        "one's own like",
-        "return find('an answer').querySelector('.like').getAttribute('aria-pressed') === 'true'",
-    );
-
-    run(&mina, "find('the first').querySelector('.edit').click()");
-    until(
-        &mina,
-        "the source",
-        "return find('the first').querySelector('textarea')?.value === 'the **first**'",
-    );
-    run(&mina, "fill(find('the first').querySelector('form'), { textarea: 'the *second*' })");
-    until(&jun, "the change", "return !!find('the second')?.querySelector('em')");
-
-    run(
-        &mina,
-        "fill(root.querySelector('form'), { '[type=checkbox]': true, textarea: 'a secret', ...guest('Mina') })",
-    );
-    until(&mina, "one's own secret", "return !!find('a secret')");
-    until(&jun, "that there is a secret", "return !!find('A secret comment')");
-    assert_eq!(
-        run(
-            &jun,
-            "return document.querySelector('madang-comments').shadowRoot.textContent.includes('a secret')"
-        ),
-        false
-    );
-    // With the password it is opened from anywhere.
-    run(&jun, "find('A secret comment').querySelector('.show').click()");
-    until(&jun, "the question", "return !!find('A secret comment').querySelector('form')");
-    run(
-        &jun,
-        "fill(find('A secret comment').querySelector('form'), { '[type=password]': 'pass word' })",
-    );
-    until(&jun, "the secret", "return !!find('a secret')");
-
-    // What is half written stays while others write, and after the page was left.
-    run(
-        &jun,
-        "const text = root.querySelector('textarea'); text.value = 'half written'; text.dispatchEvent(new Event('input'))",
-    );
-    run(&mina, "find('the second').querySelector('.remove').click()");
-    run(&mina, "find('the second').querySelector('form').requestSubmit()");
-    until(
-        &jun,
-        "it is deleted, and the answer stays",
-        "return !!find('Deleted') && !!find('an answer')",
-    );
-    assert_eq!(run(&jun, "return root.querySelector('textarea').value"), "half written");
-    jun.go(&format!("{}/post/", blog.origin())).unwrap();
-    until(&jun, "the draft", "return root.querySelector('textarea')?.value === 'half written'");
-    until(
-        &jun,
-        "the count beside the title",
-        "return document.querySelector('[data-madang-count]').textContent === '2'",
-    );
-
-    // Offline and back.
-    jun.connect(false).unwrap();
-    run(&jun, "fill(root.querySelector('form'), { textarea: 'from the train', ...guest('Jun') })");
-    until(
-        &jun,
-        "it is said",
-        "return root.querySelector('[role=status]').textContent.startsWith('Offline')",
-    );
-    jun.connect(true).unwrap();
-    until(&mina, "it comes when the network is back", "return !!find('from the train')");
-    until(
-        &jun,
-        "once",
-        "return all().filter((one) => one.textContent.includes('from the train')).length === 1",
-    );
-    for browser in [&mina, &jun] {
-        assert_eq!(browser.complaints().unwrap(), Vec::<String>::new());
-        assert_eq!(browser.script("return window.ran").unwrap(), 0);
-    }
-}
-
-#[test]
-fn an_account_signs_in_in_a_window_of_the_server() {
-    let folder = tempfile::tempdir().unwrap();
-    let stack = launch(&folder).start().unwrap();
-    let (blog, _) = blog(&stack);
-    sign_up(&stack, "hana@example.com");
-    let hana = open(&format!("{}/post", blog.origin()));
-    let page = hana.windows().unwrap();
-    run(
-        &hana,
-        "[...root.querySelectorAll('button')].find((one) => one.textContent === 'Sign in').click()",
-    );
-    let popup = testkit::within(Duration::from_secs(20), "the window", || {
-        Ok(hana.windows()?.into_iter().find(|window| !page.contains(window)))
-    })
-    .unwrap();
-    hana.switch(&popup).unwrap();
-    hana.until("the form", "return document.getElementById('session')?.hidden === false").unwrap();
-    hana.script(
-        "const form = document.getElementById('session');
-        form.elements.email.value = 'hana@example.com'; form.elements.password.value = 'a long password of somebody';
-        form.requestSubmit();",
-    )
-    .unwrap();
-    hana.until("the name", "return document.getElementById('name').hidden === false").unwrap();
-    hana.script("document.forms.name.elements.name.value = 'Hana'; setTimeout(() => document.forms.name.requestSubmit())").unwrap();
-    hana.switch(&page[0]).unwrap();
-    until(&hana, "she is signed in", "return root.textContent.includes('Hana · Sign out')");
-    run(&hana, "fill(root.querySelector('form'), { textarea: 'by account' })");
-    until(
-        &hana,
-        "the comment",
-        "return find('by account').querySelector('b').textContent === 'Hana'",
-    );
-    assert_eq!(hana.complaints().unwrap(), Vec::<String>::new());
-}
-
 /// Ways to run a script that were found in comments, names and links elsewhere.
 const HOSTILE: &[&str] = &[
     "<script>alert(1)</script>",
@@ -749,7 +541,7 @@ fn nothing_that_somebody_wrote_runs() {
         .environment("MADANG__COMMENTS__WRITES_PER_ADDRESS_MAX", "1000")
         .start()
         .unwrap();
-    let (blog, site) = blog(&stack);
+    let (blog, site) = Embedded::blog(&stack).unwrap();
     let path = format!("/comments/{}/comments", site["key"].as_str().unwrap());
     let site_path = format!("/v1/comment-sites/{}", site["id"].as_str().unwrap());
     let rules = json!({"rules": {"links_max": 100}, "name": "<script>alert(1)</script>"});
@@ -762,12 +554,11 @@ fn nothing_that_somebody_wrote_runs() {
         });
         stack.stranger().post(&path, &body).unwrap().ok().unwrap();
     }
-    let browser = open(&format!("{}/post", blog.origin()));
+    let page = Embedded::open(&format!("{}/post", blog.origin())).unwrap();
     let count = HOSTILE.len();
-    until(&browser, "all of them", &format!("return all().length === {count}"));
+    page.until("all of them", &format!("return all().length === {count}")).unwrap();
     // Move over everything, focus everything, follow what looks like a script.
-    let found = run(
-        &browser,
+    let found = page.run(
         "for (const one of root.querySelectorAll('*')) {
             for (const type of ['mouseover', 'focus', 'toggle', 'error', 'load']) one.dispatchEvent(new Event(type));
         }
@@ -781,12 +572,12 @@ fn nothing_that_somebody_wrote_runs() {
         }
         return bad.join();",
     );
-    assert_eq!(found, "");
+    assert_eq!(found.unwrap(), "");
     // What the server writes as HTML, put into a page without any guard.
     let entries = stack.api().all(&format!("{site_path}/comments")).unwrap();
     assert_eq!(entries.len(), count);
     let html: String = entries.iter().map(|entry| entry["html"].as_str().unwrap()).collect();
-    browser.go(&format!("http://{}/livez", stack.http_address())).unwrap();
+    page.browser.go(&format!("http://{}/livez", stack.http_address())).unwrap();
     let plain = Browser::open(600, 600, "en").unwrap();
     plain.go("about:blank").unwrap();
     let script = format!(
@@ -810,10 +601,7 @@ fn nothing_that_somebody_wrote_runs() {
         plain.script("return document.querySelector('h1').textContent").unwrap(),
         "<script>alert(1)</script>"
     );
-    browser.go(&format!("{}/post", blog.origin())).unwrap();
-    until(
-        &browser,
-        "all of them again",
-        &format!("return all().length === {count} && window.ran === 0"),
-    );
+    page.browser.go(&format!("{}/post", blog.origin())).unwrap();
+    let again = format!("return all().length === {count} && window.ran === 0");
+    page.until("all of them again", &again).unwrap();
 }

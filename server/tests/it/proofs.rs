@@ -89,6 +89,16 @@ fn a_long_thread_is_read_from_the_rows_and_from_memory() {
 }
 
 #[test]
+fn two_windows_of_another_origin_talk_through_the_widget() {
+    holds(people::embed);
+}
+
+#[test]
+fn the_widget_is_small_and_quick_and_takes_comments_of_elsewhere() {
+    holds(people::widget);
+}
+
+#[test]
 fn a_backlog_of_readings_is_taken_once() {
     holds(devices::pipeline);
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use super::{Wrk, wrk};
 use crate::http::Http;
 use crate::proofs::{Ground, Report, Size};
 use crate::servers::Postgres;
@@ -91,7 +92,7 @@ fn speed(
     let list = load(ground, stack, "/conduit/api/articles")?;
     let p99_most = if is_bound { 5.0 } else { f64::INFINITY };
     report.bound(
-        list.per_core >= of(15_000.0) && list.p99_millis < p99_most,
+        list.per_core >= of(15_000.0) && list.found.p99_millis < p99_most,
         format!("list of 20 from {database}: {list}"),
     );
     let article = load(ground, stack, &format!("/conduit/api/articles/{slug}"))?;
@@ -102,21 +103,19 @@ fn speed(
     Ok(())
 }
 
-/// What one run of wrk found.
 struct Load {
-    per_second: f64,
+    found: Wrk,
     /// By the processor time that the server took.
     per_core: f64,
-    p50_millis: f64,
-    p99_millis: f64,
 }
 
 impl std::fmt::Display for Load {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { per_second, per_core, p50_millis, p99_millis } = self;
+        let Wrk { per_second, p50_millis, p99_millis, .. } = self.found;
         write!(
             f,
-            "{per_core:.0} a second of one core ({per_second:.0} in all), p50 {p50_millis:.2} ms, p99 {p99_millis:.2} ms"
+            "{:.0} a second of one core ({per_second:.0} in all), p50 {p50_millis:.2} ms, p99 {p99_millis:.2} ms",
+            self.per_core
         )
     }
 }
@@ -135,41 +134,9 @@ fn load(ground: &Ground, stack: &Stack, path: &str) -> Result<Load> {
     }
     ensure!(stack.stranger().get(path)?.status == 200, "{path} is not there");
     let before = stack.cpu()?;
-    let wrk = Command::new("taskset")
-        .args(["-c", &(cores - 1).to_string(), "wrk", "--latency", "-t1", "-c32"])
-        .args([format!("-d{seconds}s"), url])
-        .output()
-        .context("wrk")?;
+    let found = wrk(&url, 32, seconds)?;
     let spent = stack.cpu()?.saturating_sub(before);
-    let text = String::from_utf8_lossy(&wrk.stdout).into_owned();
-    ensure!(wrk.status.success(), "wrk: {}", String::from_utf8_lossy(&wrk.stderr));
-    ensure!(!text.contains("Non-2xx"), "not every answer was one: {text}");
-    let requests = number_after(&text, "requests in", true).context("no count of requests")?;
-    let per_second = number_after(&text, "Requests/sec:", false).context("no rate")?;
-    Ok(Load {
-        per_second,
-        per_core: requests / spent.as_secs_f64().max(f64::EPSILON),
-        p50_millis: millis(&text, "50%").context("no median")?,
-        p99_millis: millis(&text, "99%").context("no 99th percentile")?,
-    })
-}
-
-/// The number before or behind some words of a report.
-fn number_after(text: &str, words: &str, is_before: bool) -> Option<f64> {
-    let line = text.lines().find(|line| line.contains(words))?;
-    let (before, after) = line.split_once(words)?;
-    let number = if is_before { before } else { after };
-    number.split_whitespace().next()?.parse().ok()
-}
-
-/// `99%    1.20ms`.
-fn millis(text: &str, percentile: &str) -> Option<f64> {
-    let line = text.lines().find(|line| line.trim_start().starts_with(percentile))?;
-    let value = line.split_whitespace().nth(1)?;
-    let units = [("us", 0.001), ("ms", 1.0), ("s", 1_000.0)];
-    let (number, unit) =
-        units.iter().find_map(|(unit, in_millis)| Some((value.strip_suffix(unit)?, in_millis)))?;
-    Some(number.parse::<f64>().ok()? * unit)
+    Ok(Load { per_core: found.requests / spent.as_secs_f64().max(f64::EPSILON), found })
 }
 
 /// Writers number what they write; a reader that is shown a smaller number than was acknowledged before it asked was shown
