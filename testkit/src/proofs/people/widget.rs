@@ -135,7 +135,8 @@ fn file(begin: usize, end: usize) -> String {
     for number in begin..end {
         let page = number / COMMENTS_PER_PAGE;
         let parent = (number % COMMENTS_PER_PAGE > 0).then(|| format!("c{}", number - 1));
-        let moment = base::Timestamp::from_millis(FIRST + number as i64 * 60_000);
+        let minutes = i64::try_from(number).expect("a count of comments is small");
+        let moment = base::Timestamp::from_millis(FIRST + minutes * 60_000);
         let line = json!({
             "id": format!("c{number}"), "parent": parent, "url": format!("{BLOG}/imported/{page}"),
             "title": format!("Page {page}"), "name": format!("Reader {}", number % 5_000),
