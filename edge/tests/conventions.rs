@@ -1034,8 +1034,8 @@ async fn an_answer_says_what_its_request_asked_of_the_rows() {
 
 #[tokio::test]
 async fn a_form_is_read_as_pages_send_it_and_says_whose_page_it_is_of() {
-    let yard = yard();
     const KIND: &str = "content-type: application/x-www-form-urlencoded;charset=utf-8";
+    let yard = yard();
     let own = [KIND, "sec-fetch-site: same-origin"];
     let sent = "left=1&right=3.5&unknown=a+b%26";
     let answer = ask(&yard, "POST /v1/area?what=else", &own, sent).await;

@@ -89,9 +89,11 @@ struct People {
     /// The administrator of another organisation, by a key with every right there.
     other: Http,
     other_key: Key,
-    /// By name: what they show, and what their role may do.
-    roles: Vec<(&'static str, String, fn(&str) -> bool)>,
+    roles: Vec<Role>,
 }
+
+/// Who it is, what they show, and what their role may do.
+type Role = (&'static str, String, fn(&str) -> bool);
 
 impl People {
     fn make(stack: &Stack) -> Result<Self> {
@@ -99,7 +101,7 @@ impl People {
         let (other, other_key) = other_organisation(stack)?;
         let bearer = |token: &str| format!("authorization: Bearer {token}");
         let shown = |cookie: &str| format!("cookie: {cookie}\r\nsec-fetch-site: same-origin");
-        let roles: Vec<(_, _, fn(&str) -> bool)> = vec![
+        let roles: Vec<Role> = vec![
             ("a key with everything", bearer(stack.token()), |_| true),
             ("an administrator's browser", shown(&administrator(stack)?), |_| true),
             ("a member's app", bearer(&member_token), is_of_members),
