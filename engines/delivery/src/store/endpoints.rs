@@ -25,7 +25,7 @@ pub(super) async fn standing(tx: &mut Tx, look: &Look) -> Result<(Vec<Standing>,
         }
         values.extend(endpoints.iter().map(|id| Value::Text(id.to_string())));
         let places = vec!["?"; values.len()].join(", ");
-        sql.push_str(&format!(" AND e.id IN ({places})"));
+        sql.extend([" AND e.id IN (", &places, ")"]);
     }
     let mut lanes = Vec::new();
     let rows = tx.query(&sql, &values).await?;
