@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn a_message_for_many_is_in_memory_once() {
         let pool = Pool::new(200_000);
-        let message = Message::new(None, Vec::new(), &[b'x'; 50_000]);
+        let message = Message::new(None, Vec::new(), &vec![b'x'; 50_000]);
         let message = Arc::new(message.charged(&pool));
         let outboxes: Vec<_> = (0..1_000).map(|_| Outbox::new(1 << 20, &pool)).collect();
         for outbox in &outboxes {
