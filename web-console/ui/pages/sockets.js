@@ -97,7 +97,7 @@ function Sessions({ items }) {
         ${items.map(
           (one) => html`<tr key=${one.client} data-test="mqtt-session" data-missed=${one.missed}>
             <td><b class="mono">${one.client}</b><span class="faint small block">${one.name}</span></td>
-            <td>${t(one.connected ? 'sockets.is-connected' : 'sockets.is-away')}</td>
+            <td>${one.connected ? t('sockets.is-connected') : t('sockets.is-away')}</td>
             <td>${compact(one.subscriptions)}</td>
             <td>${compact(one.waiting)} (${compact(one.waiting_bytes)} B)</td>
             <td>${compact(one.missed)}</td>
