@@ -21,6 +21,8 @@ const DOORS: [Door; 4] = [Door::Http, Door::Mqtt, Door::Resp, Door::Stomp];
 pub const OTHER_ACTIONS: &[&str] = &[
     "mqtt.publish",
     "mqtt.subscribe",
+    "mqtt.client",
+    "devices.register",
     "kv.read",
     "kv.write",
     "kv.publish",
@@ -43,7 +45,11 @@ pub fn rights(ground: &Ground) -> Result<Report> {
     for door in DOORS {
         match door {
             Door::Http => http(&stack, &people, &mut table)?,
-            Door::Mqtt => mqtt(&stack, &people, &mut table)?,
+            Door::Mqtt => {
+                mqtt(&stack, &people, &mut table)?;
+                mqtt_clients(&stack, &people, &mut table)?;
+                mqtt_devices(&stack, &mut table)?;
+            }
             Door::Resp => resp(&stack, &people, &mut table)?,
             Door::Stomp => stomp(&stack, &people, &mut table)?,
         }
@@ -359,6 +365,71 @@ fn mqtt(stack: &Stack, people: &People, table: &mut Table) -> Result<()> {
     let mut stranger = MqttClient::open(stack.mqtt_address())?;
     let did = stranger.log_in("nobody", "0192d4e07c1b7cc38f7e1a2b3c4d5e6f", "wrong")? == 0;
     table.cell(("mqtt", "mqtt.publish"), (false, did), || "nobody".to_owned());
+    Ok(())
+}
+
+/// Whose session of a client another key may take over.
+fn mqtt_clients(stack: &Stack, people: &People, table: &mut Table) -> Result<()> {
+    let owner = Key::new(&stack.api(), &[("mqtt.subscribe", "*")])?;
+    let comes = |key: &Key, client: &str| -> Result<(MqttClient, bool)> {
+        let mut opened = MqttClient::open(stack.mqtt_address())?;
+        let code = opened.log_in(client, key.text("mqtt_user"), key.text("mqtt_password"))?;
+        Ok((opened, code == 0))
+    };
+    for (number, (action, on, may)) in [
+        ("mqtt.client", "client/cell-0", true),
+        ("mqtt.client", "client/cell-0", false),
+        ("mqtt.publish", "*", false),
+        ("mqtt.subscribe", "*", false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let client = format!("cell-{number}");
+        let key = Key::new(&stack.api(), &[(action, on)])?;
+        let (_held, is_held) = comes(&owner, &client)?;
+        ensure!(is_held, "{client} is not free");
+        let (_taken, did) = comes(&key, &client)?;
+        table.cell(("mqtt", "mqtt.client"), (may, did), || {
+            format!("takes {client} with {action} on {on}")
+        });
+    }
+    // Another organisation has clients of its own by that name.
+    let (mut held, _) = comes(&owner, "cell-own")?;
+    let (_theirs, is_in) = comes(&people.other_key, "cell-own")?;
+    let is_held = held.subscribe("cell/still").is_ok();
+    table.cell(("mqtt", "mqtt.client"), (false, !(is_in && is_held)), || {
+        "another organisation's takes one of the same name".to_owned()
+    });
+    Ok(())
+}
+
+/// Who may make a device known by its first reading.
+fn mqtt_devices(stack: &Stack, table: &mut Table) -> Result<()> {
+    const DEVICES: [&str; 2] = ["cell-1", "cell-2"];
+    const READING: &[u8] =
+        br#"{"sensor":"cell","time":"2013-01-01T06:00:00Z","values":{"temp":1.5}}"#;
+    for has in ["nothing", "device/cell-1", "device/cell-2"] {
+        let mut grants = vec![("mqtt.publish", "mqtt/data/*"), ("devices.register", has)];
+        if has == "nothing" {
+            grants.pop();
+        }
+        let key = Key::new(&stack.api(), &grants)?;
+        for device in DEVICES {
+            let path = format!("/v1/devices/{device}");
+            let mut client = connect(stack, &key, "d")?;
+            client.publish(&format!("data/{device}"), 1, READING)?;
+            client.puback()?;
+            let did = stack.api().get(&path)?.status == 200;
+            let may = has == format!("device/{device}");
+            table.cell(("mqtt", "devices.register"), (may, did), || {
+                format!("makes {device} known with {has}")
+            });
+            if did {
+                stack.api().delete(&path)?.ok()?;
+            }
+        }
+    }
     Ok(())
 }
 
