@@ -338,11 +338,11 @@ impl Settings {
             }
             "maxmemory-clients" => self.clients_share = Share::of(value)?,
             "latency-monitor-threshold" => self.latency_millis = number(value, 0)? as i64,
+            // What is the same changes nothing.
+            "bind" | "port" if value == self.value(&name) => {}
             "port" => {
                 return Err("Unable to listen on this port: the server's owner chooses it.".into());
             }
-            // What is the same changes nothing.
-            "bind" if value == self.value("bind") => {}
             "bind" => {
                 return Err(
                     "Failed to bind to specified addresses: the server's owner chooses them."

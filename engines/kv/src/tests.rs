@@ -181,6 +181,17 @@ fn the_defects_of_the_first_store_are_not_here() {
 }
 
 #[test]
+fn where_the_server_listens_is_not_changed_by_clients() {
+    let mut desk = Desk::new();
+    let client = desk.join();
+    for name in ["bind", "port"] {
+        assert_eq!(desk.ask(client, &format!("CONFIG SET {name} \"\"")), "+OK");
+        let told = desk.ask(client, &format!("CONFIG SET {name} 1"));
+        assert!(told.starts_with("-ERR CONFIG SET failed (possibly related to"), "{told}");
+    }
+}
+
+#[test]
 fn a_scan_gives_every_key_that_is_there_all_the_time() {
     let mut desk = Desk::new();
     let client = desk.join();

@@ -309,7 +309,7 @@ impl Place<'_> {
                 "a script that takes ever more memory: {refused:?}, memory grew by {grown} MiB"
             ),
         );
-        self.writes_on(&node, limits.write_bytes, report)?;
+        writes_on(&node, limits.write_bytes, report)?;
         let kept = node.client()?.text(&["GET", "before"])?;
         report.bound(kept == "1", "what was there before these scripts is there");
         Ok(())
@@ -377,35 +377,35 @@ impl Place<'_> {
         Ok(())
     }
 
-    /// A script that writes for ever is ended, and nothing of it is left.
-    #[allow(clippy::disallowed_methods, reason = "the proof measures real time")]
-    fn writes_on(&self, node: &Node, limit: u64, report: &mut Report) -> Result<()> {
-        let mut victim = node.client()?;
-        let started = Instant::now();
-        let code = "while true do redis.call('RPUSH', 'endless', ('x'):rep(1000)) end";
-        let answer = victim.ask(&["EVAL", code, "0"])?;
-        let ended = started.elapsed();
-        let mut other = within(PATIENCE, "the data read back", || Ok(node.client().ok()))?;
-        let left = within(PATIENCE, "an answer", || Ok(other.number(&["EXISTS", "endless"]).ok()))?;
-        let peak = node.resident()?.1;
-        let bound = limit * 4 + 256 * MIB;
-        report.bound(
-            matches!(&answer, Value::Error(text) if text.contains("script_write_bytes_max"))
-                && left == 0
-                && peak < bound,
-            format!(
-                "a script that writes for ever is ended after {ended:?}: {answer:?}; {left} keys of it are left; memory at most {} MiB of {}",
-                peak / MIB,
-                bound / MIB
-            ),
-        );
-        Ok(())
-    }
-
     /// Small machines that do other things meanwhile get more time.
     fn patience(&self, time: Duration) -> Duration {
         if self.ground.size == Size::Test { time * 50 } else { time }
     }
+}
+
+/// A script that writes for ever is ended, and nothing of it is left.
+#[allow(clippy::disallowed_methods, reason = "the proof measures real time")]
+fn writes_on(node: &Node, limit: u64, report: &mut Report) -> Result<()> {
+    let mut victim = node.client()?;
+    let started = Instant::now();
+    let code = "while true do redis.call('RPUSH', 'endless', ('x'):rep(1000)) end";
+    let answer = victim.ask(&["EVAL", code, "0"])?;
+    let ended = started.elapsed();
+    let mut other = within(PATIENCE, "the data read back", || Ok(node.client().ok()))?;
+    let left = within(PATIENCE, "an answer", || Ok(other.number(&["EXISTS", "endless"]).ok()))?;
+    let peak = node.resident()?.1;
+    let bound = limit * 4 + 256 * MIB;
+    report.bound(
+        matches!(&answer, Value::Error(text) if text.contains("script_write_bytes_max"))
+            && left == 0
+            && peak < bound,
+        format!(
+            "a script that writes for ever is ended after {ended:?}: {answer:?}; {left} keys of it are left; memory at most {} MiB of {}",
+            peak / MIB,
+            bound / MIB
+        ),
+    );
+    Ok(())
 }
 
 /// Scripts that never end and write nothing.
