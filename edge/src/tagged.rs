@@ -47,14 +47,14 @@ fn listed(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
 mod tests {
     use super::*;
 
-    fn headers(name: HeaderName, lines: &[&'static str]) -> HeaderMap {
+    fn headers(name: &HeaderName, lines: &[&'static str]) -> HeaderMap {
         lines.iter().map(|line| (name.clone(), line.parse().unwrap())).collect()
     }
 
     #[test]
     fn a_form_is_known_by_its_whole_tag_in_any_line_weak_or_strong() {
         let check = |lines: &[&'static str], expected: [bool; 2]| {
-            let headers = headers(header::IF_NONE_MATCH, lines);
+            let headers = headers(&header::IF_NONE_MATCH, lines);
             assert_eq!(
                 ["\"a\"", "W/\"a\""].map(|etag| knows(&headers, etag)),
                 expected,
@@ -91,7 +91,11 @@ mod tests {
             (&["br", "gzip"], true),
             (&["identity;q=0.5, gzip"], true),
         ] {
-            assert_eq!(takes_gzip(&headers(header::ACCEPT_ENCODING, lines)), expected, "{lines:?}");
+            assert_eq!(
+                takes_gzip(&headers(&header::ACCEPT_ENCODING, lines)),
+                expected,
+                "{lines:?}"
+            );
         }
     }
 }
