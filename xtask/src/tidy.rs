@@ -182,7 +182,10 @@ fn every_action_is_asked_in_identity_rights() {
     let document = fs::read_to_string(root().join("docs/openapi.json")).unwrap();
     // Development tools' own are not shipped.
     let is_tool = |path: &str| ["faulty", "xtask"].iter().any(|tool| path.starts_with(tool));
-    let sources = tracked(|path| path.ends_with(".rs") && !path.contains("test") && !is_tool(path));
+    let sources = tracked(|path| {
+        let is_source = Path::new(path).extension().is_some_and(|end| end == "rs");
+        is_source && !path.contains("test") && !is_tool(path)
+    });
     let mut found = BTreeSet::new();
     for file in sources {
         let source = fs::read_to_string(&file).unwrap();

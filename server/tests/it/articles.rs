@@ -524,7 +524,7 @@ fn a_front_end_of_another_origin_asks_without_cookies() {
     let stack = launch(&folder).start().unwrap();
     let all = Conduit::of(&stack);
     let (author, _) = all.register("faraway");
-    let page = Conduit { http: author.http.clone().header("origin", "https://front.example") };
+    let page = Conduit { http: author.http.header("origin", "https://front.example") };
     let header = |reply: &Reply, name: &str| {
         let found = reply.headers.iter().find(|(known, _)| known == name);
         found.map(|(_, value)| value.clone()).unwrap_or_default()

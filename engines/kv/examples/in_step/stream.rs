@@ -1,5 +1,6 @@
 //! Random commands by family, given to two servers whose replies must be equal.
 
+use std::fmt::Write;
 use std::net::SocketAddr;
 
 use sha1::{Digest, Sha1};
@@ -724,7 +725,10 @@ fn word(random: &mut Random, word: &str) -> Vec<u8> {
         "sc" => random.of(SCRIPT_TEXTS).to_owned(),
         "sha" => {
             let digest = Sha1::digest(random.of(SCRIPT_TEXTS).as_bytes());
-            digest.iter().map(|byte| format!("{byte:02x}")).collect()
+            digest.iter().fold(String::new(), |mut text, byte| {
+                write!(text, "{byte:02x}").expect("writing to a string");
+                text
+            })
         }
         "ch" => format!("ch{}", random.below(4)),
         "pat" => random.of(&["*", "ch*", "ch[12]", "?h3", "none"]).to_owned(),
@@ -826,10 +830,11 @@ fn narrowed(a: Value, b: Value, within: &mut String) -> (Value, Value) {
             let at = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
             match at.checked_sub(1).map(|before| &a[before]) {
                 Some(Value::Bulk(name)) => {
-                    within.push_str(&format!(" {at} after {}", String::from_utf8_lossy(name)));
+                    write!(within, " {at} after {}", String::from_utf8_lossy(name))
                 }
-                _ => within.push_str(&format!(" {at}")),
+                _ => write!(within, " {at}"),
             }
+            .expect("writing to a string");
             let found = a.into_iter().zip(b).nth(at);
             found.map_or((Value::Null, Value::Null), |(a, b)| narrowed(a, b, within))
         }

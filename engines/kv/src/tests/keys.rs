@@ -387,13 +387,28 @@ fn what_rooms_keep_no_client_reaches_and_it_is_there_after_a_start() {
 fn rooms_that_ask_too_much_at_once_are_told() {
     let rooms = Rooms::open(Config { requests_max: 2, ..relaxed() }).unwrap();
     let keys = rooms.kv.keys(ONE);
-    let (one, two) = (keys.increment("a", 1), keys.increment("a", 1));
-    let (three, four) = (keys.increment("a", 1), keys.increment("a", 1));
-    let all = rooms.runtime.block_on(async { tokio::join!(one, two, three, four) });
-    assert!(all.0.is_ok() && all.1.is_ok());
-    assert!(matches!(all.2, Err(Error::TooMany { requests_max: 2 })));
-    assert!(all.3.is_err());
-    assert_eq!(rooms.runtime.block_on(keys.increment("a", 0)).unwrap(), 2);
+    let (mut done, mut refused) = (0, 0);
+    // A quick store may have answered the first before the third asks.
+    while refused == 0 && done < 1_000 {
+        let (one, two) = (keys.increment("a", 1), keys.increment("a", 1));
+        let (three, four) = (keys.increment("a", 1), keys.increment("a", 1));
+        let all = rooms.runtime.block_on(async { tokio::join!(one, two, three, four) });
+        for one in [all.0, all.1, all.2, all.3] {
+            match one {
+                Ok(_) => done += 1,
+                Err(Error::TooMany { requests_max: 2 }) => refused += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    assert!(refused > 0, "{done} were let in");
+    // A place is given back with the answer, which the store may have given and not left yet.
+    let sum = loop {
+        if let Ok(sum) = rooms.runtime.block_on(keys.increment("a", 0)) {
+            break sum;
+        }
+    };
+    assert_eq!(sum, done);
 }
 
 #[test]

@@ -13,7 +13,7 @@ const MISSED: &str = "madang_mqtt_dropped_total{reason=\"queue_full\"}";
 async fn a_kept_session_that_is_full_misses_messages_and_holds_up_nobody() {
     let house = House::with(|config| {
         config.queue_messages_max = 4;
-        config.queue_wait_max = Duration::from_secs(3_600);
+        config.queue_wait_max = Duration::from_hours(1);
     })
     .await;
     let dial = || Client::dial(house.address, Version::V5).name("kept").kept();
