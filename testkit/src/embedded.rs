@@ -43,7 +43,7 @@ impl Embedded {
         let key = made["key"].as_str().context("no key")?;
         let id = made["id"].as_str().context("no id")?;
         let page = format!(
-            "<!doctype html><html lang=en><meta charset=utf-8><title>A post</title><h1>A post</h1>{head}
+            "<!doctype html><html lang=en><meta charset=utf-8><title>A post</title>{head}<h1>A post</h1>
             <madang-comments site='{key}'></madang-comments><script async src='http://{}/comments/widget.js'></script>",
             stack.http_address()
         );

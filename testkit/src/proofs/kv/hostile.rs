@@ -443,6 +443,8 @@ impl Limits {
             "script_busy_after=100ms".to_owned(),
             format!("script_time_max={}s", self.time.as_secs()),
             format!("script_write_bytes_max={}", self.write_bytes),
+            // Without optimisation a script takes its time to take memory.
+            format!("script_memory_bytes_max={}", 8 * MIB),
         ]
     }
 }
