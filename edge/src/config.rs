@@ -15,7 +15,7 @@ pub struct Config {
     /// How long the body of a request may take to arrive.
     #[serde(with = "text")]
     pub body_read_time_max: Duration,
-    /// How long an answer may take to begin.
+    /// How long an answer may take to begin: longer than a read or a query may, which say what was too slow.
     #[serde(with = "text")]
     pub request_time_max: Duration,
     /// A request that has not ended after so long is named in the log while it runs.
@@ -86,7 +86,7 @@ impl Default for Config {
             body_bytes_max: 1 << 20,
             body_discard_bytes_max: 16 << 20,
             body_read_time_max: Duration::from_secs(20),
-            request_time_max: Duration::from_secs(30),
+            request_time_max: Duration::from_secs(35),
             request_told_after: Duration::from_secs(5),
             requests_max: 1_024,
             requests_per_peer_max: 128,
