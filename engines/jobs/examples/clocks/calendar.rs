@@ -14,7 +14,7 @@ pub(crate) const ZONES: [&str; 6] = [
     // Clocks change at midnight.
     "Africa/Cairo",
 ];
-pub(crate) const TEXTS: [&str; 13] = [
+pub(crate) const TEXTS: [&str; 14] = [
     "0 9 * * *",
     "30 2 * * *",
     "0,15,45 1-2 * * *",
@@ -28,6 +28,7 @@ pub(crate) const TEXTS: [&str; 13] = [
     "5 4 13 * 5",
     "0 3 1 1-12/3 *",
     "45 1 * 3,4,10,11 0",
+    "0 6 */9 */5 *",
 ];
 
 /// What clocks in a zone show, minute by minute.
@@ -38,14 +39,17 @@ pub(crate) fn shown(zone: &TimeZone, (begin, end): (Timestamp, Timestamp)) -> Ve
         .collect()
 }
 
+/// The first number of each field, which `*` begins with: there is no day and no month 0.
+const FIRST: [usize; 5] = [0, 0, 1, 1, 0];
+
 /// Which numbers a field names.
-fn named(field: &str) -> Vec<bool> {
+fn named(field: &str, first: usize) -> Vec<bool> {
     let mut named = vec![false; 100];
     for part in field.split(',') {
         let (range, step) = part.split_once('/').unwrap_or((part, "1"));
         let (low, high): (usize, usize) = match range.split_once('-') {
             Some((low, high)) => (low.parse().unwrap(), high.parse().unwrap()),
-            None if range == "*" => (0, 99),
+            None if range == "*" => (first, 99),
             None => (range.parse().unwrap(), range.parse().unwrap()),
         };
         (low..=high).step_by(step.parse().unwrap()).for_each(|number| named[number] = true);
@@ -56,7 +60,8 @@ fn named(field: &str) -> Vec<bool> {
 /// What a calendar gives that is read minute by minute, and knows nothing of how `next` is computed.
 pub(crate) fn naive(text: &str, begin: Timestamp, shown: &[DateTime]) -> Vec<Timestamp> {
     let fields: Vec<&str> = text.split(' ').collect();
-    let sets: Vec<Vec<bool>> = fields.iter().map(|field| named(field)).collect();
+    let sets: Vec<Vec<bool>> =
+        fields.iter().zip(FIRST).map(|(field, first)| named(field, first)).collect();
     let has = |field: usize, number: i8| sets[field][usize::try_from(number).unwrap()];
     let either = fields[2] != "*" && fields[4] != "*";
     let is_named = |shown: DateTime| {

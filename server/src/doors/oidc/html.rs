@@ -49,7 +49,7 @@ input{display:block;box-sizing:border-box;width:100%;font:inherit;padding:.5rem;
 button{font:inherit;padding:.5rem 1rem;border-radius:6px;border:1px solid light-dark(#8b897f,#6e7975);background:none;color:inherit;cursor:pointer;margin-right:.5rem}\
 button.first{background:light-dark(#0b6b5c,#5ccbb5);border-color:light-dark(#0b6b5c,#5ccbb5);color:light-dark(#fff,#06231d)}\
 a{color:light-dark(#0b6b5c,#5ccbb5)}\
-.faint{color:light-dark(#57605c,#a3b0ab);font-size:.875rem}\
+.faint{color:light-dark(#57605c,#a3b0ab);font-size:.875rem}form+.faint{margin:1rem 0 0}\
 .wrong{color:light-dark(#a8231b,#ff9486)}";
 
 static STYLE_HASH: LazyLock<String> =
@@ -196,12 +196,15 @@ impl Page {
         let mut told = String::new();
         for one in scope.split(' ') {
             let text = match one {
-                "email" => say("이메일 주소와 확인 여부", "your address, and that it is yours"),
+                "email" => say(
+                    "이메일 주소와 확인 여부",
+                    "your e-mail address, and whether it is verified",
+                ),
                 "profile" => say("이름과 조직", "your name and organisation"),
                 "offline_access" => {
-                    say("로그아웃한 뒤에도 계속", "this also after you sign out here")
+                    say("로그아웃한 뒤에도 계속", "the same after you sign out here")
                 }
-                _ => say("계정 번호", "the number of your account"),
+                _ => say("계정 ID", "the ID of your account"),
             };
             write!(told, "<li>{text}</li>").expect(STRING);
         }
@@ -211,7 +214,7 @@ impl Page {
                 "<b>{tool}</b>에 <b>{name}</b> 계정의 다음 정보를 알립니다. 비밀번호와 이곳의 권한은 전해지지 않습니다."
             ),
             Language::English => format!(
-                "<b>{tool}</b> will know of <b>{name}</b> what follows. It gets no password and no right here."
+                "<b>{tool}</b> will see this of <b>{name}</b>. It never gets your password, and can do nothing here in your name."
             ),
         };
         let fields = format!(
