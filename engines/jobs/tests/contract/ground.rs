@@ -140,6 +140,13 @@ impl Server {
         self.end();
     }
 
+    /// The same, and nothing of it is on its way any more.
+    pub(crate) async fn killed(mut self) {
+        let runtime = self.runtime.take().unwrap();
+        let ended = move || runtime.shutdown_timeout(Duration::from_secs(20));
+        tokio::task::spawn_blocking(ended).await.unwrap();
+    }
+
     fn end(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
