@@ -131,11 +131,10 @@ fn fill(ground: &Ground, server: &Server, bytes: usize) -> Result<()> {
 fn compare(ground: &Ground, kind: Kind, servers: &[Server; 3], report: &mut Report) -> Result<()> {
     let rounds = if ground.size == Size::Test { 1 } else { 5 };
     let full = match (kind.is_durable, kind.pipeline) {
-        // About a second each, and more where the CPU of a hundred ticks would not be enough to tell.
-        (_, 1) => 100_000,
-        (true, _) => 600_000,
-        (false, 16) => 1_000_000,
-        _ => 3_000_000,
+        (true, 1) => 200_000,
+        (_, 1) => 400_000,
+        (true, _) => 1_000_000,
+        _ => 4_000_000,
     };
     let requests = ground.count(5_000, full);
     let mut runs = [Vec::new(), Vec::new(), Vec::new()];
