@@ -13,6 +13,7 @@ mod events;
 mod extract;
 mod forwarded;
 mod guard;
+mod html;
 mod metrics;
 mod once;
 mod operation;
@@ -38,6 +39,7 @@ pub use extract::{
     Form, FromHere, FromOwnPage, Input, Inputs, Json, Paging, Path, Peer, Query, SessionToken,
 };
 pub use guard::{BoxFuture, Caller, Gate, SESSION_COOKIE, Sessions, Via, cookie, parse_token};
+pub use html::{escape, escaped};
 pub use once::{Begun, Claims, Keyed};
 pub use operation::{Access, Operation, Undeclared};
 pub use problem::{Error, FieldProblem, Problem, Refusal, Result};

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 
 use crate::mqtt_client::MqttClient;
+use crate::stack::Stack;
 
 /// Publishers of readings that run until they are stopped or their server is lost, and know what was acknowledged.
 pub struct Publishers {
@@ -108,6 +109,19 @@ fn reading(number: u64) -> String {
         second / 60 % 60,
         second % 60,
     )
+}
+
+/// The p99 of reads over HTTP by key, one after another.
+#[allow(clippy::disallowed_methods, reason = "a development tool measures real time")]
+pub(crate) fn read_p99(stack: &Stack, requests: usize) -> Result<Duration> {
+    let api = stack.api();
+    let mut samples = Vec::with_capacity(requests);
+    for _ in 0..requests {
+        let began = Instant::now();
+        api.get("/v1/sensors")?.ok()?;
+        samples.push(began.elapsed());
+    }
+    Ok(Figures::new(samples).quantile(0.99))
 }
 
 /// A named list of figures with the quantiles that people ask for.

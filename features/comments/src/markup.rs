@@ -6,6 +6,7 @@
 
 use std::fmt::Write as _;
 
+use edge::escape;
 use serde::ser::{Serialize, SerializeSeq, Serializer};
 use url::Url;
 
@@ -81,20 +82,6 @@ fn write_html(nodes: &[Node], html: &mut String) {
                 write_html(inside, html);
                 html.push_str("</a>");
             }
-        }
-    }
-}
-
-/// Text as text of HTML and of XML, in elements and in quoted attributes.
-pub(crate) fn escape(text: &str, to: &mut String) {
-    for letter in text.chars() {
-        match letter {
-            '&' => to.push_str("&amp;"),
-            '<' => to.push_str("&lt;"),
-            '>' => to.push_str("&gt;"),
-            '"' => to.push_str("&quot;"),
-            '\'' => to.push_str("&#39;"),
-            letter => to.push(letter),
         }
     }
 }

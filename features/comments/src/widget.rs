@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use edge::{Operation, Query, Routes, State, Undeclared, knows, takes_gzip};
+use edge::{Operation, Query, Routes, State, Undeclared, escape, knows, takes_gzip};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -13,7 +13,6 @@ use tokio::sync::OnceCell;
 use tokio::task::JoinError;
 use zopfli::{Format, Options};
 
-use crate::markup::escape;
 use crate::{Comments, Error};
 
 mod pack;

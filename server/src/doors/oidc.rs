@@ -267,20 +267,7 @@ async fn exchange(
     headers: HeaderMap,
     Form(form): Form<TokenForm>,
 ) -> edge::Result<Response> {
-    let Some(tool) = shown(&headers, form.client_id, form.client_secret) else {
-        return Ok(fault("invalid_request", "the client shows itself in two ways"));
-    };
-    let issued = match &*form.grant_type {
-        "authorization_code" => {
-            let TokenForm { code, redirect_uri, code_verifier, .. } = form;
-            let given = Exchange { tool, code, redirect_uri, code_verifier };
-            doors.identity.exchange_code(given).await
-        }
-        "refresh_token" => doors.identity.refresh_tool(&tool, &form.refresh_token).await,
-        "" => return Ok(fault("invalid_request", "grant_type is missing")),
-        _ => return Ok(fault("unsupported_grant_type", "it is for codes and refresh tokens")),
-    };
-    answered(issued, |issued: Issued| {
+    answered(exchanged(&doors, &headers, form).await, |issued: Issued| {
         Json(IssuedBody {
             access_token: issued.access_token,
             token_type: "Bearer",
@@ -292,15 +279,30 @@ async fn exchange(
     })
 }
 
+async fn exchanged(doors: &Doors, headers: &HeaderMap, form: TokenForm) -> Result<Issued, Error> {
+    let TokenForm { code, redirect_uri, code_verifier, refresh_token, .. } = form;
+    let tool = shown(headers, form.client_id, form.client_secret)?;
+    match &*form.grant_type {
+        "authorization_code" => {
+            let given = Exchange { tool, code, redirect_uri, code_verifier };
+            doors.identity.exchange_code(given).await
+        }
+        "refresh_token" => doors.identity.refresh_tool(&tool, &refresh_token).await,
+        "" => Err(Error::OfTool("invalid_request", "grant_type is missing")),
+        _ => Err(Error::OfTool("unsupported_grant_type", "it is for codes and refresh tokens")),
+    }
+}
+
 async fn revoke(
     State(doors): State<Doors>,
     headers: HeaderMap,
     Form(form): Form<TextForm>,
 ) -> edge::Result<Response> {
-    let Some(tool) = shown(&headers, form.client_id, form.client_secret) else {
-        return Ok(fault("invalid_request", "the client shows itself in two ways"));
+    let revoked = async {
+        let tool = shown(&headers, form.client_id, form.client_secret)?;
+        doors.identity.revoke_text(&tool, &form.token).await
     };
-    answered(doors.identity.revoke_text(&tool, &form.token).await, |()| Json(json!({})))
+    answered(revoked.await, |()| Json(json!({})))
 }
 
 async fn introspect(
@@ -308,10 +310,11 @@ async fn introspect(
     headers: HeaderMap,
     Form(form): Form<TextForm>,
 ) -> edge::Result<Response> {
-    let Some(tool) = shown(&headers, form.client_id, form.client_secret) else {
-        return Ok(fault("invalid_request", "the client shows itself in two ways"));
+    let known = async {
+        let tool = shown(&headers, form.client_id, form.client_secret)?;
+        doors.identity.introspect(&tool, &form.token).await
     };
-    answered(doors.identity.introspect(&tool, &form.token).await, Json)
+    answered(known.await, Json)
 }
 
 fn answered<T, R: IntoResponse>(
@@ -348,14 +351,16 @@ fn in_oauths_words(refusal: &Refusal) -> Response {
 }
 
 /// Who a tool says it is: by Basic, each part written as in a form before (RFC 6749, section 2.3.1), or in the body.
-/// Nothing when it says both and they differ.
-fn shown(headers: &HeaderMap, id: Option<String>, secret: Option<String>) -> Option<Shown> {
+/// Refused when it says both and they differ.
+fn shown(headers: &HeaderMap, id: Option<String>, secret: Option<String>) -> Result<Shown, Error> {
     let Some((named, password)) = basic(headers) else {
         let secret = secret.filter(|secret| !secret.is_empty());
-        return Some(Shown { id: id.unwrap_or_default(), secret });
+        return Ok(Shown { id: id.unwrap_or_default(), secret });
     };
-    let is_same = secret.is_none() && id.is_none_or(|id| id == named);
-    is_same.then_some(Shown { id: named, secret: Some(password).filter(|it| !it.is_empty()) })
+    if secret.is_some() || id.is_some_and(|id| id != named) {
+        return Err(Error::OfTool("invalid_request", "the client shows itself in two ways"));
+    }
+    Ok(Shown { id: named, secret: Some(password).filter(|it| !it.is_empty()) })
 }
 
 fn basic(headers: &HeaderMap) -> Option<(String, String)> {

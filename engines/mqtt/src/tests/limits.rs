@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use base::OrganisationId;
 
-use super::client::{BOTH, Client, Heard, Version};
+use super::client::{BOTH, Client, Dial, Heard, Version};
 use super::house::House;
 
 const MISSED: &str = "madang_mqtt_dropped_total{reason=\"queue_full\"}";
@@ -53,18 +53,7 @@ async fn a_publisher_waits_once_for_kept_sessions_that_take_nothing() {
         config.queue_wait_max = Duration::from_secs(5);
     })
     .await;
-    let mut stuck = Vec::new();
-    for name in ["one", "two"] {
-        let dial = Client::dial(house.address, Version::V5).name(name).kept();
-        let (mut client, _) =
-            dial.change(|it| *it = std::mem::take(it).receive_max(1)).enter().await;
-        client.subscribe("a", 1).await;
-        stuck.push(client);
-    }
-    let mut publisher = house.client(Version::V5, "publisher").await;
-    for _ in 0..4 {
-        publisher.store("a", "x").await;
-    }
+    let (mut publisher, mut stuck) = stuck(&house, Dial::kept).await;
     let id = publisher.publish("a", "waits", 1).await;
     publisher.hears_nothing().await;
     house.base.clock.advance(Duration::from_secs(6));
@@ -91,9 +80,22 @@ async fn a_publisher_waits_once_for_kept_sessions_that_take_nothing() {
 #[tokio::test]
 async fn two_subscribers_that_take_nothing_cost_their_publisher_one_wait() {
     let house = House::simulated(|config| config.queue_messages_max = 4).await;
+    let (mut publisher, mut stuck) = stuck(&house, |dial| dial).await;
+    let id = publisher.publish("a", "waits", 1).await;
+    publisher.hears_nothing().await;
+    house.base.clock.advance(Duration::from_secs(2));
+    assert_eq!(publisher.hear().await, Heard::Ack(id, 0));
+    for client in &mut stuck {
+        client.look().await;
+        assert_eq!(client.hear().await, Heard::Disconnect(0x97));
+    }
+}
+
+/// A publisher, and two subscribers that acknowledge nothing and whose queues are full.
+async fn stuck(house: &House, change: impl Fn(Dial) -> Dial) -> (Client, Vec<Client>) {
     let mut stuck = Vec::new();
     for name in ["one", "two"] {
-        let dial = Client::dial(house.address, Version::V5).name(name);
+        let dial = change(Client::dial(house.address, Version::V5).name(name));
         let (mut client, _) =
             dial.change(|it| *it = std::mem::take(it).receive_max(1)).enter().await;
         client.subscribe("a", 1).await;
@@ -103,14 +105,7 @@ async fn two_subscribers_that_take_nothing_cost_their_publisher_one_wait() {
     for _ in 0..4 {
         publisher.store("a", "x").await;
     }
-    let id = publisher.publish("a", "waits", 1).await;
-    publisher.hears_nothing().await;
-    house.base.clock.advance(Duration::from_secs(2));
-    assert_eq!(publisher.hear().await, Heard::Ack(id, 0));
-    for client in &mut stuck {
-        client.look().await;
-        assert_eq!(client.hear().await, Heard::Disconnect(0x97));
-    }
+    (publisher, stuck)
 }
 
 #[tokio::test]

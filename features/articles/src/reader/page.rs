@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, header};
 use base::Page;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use edge::escaped;
 use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, TagEnd};
 use sha2::{Digest, Sha256};
 
@@ -278,22 +279,6 @@ fn whole(origin: &str, language: Language, head: &Head<'_>, body: &str) -> Strin
 
 fn put(page: &mut String, words: std::fmt::Arguments<'_>) {
     page.write_fmt(words).expect("writing to a string cannot fail");
-}
-
-/// Text inside an element or a quoted attribute.
-fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            letter => safe.push(letter),
-        }
-    }
-    safe
 }
 
 /// A part of a URL.

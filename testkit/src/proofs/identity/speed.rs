@@ -2,11 +2,12 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use crate::load::read_p99;
 use crate::proofs::{Ground, Report, Size};
 use crate::stack::{Launch, Stack};
 
@@ -90,10 +91,10 @@ fn log_ins(ground: &Ground, stack: &Stack, report: &mut Report) -> Result<()> {
     let person = json!({"email": "mina@example.org", "password": "correct horse"});
     stack.stranger().post("/v1/accounts", &person)?.ok()?;
     let requests = ground.count(100, 2_000);
-    p99(stack, requests)?;
+    read_p99(stack, requests)?;
     let (mut alone, mut beside, mut signed_in) = (Vec::new(), Vec::new(), 0);
     for _ in 0..ground.count(1, 5) {
-        alone.push(p99(stack, requests)?);
+        alone.push(read_p99(stack, requests)?);
         let (tail, count) = crowded(stack, &person, requests)?;
         beside.push(tail);
         signed_in += count;
@@ -114,7 +115,7 @@ fn crowded(stack: &Stack, person: &Value, requests: usize) -> Result<(Duration, 
     thread::scope(|scope| {
         let people: Vec<_> =
             (0..LOG_INS).map(|_| scope.spawn(|| log_in(stack, person, &is_over))).collect();
-        let measured = p99(stack, requests);
+        let measured = read_p99(stack, requests);
         is_over.store(true, Ordering::Relaxed);
         let mut count = 0;
         for person in people {
@@ -137,19 +138,6 @@ fn log_in(stack: &Stack, person: &Value, is_over: &AtomicBool) -> Result<usize> 
         }
     }
     Ok(count)
-}
-
-#[allow(clippy::disallowed_methods, reason = "a development tool measures real time")]
-fn p99(stack: &Stack, requests: usize) -> Result<Duration> {
-    let api = stack.api();
-    let mut times = Vec::with_capacity(requests);
-    for _ in 0..requests {
-        let began = Instant::now();
-        api.get("/v1/sensors")?.ok()?;
-        times.push(began.elapsed());
-    }
-    times.sort_unstable();
-    Ok(times[times.len() * 99 / 100])
 }
 
 fn median(values: &mut [f64]) -> f64 {

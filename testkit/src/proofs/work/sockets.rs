@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::load::read_p99;
 use crate::proofs::{Ground, Report, Size};
 use crate::rabbitmq::RabbitMq;
 use crate::stack::{Launch, Stack};
@@ -34,8 +35,8 @@ fn idle(ground: &Ground, stack: &Stack, report: &mut Report) -> Result<()> {
     let requests = ground.count(200, 5_000);
     // What the first connections and requests make stays.
     let mut clients = open(stack, 20)?;
-    p99(stack, requests)?;
-    let (alone, before) = (p99(stack, requests)?, stack.resident()?);
+    read_p99(stack, requests)?;
+    let (alone, before) = (read_p99(stack, requests)?, stack.resident()?);
     clients.extend(open(stack, count)?);
     let each = stack.resident()?.saturating_sub(before) / count as u64;
     // An unoptimised binary keeps larger futures; the line itself is about a release.
@@ -44,7 +45,7 @@ fn idle(ground: &Ground, stack: &Stack, report: &mut Report) -> Result<()> {
         each <= each_max,
         format!("{each} bytes resident for each of {count} idle subscribers"),
     );
-    let with = p99(stack, requests)?;
+    let with = read_p99(stack, requests)?;
     let line = format!("HTTP p99 {alone:?} alone, {with:?} with {count} subscribers idle");
     // Few requests on a machine that does something else say nothing about a tail.
     report.bound(ground.size == Size::Test || with <= alone.mul_f64(1.2), line);
@@ -65,19 +66,6 @@ fn open(stack: &Stack, count: usize) -> Result<Vec<StompClient>> {
             Ok(client)
         })
         .collect()
-}
-
-#[allow(clippy::disallowed_methods, reason = "a development tool measures real time")]
-fn p99(stack: &Stack, requests: usize) -> Result<Duration> {
-    let api = stack.api();
-    let mut times = Vec::with_capacity(requests);
-    for _ in 0..requests {
-        let began = Instant::now();
-        api.get("/v1/sensors")?.ok()?;
-        times.push(began.elapsed());
-    }
-    times.sort_unstable();
-    Ok(times[times.len() * 99 / 100])
 }
 
 /// Many subscribers of one topic, one sender that does not wait; five times in turns with RabbitMQ and its web-stomp.
