@@ -132,7 +132,7 @@ impl Default for Config {
             slow_min: Duration::from_millis(10),
             slow_entries_max: 128,
             rewrite_factor: 2,
-            rewrite_bytes_min: 64 << 20,
+            rewrite_bytes_min: 256 << 20,
             expired_per_turn_max: 500,
             script_busy_after: Duration::from_secs(5),
             script_time_max: Duration::from_secs(30),

@@ -16,7 +16,7 @@ use crate::command::{self, Command, flag};
 use crate::context::Ctx;
 use crate::fields::Due;
 use crate::latency::{Latency, SAMPLED_EVERY};
-use crate::log::effect;
+use crate::log::{FOLLOWS, effect};
 use crate::notify::{self, Class};
 use crate::pubsub::Channels;
 use crate::script::{Busy, Scripts};
@@ -25,6 +25,7 @@ use crate::settings::{Policy, Settings};
 use crate::slow::SlowLog;
 use crate::space::Space;
 use crate::stats::Stats;
+use crate::store::arena::Ref;
 use crate::store::number::i64_text;
 use crate::store::object::Kind;
 use crate::store::{Found, Store, Waste};
@@ -138,6 +139,8 @@ pub(crate) struct Engine {
     pub(crate) wants_sync: bool,
     spans: Vec<Span>,
     batch: Vec<Planned>,
+    /// Entries that a batch is about.
+    near: Vec<Ref>,
     pub(crate) spare_buffers: Vec<Vec<u8>>,
     pub(crate) scripts: Scripts,
     /// Values that were put aside, and how many of them another thread has freed.
@@ -212,6 +215,7 @@ impl Engine {
             wants_sync: false,
             spans: Vec::new(),
             batch: Vec::new(),
+            near: Vec::new(),
             spare_buffers: Vec::new(),
             scripts: Scripts::default(),
             aside: 0,
@@ -491,17 +495,25 @@ impl Engine {
         (batch.last().map_or(at, |last| last.end.max(at)), None)
     }
 
-    /// Brings what the batch will need near, all at once: first the slots, then the entries.
-    fn fetch(&self, db: usize, batch: &[Planned]) {
+    /// Brings what the batch will need near, all at once: first the slots, then the beginnings of the entries, then the
+    /// rest of them. Each step is short, so that many of its loads are under way together.
+    fn fetch(&mut self, db: usize, batch: &[Planned]) {
+        let mut entries = std::mem::take(&mut self.near);
         let mut sum = 0u64;
         let ready = || batch.iter().map(|planned| planned.ready).filter(|ready| !ready.0.is_null());
         for (_, hash) in ready() {
             sum = sum.wrapping_add(self.store.touch_slot(db, hash));
         }
-        for (_, hash) in ready() {
-            sum = sum.wrapping_add(u64::from(self.store.touch_entry(db, hash)));
+        entries.extend(ready().filter_map(|(_, hash)| self.store.likely(db, hash)));
+        for &entry in &entries {
+            sum = sum.wrapping_add(self.store.touch_beginning(entry));
+        }
+        for &entry in &entries {
+            sum = sum.wrapping_add(self.store.touch_rest(entry));
         }
         black_box(sum);
+        entries.clear();
+        self.near = entries;
     }
 
     /// Runs one command, or says why not.
@@ -1191,6 +1203,9 @@ impl Engine {
         let (mut args, mut count) = (Vec::new(), 0);
         while !bytes.is_empty() {
             let db = effect::read(&mut bytes, &mut args).ok_or("an effect is cut")?;
+            if args.first() == Some(&FOLLOWS) {
+                continue;
+            }
             if args.first() == Some(&&b"ORGANISATION"[..]) {
                 let space = Space::read(&args).ok_or("no organisation")?;
                 if self.space(space) != db {

@@ -33,6 +33,9 @@ const EVENTS: usize = 1_024;
 /// Reads of one client in one turn.
 const READS_MAX: usize = 16;
 const EFFECTS_KEPT_MAX: usize = 16 << 20;
+/// So many bytes of changes are written, and so many of replies sent, before a turn ends: they are still near then.
+const EARLY_EFFECTS: usize = 128 << 10;
+const EARLY_OUTPUT: usize = 4 << 10;
 /// Milliseconds between looks at what is due.
 const TICK: i64 = 100;
 /// Milliseconds between looks at who is idle.
@@ -235,6 +238,7 @@ impl Server {
         let eager = std::mem::take(&mut desk.borrow_mut().eager);
         for token in eager {
             self.read(token, &turn);
+            self.send_early(token, now);
         }
         for event in events {
             match event.token() {
@@ -248,6 +252,7 @@ impl Server {
                     }
                     if event.is_readable() || event.is_read_closed() {
                         self.read(token, &turn);
+                        self.send_early(token, now);
                     }
                     if event.is_writable() {
                         desk.borrow_mut().unstick(&mut self.engine, token);
@@ -307,7 +312,7 @@ impl Server {
             }
             self.engine.unsettled = None;
         }
-        self.engine.refusal = self.log.check();
+        self.engine.refusal = self.log.check(self.engine.settings.durability);
     }
 
     /// Lets clients go on whose input had to wait.
@@ -495,6 +500,29 @@ impl Server {
         Ok(())
     }
 
+    /// Sends what need not wait for the turn's end: replies without changes before them, and where nothing is synced first
+    /// also those whose changes are many enough to be written now.
+    fn send_early(&mut self, token: Token, now: i64) {
+        if self.engine.is_broken || self.engine.wants_sync {
+            return;
+        }
+        if self.engine.has_effects() {
+            let is_synced = self.engine.settings.durability == Durability::Always;
+            let is_little = self.engine.effects.len() < EARLY_EFFECTS;
+            if is_synced || is_little || self.engine.unsettled.is_some() {
+                return;
+            }
+            // A failure is told to those it concerns.
+            self.commit(now).ok();
+        } else {
+            let session = self.engine.sessions.get(token).and_then(Option::as_ref);
+            if session.is_none_or(|session| session.out.bytes.len() < EARLY_OUTPUT) {
+                return;
+            }
+        }
+        self.flush();
+    }
+
     fn flush(&mut self) {
         let mut touched = std::mem::take(&mut self.engine.touched);
         let mut desk = self.desk.borrow_mut();
@@ -515,7 +543,7 @@ impl Server {
         if let Some(outcome) = rewrite.outcome() {
             match outcome {
                 Ok(bytes) => {
-                    self.log.older_bytes = 0;
+                    self.log.older_are_gone();
                     self.snapshot_bytes = bytes;
                     self.metrics.rewrites.inc();
                 }
@@ -550,11 +578,16 @@ impl Server {
     }
 
     fn begin_rewrite(&mut self) {
+        let durability = self.engine.settings.durability;
+        let is_prepared = self.log.prepare(durability);
+        if let Ok(false) = is_prepared {
+            return;
+        }
         self.engine.wants_rewrite = false;
         if self.commit(self.base.clock.now().millis()).is_err() || self.engine.has_effects() {
             return;
         }
-        let begun = self.log.roll().and_then(|()| {
+        let begun = is_prepared.and_then(|_| self.log.roll(durability)).and_then(|()| {
             let mut rewrite = Rewrite::begin(&self.log.dir, self.log.number)?;
             rewrite.give(self.engine.organisations_frame());
             Ok(rewrite)

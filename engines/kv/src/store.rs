@@ -45,6 +45,8 @@ pub(crate) struct Store {
     hash: KeyHash,
     arena: Arena,
     tables: Vec<Table>,
+    /// Bytes of all tables, kept up to date so that no write has to add them up.
+    table_bytes: usize,
     objects: Objects,
     /// While it is set, large values are not freed but put aside for another thread.
     pub(crate) frees_later: bool,
@@ -70,6 +72,11 @@ const DEADLINE: usize = 8;
 /// Milliseconds of one step of coarse expiry.
 const DUE_STEP: i64 = 64;
 
+/// Bytes that come near together.
+const LINE_BYTES: usize = 64;
+/// What is behind comes in time by itself.
+const FETCHED_BYTES_MAX: usize = 512;
+
 /// Where the parts of an entry are in its bytes.
 struct Parts {
     key: usize,
@@ -84,6 +91,7 @@ impl Store {
             hash: KeyHash::new(secret),
             arena: Arena::default(),
             tables: Vec::new(),
+            table_bytes: 0,
             objects: Objects::default(),
             frees_later: false,
             aside: Vec::new(),
@@ -98,7 +106,9 @@ impl Store {
     /// Makes sure that databases up to this number are there.
     pub(crate) fn make_databases(&mut self, count: usize) {
         while self.tables.len() < count {
-            self.tables.push(Table::default());
+            let table = Table::default();
+            self.table_bytes += table.bytes();
+            self.tables.push(table);
         }
     }
 
@@ -121,8 +131,18 @@ impl Store {
 
     /// Bytes in use by keys and values.
     pub(crate) fn used_bytes(&self) -> usize {
-        let tables: usize = self.tables.iter().map(Table::bytes).sum();
-        self.arena.live_bytes() + tables + self.object_bytes
+        debug_assert_eq!(self.table_bytes, self.tables.iter().map(Table::bytes).sum::<usize>());
+        self.arena.live_bytes() + self.table_bytes + self.object_bytes
+    }
+
+    /// Changes a table and settles the account of its memory.
+    #[inline]
+    fn with_table<R>(&mut self, db: usize, change: impl FnOnce(&mut Table) -> R) -> R {
+        let table = &mut self.tables[db];
+        let before = table.bytes();
+        let result = change(table);
+        self.table_bytes = self.table_bytes + table.bytes() - before;
+        result
     }
 
     /// Bytes taken from the system for them.
@@ -135,9 +155,24 @@ impl Store {
         self.tables[db].touch(hash)
     }
 
+    /// The entry that a key with this hash probably has.
     #[inline]
-    pub(crate) fn touch_entry(&self, db: usize, hash: u32) -> u8 {
-        self.tables[db].likely(hash).map_or(0, |entry| self.arena.bytes(entry)[0])
+    pub(crate) fn likely(&self, db: usize, hash: u32) -> Option<Ref> {
+        self.tables[db].likely(hash)
+    }
+
+    #[inline]
+    pub(crate) fn touch_beginning(&self, entry: Ref) -> u64 {
+        u64::from(self.arena.bytes(entry)[0])
+    }
+
+    /// Brings the lines of an entry near behind the first, as far as they are worth it.
+    #[inline]
+    pub(crate) fn touch_rest(&self, entry: Ref) -> u64 {
+        let bytes = self.arena.bytes(entry);
+        let end = parts(entry, bytes).end.min(FETCHED_BYTES_MAX).min(bytes.len());
+        let lines = bytes[..end].iter().step_by(LINE_BYTES).skip(1).chain(bytes[..end].last());
+        lines.map(|byte| u64::from(*byte)).sum()
     }
 
     #[inline]
@@ -268,7 +303,7 @@ impl Store {
         );
         if had_deadline || deadline.is_some() {
             let due = self.due_of(deadline);
-            self.tables[db].set_due(found.place, due);
+            self.with_table(db, |table| table.set_due(found.place, due));
         }
         Some(Found { entry, ..found })
     }
@@ -287,10 +322,10 @@ impl Store {
         let captured = if self.is_ahead(db, hash) { CAPTURED } else { 0 };
         let stamp = self.stamp;
         write(self.arena.bytes_mut(entry), entry, (kind, captured, stamp), (key, value, deadline));
-        let place = self.tables[db].insert(hash, entry);
+        let place = self.with_table(db, |table| table.insert(hash, entry));
         if deadline.is_some() {
             let due = self.due_of(deadline);
-            self.tables[db].set_due(place, due);
+            self.with_table(db, |table| table.set_due(place, due));
         }
         Some(Found { hash, place, entry })
     }
@@ -355,7 +390,7 @@ impl Store {
             && bytes[0] & EXPIRES != 0
         {
             bytes[HEADER..HEADER + DEADLINE].copy_from_slice(&at.to_le_bytes());
-            self.tables[db].set_due(found.place, due);
+            self.with_table(db, |table| table.set_due(found.place, due));
             return Some(found);
         }
         if deadline.is_none() && bytes[0] & EXPIRES == 0 {
@@ -372,7 +407,7 @@ impl Store {
         write(self.arena.bytes_mut(entry), entry, about, (&key, &value, deadline));
         self.arena.free(found.entry);
         self.tables[db].replace(found.place, entry);
-        self.tables[db].set_due(found.place, due);
+        self.with_table(db, |table| table.set_due(found.place, due));
         Some(Found { entry, ..found })
     }
 
@@ -380,7 +415,7 @@ impl Store {
         self.guard(db, found);
         self.free_object(found);
         self.arena.free(found.entry);
-        self.tables[db].remove(found.place);
+        self.with_table(db, |table| table.remove(found.place));
     }
 
     /// Gives a key's value and expiry another name, which is not there yet, and takes the old one away.
@@ -400,7 +435,7 @@ impl Store {
         // The insert may have moved it.
         let (place, _) = self.tables[db].find(found.hash, |entry| entry == found.entry)?;
         self.arena.free(found.entry);
-        self.tables[db].remove(place);
+        self.with_table(db, |table| table.remove(place));
         Some(renamed)
     }
 
@@ -430,7 +465,7 @@ impl Store {
         self.expire_at = (0, 0);
         let is_alone =
             self.tables.iter().enumerate().all(|(other, table)| other == db || table.len() == 0);
-        let table = std::mem::take(&mut self.tables[db]);
+        let table = self.with_table(db, std::mem::take);
         if is_alone {
             self.arena = Arena::default();
             let objects = std::mem::take(&mut self.objects);
@@ -524,7 +559,7 @@ impl Store {
 
     /// After an expired key was removed: lets its neighbours' next expiry be known.
     pub(crate) fn settle(&mut self, db: usize, hash: u32) {
-        self.tables[db].settle(hash);
+        self.with_table(db, |table| table.settle(hash));
     }
 
     fn key_of(&self, entry: Ref) -> &[u8] {

@@ -1,3 +1,4 @@
+mod chain;
 mod durable;
 mod failing;
 mod families;

@@ -2,6 +2,8 @@
 
 /// Begins every log and snapshot; the digit is the format's version.
 pub(crate) const MAGIC: &[u8; 8] = b"MDGKV1\r\n";
+/// Begins a log that counts only if the one before it is whole, which its first frame tells.
+pub(crate) const UNSURE: &[u8; 8] = b"MDGKV1~\n";
 pub(crate) const FRAME_HEADER: usize = 16;
 
 /// Fills in the header of a frame whose body is there.

@@ -1,14 +1,19 @@
-//! The data as it was: the newest snapshot, then every log from it on. The last log's torn end is cut off.
+//! The data as it was: the newest snapshot, then every log from it on. The last log's torn end is cut off, and logs
+//! behind it that count only if nothing of it is missing.
 
 use std::fs::{self, File};
 use std::io::{BufReader, Read};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::files::{self, draft_path, log_path, snapshot_path};
-use super::frame::{FRAME_HEADER, MAGIC, header, is_whole};
-use super::{Log, Tail};
+use super::frame::{FRAME_HEADER, MAGIC, UNSURE, header, is_whole};
+use super::{Log, Tail, effect};
 use crate::engine::Engine;
 use crate::error::Error;
+
+/// The first effect of a log that counts only if the one before it ends where this says.
+pub(crate) const FOLLOWS: &[u8] = b"FOLLOWS";
 
 pub(crate) struct Recovered {
     pub(crate) log: Log,
@@ -46,26 +51,30 @@ pub(crate) fn recover(dir: PathBuf, engine: &mut Engine) -> Result<Recovered, Er
     let mut cut_bytes = 0;
     for (at, &number) in logs.iter().enumerate() {
         let path = log_path(&dir, number);
-        let is_last = at + 1 == logs.len();
         let read = read_frames(&path, engine)?;
         effects += read.effects;
-        if read.torn_bytes > 0 {
-            if !is_last {
+        let later = logs.get(at + 1).map(|later| log_path(&dir, *later));
+        let opening = later.as_deref().map(opening).transpose()?;
+        let is_last = match opening {
+            None => true,
+            Some(Opening::Sure) if read.torn_bytes > 0 => {
                 return Err(damaged(&path, read.end, "a frame is broken, and later logs follow"));
             }
+            Some(Opening::Sure) => false,
+            Some(Opening::Follows(end)) => read.torn_bytes > 0 || end != Some(read.end),
+        };
+        if read.torn_bytes > 0 {
             tracing::warn!(at = read.end, bytes = read.torn_bytes, "the log's torn end is cut off");
             cut_bytes = read.torn_bytes;
         }
         if is_last {
-            let file = files::open(&path)?;
-            file.set_len(read.end).map_err(Error::io("cut", &path))?;
-            if read.end == 0 {
-                use std::os::unix::fs::FileExt;
-                file.write_all_at(MAGIC, 0).map_err(Error::io("write", &path))?;
-            }
-            file.sync_all().map_err(Error::io("sync", &path))?;
+            end_at(&path, read.end)?;
+            delete_later(&dir, &logs[at + 1..])?;
         } else {
             tail.older_bytes += read.end;
+            if let (Some(later), Some(Opening::Follows(_))) = (later, opening) {
+                make_sure(&path, &later)?;
+            }
         }
         tail = Tail {
             number,
@@ -73,11 +82,85 @@ pub(crate) fn recover(dir: PathBuf, engine: &mut Engine) -> Result<Recovered, Er
             sequence: read.sequence.max(tail.sequence),
             ..tail
         };
+        if is_last {
+            break;
+        }
     }
     engine.is_replaying = false;
     files::remove_before(&dir, first)?;
     let log = Log::open(dir, lock, &tail)?;
     Ok(Recovered { log, effects, cut_bytes })
+}
+
+/// Cuts the last log where its whole frames end.
+fn end_at(path: &Path, end: u64) -> Result<(), Error> {
+    let file = files::open(path)?;
+    file.set_len(end).map_err(Error::io("cut", path))?;
+    if end == 0 {
+        file.write_all_at(MAGIC, 0).map_err(Error::io("write", path))?;
+    }
+    file.sync_all().map_err(Error::io("sync", path))
+}
+
+/// Deletes logs that do not count, the last one first, so that none is ever missing between two.
+fn delete_later(dir: &Path, numbers: &[u64]) -> Result<(), Error> {
+    for &number in numbers.iter().rev() {
+        let path = log_path(dir, number);
+        tracing::warn!(log = %path.display(), "a log without what came before it is deleted");
+        fs::remove_file(&path).map_err(Error::io("delete", &path))?;
+        files::sync_folder(dir)?;
+    }
+    Ok(())
+}
+
+/// Puts a log on disk that was left to the system, after which the next one stands for itself.
+fn make_sure(path: &Path, later: &Path) -> Result<(), Error> {
+    files::open(path)?.sync_all().map_err(Error::io("sync", path))?;
+    let file = files::open(later)?;
+    file.write_all_at(MAGIC, 0).map_err(Error::io("write", later))?;
+    file.sync_all().map_err(Error::io("sync", later))
+}
+
+/// How a log depends on the one before it.
+#[derive(Clone, Copy)]
+enum Opening {
+    Sure,
+    /// That one must end there; without a number nothing was written to this one.
+    Follows(Option<u64>),
+}
+
+fn opening(path: &Path) -> Result<Opening, Error> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    file.take((UNSURE.len() + link(u64::MAX).len()) as u64)
+        .read_to_end(&mut bytes)
+        .map_err(Error::io("read", path))?;
+    // A log whose beginning never reached the disk is empty.
+    if bytes.len() < MAGIC.len() || bytes.starts_with(&[0; MAGIC.len()]) {
+        return Ok(Opening::Follows(None));
+    }
+    if !bytes.starts_with(UNSURE) {
+        return Ok(Opening::Sure);
+    }
+    let first = bytes[UNSURE.len()..].first_chunk().map(header);
+    let frame = first
+        .and_then(|first| bytes[UNSURE.len()..].get(..FRAME_HEADER + first.length))
+        .filter(|frame| is_whole(frame));
+    let mut args = Vec::new();
+    let is_read = frame.and_then(|frame| effect::read(&mut &frame[FRAME_HEADER..], &mut args));
+    Ok(Opening::Follows(match (is_read, &args[..]) {
+        (Some(_), [name, end]) if *name == FOLLOWS => {
+            std::str::from_utf8(end).ok().and_then(|end| end.parse().ok())
+        }
+        _ => None,
+    }))
+}
+
+/// The first frame of a log that counts only if the one before it ends there; its header is not filled in.
+pub(crate) fn link(end: u64) -> Vec<u8> {
+    let mut frame = super::empty_frame();
+    effect::push(&mut frame, 0, [FOLLOWS, end.to_string().as_bytes()].into_iter());
+    frame
 }
 
 struct Frames {
@@ -103,7 +186,7 @@ fn read_frames(path: &Path, engine: &mut Engine) -> Result<Frames, Error> {
     }
     let failed = Error::io;
     reader.read_exact(&mut magic).map_err(failed("read", path))?;
-    if magic != *MAGIC {
+    if magic != *MAGIC && magic != *UNSURE {
         // A log whose beginning never reached the disk is empty.
         if magic == [0; MAGIC.len()] {
             frames.torn_bytes = size;

@@ -133,10 +133,18 @@ pub(crate) fn parse(
         if first != b'*' {
             return parse_line(&bytes[start..], start);
         }
-        let (count, at) = match parse_count(&bytes[start..], limits) {
-            Ok(Some(found)) => found,
-            Ok(None) => return Parsed::Incomplete,
-            Err(text) => return Parsed::Broken(text),
+        let (count, at) = match bytes[start..] {
+            // Most commands have few arguments.
+            [_, digit @ b'1'..=b'9', b'\r', _, ..]
+                if usize::from(digit - b'0') <= limits.arguments =>
+            {
+                (usize::from(digit - b'0'), 4)
+            }
+            _ => match parse_count(&bytes[start..], limits) {
+                Ok(Some(found)) => found,
+                Ok(None) => return Parsed::Incomplete,
+                Err(text) => return Parsed::Broken(text),
+            },
         };
         if count == 0 {
             return Parsed::Empty(start + at);
@@ -196,11 +204,17 @@ enum Bulk {
 
 #[inline]
 fn parse_bulk(bytes: &[u8], at: usize, limits: Limits) -> Result<Bulk, String> {
-    // One digit is the usual length of names and short keys, two that of values.
+    // One digit is the usual length of names and short keys, two or three that of values.
     let (length, from) = match bytes[at.min(bytes.len())..] {
         [b'$', a @ b'0'..=b'9', b'\r', _, ..] => (usize::from(a - b'0'), at + 4),
         [b'$', a @ b'1'..=b'9', b @ b'0'..=b'9', b'\r', _, ..] => {
             (usize::from(a - b'0') * 10 + usize::from(b - b'0'), at + 5)
+        }
+        [b'$', a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', b'\r', _, ..]
+            if limits.argument_bytes > 999 =>
+        {
+            let digits = [a, b, c].map(|digit| usize::from(digit - b'0'));
+            (digits[0] * 100 + digits[1] * 10 + digits[2], at + 6)
         }
         [] => return Ok(Bulk::Missing(at + 1)),
         _ => match parse_length(&bytes[at..], limits)? {
@@ -384,6 +398,33 @@ mod tests {
         for piece in 1..=bytes.len() {
             assert_eq!(requests(bytes, piece, KNOWN).unwrap(), expected, "pieces of {piece}");
         }
+    }
+
+    #[test]
+    fn arguments_of_every_length_are_whole_however_their_bytes_come() {
+        let lengths = [0, 9, 10, 99, 100, 101, 256, 999, 1_000];
+        let words: Vec<Vec<u8>> = lengths.map(|length| vec![b'\r'; length]).into();
+        let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
+        for word in &words {
+            bytes.extend(format!("${}\r\n", word.len()).into_bytes());
+            bytes.extend(word);
+            bytes.extend(b"\r\n");
+        }
+        for piece in [1, 2, 7, 100, bytes.len()] {
+            assert_eq!(requests(&bytes, piece, KNOWN).unwrap(), vec![words.clone()], "{piece}");
+        }
+    }
+
+    #[test]
+    fn small_limits_hold_for_short_numbers_too() {
+        let limits = Limits { arguments: 3, argument_bytes: 300, is_unknown: false };
+        for (bytes, text) in [
+            (&b"*4\r\n"[..], "Protocol error: invalid multibulk length"),
+            (b"*1\r\n$301\r\n", "Protocol error: invalid bulk length"),
+        ] {
+            assert_eq!(requests(bytes, bytes.len(), limits).unwrap_err(), text);
+        }
+        assert_eq!(requests(b"*3\r\n$1\r\na\r\n", 4, limits).unwrap().len(), 0);
     }
 
     #[test]
