@@ -99,7 +99,7 @@ const KEPT: &[(&str, &str)] = &[
     ("active-expire-effort", "1"),
     ("appendonly", "yes"),
     ("auto-aof-rewrite-percentage", "100"),
-    ("auto-aof-rewrite-min-size", "67108864"),
+    ("auto-aof-rewrite-min-size", "268435456"),
     ("close-on-replica-write", "yes"),
     ("key-load-delay", "0"),
     ("latency-tracking", "yes"),
