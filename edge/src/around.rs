@@ -151,7 +151,7 @@ fn request_id(shared: &Shared, headers: &HeaderMap) -> Arc<str> {
     });
     match given {
         Some(given) => given.into(),
-        None => format!("{:016x}", shared.base.entropy.number()).into(),
+        None => format!("{:016x}", shared.request_number()).into(),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::extract::{FromRequestParts, RawPathParams, Request};
 use axum::http::request::Parts;
@@ -106,6 +107,8 @@ pub(crate) struct Shared {
     /// What `Strict-Transport-Security` says.
     pub(crate) hsts: Option<HeaderValue>,
     pub(crate) open_paths: OpenPaths,
+    /// What names the next request that has no name of its own.
+    ids: AtomicU64,
 }
 
 impl Shared {
@@ -115,6 +118,7 @@ impl Shared {
         let counts = Counts::new(&gate.base.metrics);
         Self {
             open_paths,
+            ids: AtomicU64::new(gate.base.entropy.number()),
             hsts: hsts.and_then(|text| HeaderValue::from_str(&text).ok()),
             places: Places::new(&gate.config, &counts.bodies),
             counts,
@@ -132,6 +136,18 @@ impl Shared {
             base: gate.base,
             handlers: gate.handlers,
         }
+    }
+}
+
+impl Shared {
+    /// A number that no other request has: names are for the log, so they need not be secret, and asking the system for chance
+    /// each time takes longer than the rest of it. The steps of SplitMix64, which goes through all 2^64 numbers.
+    pub(crate) fn request_number(&self) -> u64 {
+        const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
+        let number = self.ids.fetch_add(STEP, Ordering::Relaxed);
+        let number = (number ^ (number >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let number = (number ^ (number >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        number ^ (number >> 31)
     }
 }
 

@@ -57,6 +57,7 @@ pub const ALL: &[(&str, Proof)] = &[
     ("people/articles-speed", people::articles_speed),
     ("people/crowd", people::crowd),
     ("people/embed", people::embed),
+    ("people/people", people::people),
     ("people/thread-speed", people::thread_speed),
     ("people/widget", people::widget),
     ("spine/disk", spine::disk),

@@ -69,6 +69,7 @@ pub(crate) const PACKAGES: &[(&str, &str)] = &[
     ("mariadb-server", "/usr/sbin/mariadbd"),
     ("redis-server", "/usr/bin/redis-server"),
     ("wrk", "/usr/bin/wrk"),
+    ("sqlite3", "/usr/bin/sqlite3"),
     ("curl", "/usr/bin/curl"),
     ("openssl", "/usr/bin/openssl"),
     ("python3-authlib", "/usr/lib/python3/dist-packages/authlib/__init__.py"),

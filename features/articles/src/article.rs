@@ -14,7 +14,7 @@ use crate::error::{BLANK, Faults};
 use crate::person::{Profile, profile_of};
 use crate::slug::{slug_of, suffix};
 use crate::store::{ALL, AUTHOR, Statement, TAG, person_columns, tally};
-use crate::{Config, Error, House, Result, terms};
+use crate::{Config, Error, House, Result, card, terms};
 
 pub(crate) type ArticleId = Id<Articles>;
 
@@ -120,6 +120,27 @@ pub(crate) fn columns(
     if has_body {
         statement.add("a.body AS body, ", &[]);
     }
+    favoured_column(statement, organisation, viewer);
+    person_columns(statement, organisation, viewer);
+}
+
+/// The columns of a card `a` with its author `p`.
+pub(crate) fn card_columns(
+    statement: &mut Statement,
+    organisation: OrganisationId,
+    viewer: Option<AccountId>,
+) {
+    statement.add("a.card AS card, a.favourites AS favourites, ", &[]);
+    favoured_column(statement, organisation, viewer);
+    person_columns(statement, organisation, viewer);
+}
+
+/// Whether the viewer favours the article `a`.
+fn favoured_column(
+    statement: &mut Statement,
+    organisation: OrganisationId,
+    viewer: Option<AccountId>,
+) {
     match viewer {
         Some(viewer) => statement.add(
             "(SELECT COUNT(*) FROM article_favourite v WHERE v.organisation = ? AND v.account = ?
@@ -128,7 +149,6 @@ pub(crate) fn columns(
         ),
         None => statement.add("0 AS favoured, ", &[]),
     }
-    person_columns(statement, organisation, viewer);
 }
 
 /// An article always has an author with a name.
@@ -324,7 +344,7 @@ impl House {
             tx.execute(sql, texts).await?;
             if article.state == State::Published {
                 house.unindex(tx, article.id).await?;
-                house.index(tx, &article).await?;
+                house.index(tx, account, &article).await?;
                 house.results.bump(tx, &[&subject(&slug), &subject(&article.slug)]).await?;
             }
             Ok(article)
@@ -390,9 +410,7 @@ impl House {
                     tx.execute(sql, which).await?;
                 }
                 let by = if favours { 1 } else { -1 };
-                let sql = "UPDATE article SET favourites = favourites + ?
-                    WHERE organisation = ? AND id = ?";
-                tx.execute(sql, params![by, organisation, known.id]).await?;
+                card::favoured(tx, organisation, known.id, by).await?;
                 house.results.bump(tx, &[&subject(&slug)]).await?;
             }
             find(tx, organisation, &slug, Some(account)).await
@@ -417,7 +435,7 @@ impl House {
     ) -> Result<()> {
         tally(tx, self.organisation, (ALL, ""), 1).await?;
         tally(tx, self.organisation, (AUTHOR, &author.to_string()), 1).await?;
-        self.index(tx, article).await
+        self.index(tx, author, article).await
     }
 
     /// Takes an article from the lists, the counts and the search.
@@ -427,9 +445,10 @@ impl House {
         self.unindex(tx, known.id).await
     }
 
-    /// Writes what a published article is found by: its tags and its words.
-    async fn index(&self, tx: &mut Tx, article: &Article) -> Result<()> {
+    /// Writes what a published article is found by: its card, its tags and its words.
+    async fn index(&self, tx: &mut Tx, author: AccountId, article: &Article) -> Result<()> {
         let organisation = self.organisation;
+        card::put(tx, organisation, author, article).await?;
         let tags = tags_of(&article.tags)?;
         for tag in &tags {
             let sql = "INSERT INTO article_tag (organisation, tag, article, created)
@@ -448,6 +467,7 @@ impl House {
 
     async fn unindex(&self, tx: &mut Tx, id: ArticleId) -> Result<()> {
         let organisation = self.organisation;
+        card::remove(tx, organisation, id).await?;
         let sql = "SELECT tag FROM article_tag WHERE organisation = ? AND article = ?";
         for row in tx.query(sql, params![organisation, id]).await? {
             tally(tx, organisation, (TAG, &row.get::<String>("tag")?), -1).await?;
@@ -485,12 +505,7 @@ fn check_texts(
         faults.text("description", description, config.description_characters_max);
     }
     if let Some(body) = body {
-        if body.trim().is_empty() {
-            faults.add("body", BLANK);
-        } else if body.len() > config.body_bytes_max {
-            let most = config.body_bytes_max;
-            faults.add("body", format!("is too long (maximum is {most} bytes)"));
-        }
+        faults.bytes("body", body, config.body_bytes_max);
     }
 }
 

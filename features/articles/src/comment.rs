@@ -5,7 +5,7 @@ use base::{AccountId, Timestamp};
 use relational::{Read, Row, params};
 
 use crate::article::{ArticleId, known};
-use crate::error::{BLANK, Faults};
+use crate::error::Faults;
 use crate::person::{Profile, profile_of};
 use crate::store::{Statement, person_columns};
 use crate::{Error, House, Result};
@@ -30,12 +30,7 @@ fn comment_of(row: &Row) -> Result<Comment> {
 impl House {
     pub(crate) async fn say(&self, by: &Principal, slug: String, body: String) -> Result<Comment> {
         let mut faults = Faults::default();
-        if body.trim().is_empty() {
-            faults.add("body", BLANK);
-        } else if body.len() > self.config.comment_bytes_max {
-            let most = self.config.comment_bytes_max;
-            faults.add("body", format!("is too long (maximum is {most} bytes)"));
-        }
+        faults.bytes("body", &body, self.config.comment_bytes_max);
         faults.check()?;
         let account = self.account(by)?;
         let (house, name) = (self.clone(), by.name.clone());

@@ -18,12 +18,14 @@ use crate::list::{Filter, Part};
 use crate::person::PEOPLE;
 use crate::tag::{Tagged, tagged};
 use crate::{ARTICLES_WRITE, Articles, Error, House, Result};
+#[cfg(test)]
+pub(crate) use wire::ArticlesAnswer as Listing;
 use wire::{
     ArticleAnswer, ArticlesAnswer, CommentAnswer, CommentsAnswer, ListQuery, LogIn, NewArticleBody,
     NewCommentBody, NewUserBody, PartQuery, ProfileAnswer, TagsAnswer, UpdateArticleBody,
     UpdateUserBody, UserAnswer,
 };
-pub(crate) use wire::{ArticleBody, ProfileBody};
+pub(crate) use wire::{ArticleBody, ProfileBody, written};
 
 /// A longer one is no article's.
 const SLUG_BYTES_MAX: usize = 119;
@@ -121,6 +123,7 @@ fn list_routes(routes: Routes<Articles>) -> Routes<Articles> {
                 .id("conduitGetArticles")
                 .summary("The articles, newest first; all, of a tag, of an author, favoured by somebody.")
                 .session_or_public()
+                .at_the_door()
                 .returns::<ArticlesAnswer>(200)
                 .cross_origin()
                 .refusals(refused),
@@ -131,6 +134,7 @@ fn list_routes(routes: Routes<Articles>) -> Routes<Articles> {
                 .id("conduitGetFeed")
                 .summary("The articles of those whom the account follows, newest first.")
                 .signed_in()
+                .returns::<ArticlesAnswer>(200)
                 .cross_origin()
                 .refusals(refused),
             feed,
@@ -162,6 +166,7 @@ fn article_routes(routes: Routes<Articles>) -> Routes<Articles> {
                 .id("conduitGetArticle")
                 .summary("One article, with an ETag.")
                 .session_or_public()
+                .at_the_door()
                 .returns::<ArticleAnswer>(200)
                 .cross_origin()
                 .refusals(refused),
@@ -375,20 +380,21 @@ async fn list(
     let ListQuery { tag, author, favorited, limit, offset } = query;
     let (part, limit) = house.part(limit.as_deref(), offset.as_deref())?;
     let filter = Filter { tag, author, favourite_of: favorited, followed_by: None };
-    let listed = house.list(house.viewer(caller.as_ref()), filter, part, limit).await?;
-    Ok(tagged(&headers, &ArticlesAnswer::of(listed)?, caller.is_none())?)
+    let listed = house.cards(house.viewer(caller.as_ref()), filter, part, limit).await?;
+    Ok(listed.answer(&headers, caller.is_none()))
 }
 
 async fn feed(
     State(Articles(house)): State<Articles>,
     caller: Caller,
     Query(PartQuery { limit, offset }): Query<PartQuery>,
-) -> edge::Result<Json<ArticlesAnswer>> {
+    headers: HeaderMap,
+) -> edge::Result<Response> {
     let account = house.account(&caller.principal)?;
     let (part, limit) = house.part(limit.as_deref(), offset.as_deref())?;
     let filter = Filter { followed_by: Some(account), ..Filter::default() };
-    let listed = house.list(Some(account), filter, part, limit).await?;
-    Ok(Json(ArticlesAnswer::of(listed)?))
+    let listed = house.cards(Some(account), filter, part, limit).await?;
+    Ok(listed.answer(&headers, false))
 }
 
 async fn tags(State(Articles(house)): State<Articles>) -> edge::Result<Json<TagsAnswer>> {

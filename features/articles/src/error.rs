@@ -45,6 +45,8 @@ pub struct Fault {
 }
 
 pub(crate) const BLANK: &str = "can't be blank";
+/// No database of ours keeps such a text the same as the others.
+const ZERO: &str = "must not have a null character";
 
 impl Error {
     pub fn kind(&self) -> ErrorKind {
@@ -114,6 +116,24 @@ impl Faults {
             self.add(field, BLANK);
         } else if text.len() > most && text.chars().count() > most {
             self.add(field, format!("is too long (maximum is {most} characters)"));
+        }
+        self.zero(field, text);
+    }
+
+    /// The same for one that is counted in bytes.
+    pub(crate) fn bytes(&mut self, field: &'static str, text: &str, most: usize) {
+        if text.trim().is_empty() {
+            self.add(field, BLANK);
+        } else if text.len() > most {
+            self.add(field, format!("is too long (maximum is {most} bytes)"));
+        }
+        self.zero(field, text);
+    }
+
+    /// A text that can be kept, or looked for.
+    pub(crate) fn zero(&mut self, field: &'static str, text: &str) {
+        if text.contains('\0') {
+            self.add(field, ZERO);
         }
     }
 

@@ -8,9 +8,11 @@
 //! What holds:
 //! - A read asks the rows at most two statements, whatever the page holds, and one more the first time that a session is seen.
 //! - The counts (`articlesCount`, `favoritesCount`) move in the commit of what they count.
+//! - A card, which lists show, is there if and only if its article is published.
 //! - Lists are newest first by the moment of publication and then by id, so two articles never tie.
 
 mod article;
+mod card;
 mod comment;
 mod conduit;
 mod error;
@@ -88,6 +90,8 @@ pub struct Config {
     pub page: u32,
     /// Articles of a page at most; a request for more is given as many.
     pub page_max: u32,
+    /// People that one look for them finds.
+    pub people_found_max: u32,
     /// How far into a list `offset` reaches; cursors reach further.
     pub offset_max: u32,
     /// How long an article is kept as everybody sees it, when nothing changes.
@@ -127,6 +131,7 @@ impl Default for Config {
             tags_shown_max: 1_000,
             page: 20,
             page_max: 100,
+            people_found_max: 20,
             offset_max: 10_000,
             kept_max: Duration::from_hours(1),
             terms_max: 4_000,
@@ -181,6 +186,7 @@ impl Articles {
         config.check()?;
         needs.db.migrate(ROOM, store::MIGRATIONS).await?;
         let organisation = OrganisationId::DEFAULT;
+        card::make_missing(&needs.db, organisation).await?;
         Ok(Self(Arc::new(House {
             config,
             base: base.clone(),

@@ -2,13 +2,15 @@
 //! and what is found by words. One statement gives a page with its total.
 
 use base::{AccountId, OrganisationId, Timestamp};
-use relational::{Read, Value, params};
+use relational::{Read, Row, Value, params};
 
-use crate::article::{Article, ArticleId, WITH_AUTHOR, article_of, columns};
+use crate::article::{Article, ArticleId, WITH_AUTHOR, article_of, card_columns, columns};
+use crate::error::Faults;
 use crate::person::username_key;
 use crate::store::{ALL, AUTHOR, Statement, TAG};
+use crate::tag::Tagged;
 use crate::terms::{Question, Wanted};
-use crate::{Error, House, Result};
+use crate::{Error, House, Result, card};
 
 /// Which articles; all that are published without.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -45,10 +47,34 @@ impl House {
         part: Part,
         limit: u32,
     ) -> Result<Listed> {
+        filter.check()?;
         let organisation = self.organisation;
         let listed = self.db.read(async move |read| {
-            let list = List { organisation, filter: &filter };
-            list.page(read, viewer, &part, limit).await
+            let list = List { organisation, table: "article", filter: &filter };
+            let columns =
+                |statement: &mut Statement| columns(statement, organisation, viewer, false);
+            let (rows, total) = list.page(read, columns, &part, limit).await?;
+            let articles = rows.iter().map(|row| article_of(row, false)).collect::<Result<_>>()?;
+            Ok::<_, Error>(Listed { articles, total })
+        });
+        listed.await
+    }
+
+    /// The same as the Conduit API says it.
+    pub(crate) async fn cards(
+        &self,
+        viewer: Option<AccountId>,
+        filter: Filter,
+        part: Part,
+        limit: u32,
+    ) -> Result<Tagged> {
+        filter.check()?;
+        let organisation = self.organisation;
+        let listed = self.db.read(async move |read| {
+            let list = List { organisation, table: "article_card", filter: &filter };
+            let columns = |statement: &mut Statement| card_columns(statement, organisation, viewer);
+            let (rows, total) = list.page(read, columns, &part, limit).await?;
+            card::list(&rows, total)
         });
         listed.await
     }
@@ -129,8 +155,24 @@ fn add_wanted(statement: &mut Statement, organisation: OrganisationId, wanted: &
     }
 }
 
+impl Filter {
+    fn check(&self) -> Result<()> {
+        let mut faults = Faults::default();
+        let texts =
+            [("tag", &self.tag), ("author", &self.author), ("favorited", &self.favourite_of)];
+        for (field, text) in texts {
+            if let Some(text) = text {
+                faults.zero(field, text);
+            }
+        }
+        faults.check()
+    }
+}
+
 struct List<'a> {
     organisation: OrganisationId,
+    /// `article`, or `article_card`, which has published ones only.
+    table: &'static str,
     filter: &'a Filter,
 }
 
@@ -144,13 +186,13 @@ impl List<'_> {
     async fn page(
         &self,
         read: &mut Read,
-        viewer: Option<AccountId>,
+        columns: impl FnOnce(&mut Statement),
         part: &Part,
         limit: u32,
-    ) -> Result<Listed> {
+    ) -> Result<(Vec<Row>, u64)> {
         let mut statement = Statement::default();
         statement.add("SELECT ", &[]);
-        columns(&mut statement, self.organisation, viewer, false);
+        columns(&mut statement);
         statement.add(", (", &[]);
         self.total(&mut statement);
         statement.add(") AS total", &[]);
@@ -178,8 +220,7 @@ impl List<'_> {
                 row.map(|row| row.get::<u64>("articles")).transpose()?.unwrap_or(0)
             }
         };
-        let articles = rows.iter().map(|row| article_of(row, false)).collect::<Result<_>>()?;
-        Ok(Listed { articles, total })
+        Ok((rows, total))
     }
 
     /// A query of one number: kept with every commit where one thing is asked for, counted otherwise.
@@ -212,7 +253,7 @@ impl List<'_> {
     fn which(&self, statement: &mut Statement) -> Driver {
         let Filter { tag, author, favourite_of, followed_by } = self.filter;
         let mut driver = Driver { created: "a.created", id: "a.id" };
-        statement.add(" FROM article a", &[]);
+        statement.add(&format!(" FROM {} a", self.table), &[]);
         statement.add(WITH_AUTHOR, &[]);
         if favourite_of.is_some() {
             let join =
@@ -233,7 +274,10 @@ impl List<'_> {
         }
         let organisation: Value = self.organisation.into();
         let of = [organisation];
-        statement.add(" WHERE a.organisation = ? AND a.state = 'published'", &of);
+        statement.add(" WHERE a.organisation = ?", &of);
+        if self.table == "article" {
+            statement.add(" AND a.state = 'published'", &[]);
+        }
         if let Some(tag) = tag {
             statement.add(" AND g.organisation = ?", &of);
             statement.add(" AND g.tag = ?", params![tag]);

@@ -14,7 +14,10 @@ use crate::list::{Filter, Part, after, cursor_of};
 use crate::tag::tagged;
 use crate::terms::Question;
 use crate::{ARTICLES_MODERATE, ARTICLES_WRITE, Articles, Error, article};
-use wire::{ArticleView, ListQuery, NewArticle, ReportBody, ReportView, UpdateArticle};
+use wire::{
+    ArticleView, ListQuery, NewArticle, PeopleQuery, PersonView, ReportBody, ReportView,
+    UpdateArticle,
+};
 
 const NOT_FOUND: &[ErrorKind] = &[ErrorKind::NotFound];
 
@@ -43,6 +46,13 @@ fn reading(routes: Routes<Articles>) -> Routes<Articles> {
                 .returns::<ArticleView>(200)
                 .kinds(NOT_FOUND),
             read,
+        )
+        .add(
+            of(Operation::get("/v1/article-people"))
+                .id("findArticlePeople")
+                .summary("People whose name, or whose id, begins with `q`: whom one may mean while one types.")
+                .action(ARTICLES_WRITE),
+            people,
         )
 }
 
@@ -194,6 +204,17 @@ async fn read(
     let article = house.article(house.viewer(caller.as_ref()), slug).await?;
     let is_shared = caller.is_none();
     Ok(tagged(&headers, &ArticleView::of(article)?, is_shared)?)
+}
+
+async fn people(
+    State(Articles(house)): State<Articles>,
+    caller: Caller,
+    Query(PeopleQuery { q, limit }): Query<PeopleQuery>,
+) -> edge::Result<PageBody<PersonView>> {
+    house.check_own(&caller)?;
+    let most = house.config.people_found_max;
+    let found = house.people(&q, limit.unwrap_or(most).clamp(1, most)).await?;
+    Ok(PageBody { items: found.into_iter().map(Into::into).collect(), next: None })
 }
 
 async fn drafts(

@@ -55,7 +55,56 @@ pub(crate) fn profile_of(row: &Row) -> Result<Profile> {
     })
 }
 
+/// Somebody who was looked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub account: AccountId,
+    pub username: String,
+    pub image: Option<String>,
+}
+
+/// Whose name, or whose id, begins in some way: a stretch of an index of organisation and that column, and no more of it than is
+/// shown. A limit that is bound would make SQLite plan the statement anew at each run.
+pub(crate) fn beginning(column: &str, limit: u32) -> String {
+    format!(
+        "SELECT account, username, image FROM article_person
+        WHERE organisation = ? AND {column} >= ? AND {column} < ? ORDER BY {column} LIMIT {limit}"
+    )
+}
+
+/// Letters of an id that say enough to look for it.
+const ID_LETTERS_MIN: usize = 4;
+
 impl House {
+    /// People whose names begin with a text, in the order of names; behind them those whose ids do.
+    pub(crate) async fn people(&self, begins: &str, limit: u32) -> Result<Vec<Found>> {
+        let mut faults = Faults::default();
+        faults.text("q", begins, self.config.username_characters_max);
+        faults.check()?;
+        let (organisation, name) = (self.organisation, username_key(begins));
+        let is_id = name.len() >= ID_LETTERS_MIN
+            && name.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+        let columns: &[&str] = if is_id { &["username_key", "account"] } else { &["username_key"] };
+        let found = self.db.read(async move |read| {
+            // Sorts behind everything that begins so.
+            let end = format!("{name}\u{10FFFF}");
+            let mut found: Vec<Found> = Vec::new();
+            for column in columns {
+                let sql = beginning(column, limit);
+                for row in read.query(&sql, params![organisation, name, end]).await? {
+                    let account = row.get("account")?;
+                    if found.len() < limit as usize && found.iter().all(|it| it.account != account)
+                    {
+                        let (username, image) = (row.get("username")?, row.get("image")?);
+                        found.push(Found { account, username, image });
+                    }
+                }
+            }
+            Ok(found)
+        });
+        found.await
+    }
+
     /// Makes an account and lets it in.
     pub(crate) async fn register(
         &self,
@@ -160,6 +209,9 @@ impl House {
         let most = self.config.bio_characters_max;
         if change.bio.iter().flatten().any(|bio| bio.chars().count() > most) {
             faults.add("bio", format!("is too long (maximum is {most} characters)"));
+        }
+        if let Some(Some(bio)) = &change.bio {
+            faults.zero("bio", bio);
         }
         check_image(&self.config, &mut faults, change.image.as_ref().and_then(Option::as_deref));
         faults.check()?;

@@ -9,7 +9,26 @@ pub(crate) const USERNAME_CHARACTERS: usize = 64;
 pub(crate) const TAG_CHARACTERS: usize = 100;
 pub(crate) const TITLE_CHARACTERS: usize = 500;
 
-pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
+pub(crate) const MIGRATIONS: &[Migration] = &[FIRST, CARDS];
+
+const CARDS: Migration = Migration {
+    id: "0002-cards",
+    sql: "
+CREATE TABLE article_card (
+    organisation VARCHAR(36) NOT NULL,
+    id VARCHAR(36) NOT NULL,
+    author VARCHAR(36) NOT NULL,
+    created BIGINT NOT NULL,
+    favourites BIGINT NOT NULL,
+    card TEXT NOT NULL,
+    PRIMARY KEY (organisation, id)
+);
+CREATE INDEX article_card_newest ON article_card (organisation, created, id);
+CREATE INDEX article_card_author ON article_card (organisation, author, created, id);
+",
+};
+
+const FIRST: Migration = Migration {
     id: "0001-articles",
     // `created` of an article is the moment of its publication; its tags, favourites and terms carry what they are
     // ordered by. `username_key` is the name as it is compared. A tally counts published articles: of all, of a tag, of an author.
@@ -111,7 +130,7 @@ CREATE TABLE article_report (
 );
 CREATE INDEX article_report_oldest ON article_report (organisation, created, article);
 ",
-}];
+};
 
 /// Text of a statement, with the values of its placeholders in their order.
 #[derive(Default)]

@@ -2,7 +2,7 @@
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -13,21 +13,25 @@ use crate::Result;
 pub(crate) struct Tagged(Bytes);
 
 /// A quoted tag of 128 bits.
-const TAG_BYTES: usize = 34;
+pub(crate) const BYTES: usize = 34;
 
 impl Tagged {
     pub(crate) fn of<T: Serialize>(value: &T) -> Result<Self> {
+        let mut bytes = vec![0; BYTES];
+        serde_json::to_writer(&mut bytes, value).map_err(|_| crate::Error::Stored("article"))?;
+        Ok(Self::behind_its_place(bytes))
+    }
+
+    /// Writes the tag of a body into the [`BYTES`] that were left free in front of it.
+    pub(crate) fn behind_its_place(mut bytes: Vec<u8>) -> Self {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let body = serde_json::to_vec(value).map_err(|_| crate::Error::Stored("article"))?;
-        let mut bytes = BytesMut::with_capacity(TAG_BYTES + body.len());
-        bytes.put_u8(b'"');
-        for byte in &Sha256::digest(&body)[..16] {
-            bytes.put_u8(DIGITS[usize::from(byte >> 4)]);
-            bytes.put_u8(DIGITS[usize::from(byte & 15)]);
+        let (place, body) = bytes.split_at_mut(BYTES);
+        place.fill(b'"');
+        for (digits, byte) in place[1..].chunks_exact_mut(2).zip(&Sha256::digest(body)[..16]) {
+            digits[0] = DIGITS[usize::from(byte >> 4)];
+            digits[1] = DIGITS[usize::from(byte & 15)];
         }
-        bytes.put_u8(b'"');
-        bytes.put_slice(&body);
-        Ok(Self(bytes.freeze()))
+        Self(bytes.into())
     }
 
     pub(crate) fn kept(bytes: Bytes) -> Self {
@@ -40,12 +44,12 @@ impl Tagged {
 
     /// `is_shared` where the answer is the same for everybody.
     pub(crate) fn answer(&self, request: &HeaderMap, is_shared: bool) -> Response {
-        let tag = self.0.slice(..TAG_BYTES.min(self.0.len()));
+        let tag = self.0.slice(..BYTES.min(self.0.len()));
         let is_known = std::str::from_utf8(&tag).is_ok_and(|tag| edge::knows(request, tag));
         let mut response = if is_known {
             StatusCode::NOT_MODIFIED.into_response()
         } else {
-            let body = self.0.slice(TAG_BYTES.min(self.0.len())..);
+            let body = self.0.slice(BYTES.min(self.0.len())..);
             ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body)
                 .into_response()
         };

@@ -1,6 +1,8 @@
 //! Through the routes, on embedded rows and accounts of identity.
 
+mod cards;
 mod native;
+mod people;
 mod reader;
 mod reads;
 mod search;
@@ -35,6 +37,7 @@ struct Stack {
     _dir: TempDir,
     base: Base,
     identity: Identity,
+    articles: Articles,
     router: Router,
 }
 
@@ -93,7 +96,7 @@ impl Stack {
             handlers: base.tasks.clone(),
         };
         let router = articles.routes().build(gate);
-        Self { _dir: dir, base, identity, router }
+        Self { _dir: dir, base, identity, articles, router }
     }
 
     async fn ask(&self, token: &str, method: Method, path: &str, body: Option<Value>) -> Answer {

@@ -28,12 +28,15 @@ mod transfer;
 mod widget;
 mod write;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use base::access::{Action, Authority};
 use base::{Base, ErrorKind, Failure, OrganisationId};
+use bytes::Bytes;
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration;
+use parking_lot::Mutex;
 use relational::{Db, Tx};
 use results::{OrganisationResults, Question, Results};
 
@@ -78,6 +81,8 @@ pub struct Config {
     /// How long a thread is kept in memory that does not change.
     #[serde(with = "duration")]
     pub thread_kept: Duration,
+    /// Sites that are not read anew from what is kept of them, with each request.
+    pub sites_known_max: usize,
     /// Pages whose counts are asked for at once.
     pub counts_pages_max: usize,
     /// Comments that one action of an owner changes.
@@ -122,6 +127,7 @@ impl Default for Config {
             password_chars_min: 4,
             thread_comments_max: 1_000,
             thread_kept: Duration::from_hours(1),
+            sites_known_max: 1_000,
             counts_pages_max: 100,
             action_comments_max: 500,
             import_bytes_max: 8 << 20,
@@ -265,6 +271,8 @@ pub(crate) struct House {
     pub limits: Limits,
     pub live: Live,
     pub files: Files,
+    /// By their keys, with the bytes that each was read from.
+    known: Mutex<HashMap<String, (Bytes, Arc<Site>)>>,
 }
 
 impl Comments {
@@ -276,6 +284,7 @@ impl Comments {
             limits: Limits::new(&config),
             live: Live::new(config.readers_max),
             files: Files::default(),
+            known: Mutex::default(),
             config,
             base: base.clone(),
             needs,
@@ -329,7 +338,7 @@ impl Comments {
     }
 
     /// A site by its key, from memory while nobody changes it.
-    pub(crate) async fn site(&self, key: &str) -> Result<Site> {
+    pub(crate) async fn site(&self, key: &str) -> Result<Arc<Site>> {
         if key.is_empty() || key.len() > 32 || !key.is_ascii() {
             return Err(Error::NotFound("site"));
         }
@@ -337,13 +346,35 @@ impl Comments {
         let subjects = [subject.as_str()];
         let question = Question::new("comments.site", key, &subjects, self.0.config.thread_kept);
         let (db, wanted) = (self.0.needs.db.clone(), key.to_owned());
-        let directory = self.directory();
         // A key that nobody has is an error, which is not kept: guesses fill no memory.
-        let found = directory.answer_json(question, move || async move {
+        let directory = self.directory();
+        let found = directory.answer(question, move || async move {
             let found = db.read(async move |read| store::site_of_key(read, &wanted).await).await;
-            found.and_then(|found| found.ok_or(Error::NotFound("site"))).map_err(into_answer)
+            let site = found.and_then(|found| found.ok_or(Error::NotFound("site")));
+            let text = serde_json::to_vec(&site.map_err(into_answer)?);
+            Ok::<_, results::Error>(text.expect("a site is texts and numbers").into())
         });
-        Ok(found.await?)
+        self.known(key, found.await?)
+    }
+
+    /// The site that these bytes are, read once: while they are held here, no others are in their place.
+    fn known(&self, key: &str, bytes: Bytes) -> Result<Arc<Site>> {
+        let is_it = |from: &Bytes| (from.as_ptr(), from.len()) == (bytes.as_ptr(), bytes.len());
+        if let Some((from, site)) = self.0.known.lock().get(key)
+            && is_it(from)
+        {
+            return Ok(site.clone());
+        }
+        let site = serde_json::from_slice(&bytes).map_err(|_| Error::damaged("a site"))?;
+        let site = Arc::new(site);
+        let mut known = self.0.known.lock();
+        if known.len() >= self.0.config.sites_known_max {
+            known.clear();
+        }
+        if self.0.config.sites_known_max > 0 {
+            known.insert(key.to_owned(), (bytes, Arc::clone(&site)));
+        }
+        Ok(site)
     }
 
     /// Keys name sites of every organisation, so what is known of them is kept for none.

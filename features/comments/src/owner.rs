@@ -191,7 +191,10 @@ impl Comments {
                     _ => store::set_state(tx, of, &entry, state, None).await?,
                 }
                 if deed == Deed::Ban {
-                    for mark in [&entry.author, &entry.address] {
+                    // Of what was imported nobody knows who wrote it.
+                    for mark in
+                        [&entry.author, &entry.address].into_iter().filter(|it| !it.is_empty())
+                    {
                         store::ban(tx, of, (mark, &entry.name), now).await?;
                     }
                 }

@@ -1,5 +1,7 @@
 //! Rows: sites, pages, comments, likes, reports, bans, and counts by quarters of an hour.
 
+use std::borrow::Cow;
+
 use base::{AccountId, Id, OrganisationId, Timestamp};
 use relational::{Migration, Read, Row, Tx, Value, params};
 use schemars::JsonSchema;
@@ -340,18 +342,19 @@ pub(crate) async fn purge(tx: &mut Tx, of: Of<'_>, rows: i64) -> Result<bool> {
 pub(crate) struct Thread {
     pub comments: i64,
     pub is_closed: bool,
-    pub entries: Vec<Seen>,
+    /// The newest first.
+    rows: Vec<Row>,
 }
 
-/// What readers can see of a comment, and no more: a long thread has many of them.
+/// What readers can see of a comment, and no more, lent by its row: a long thread has many of them.
 #[expect(clippy::struct_excessive_bools, reason = "each is a column by itself")]
-pub(crate) struct Seen {
-    pub id: String,
-    pub parent: Option<String>,
+pub(crate) struct Seen<'a> {
+    pub id: Cow<'a, str>,
+    pub parent: Option<Cow<'a, str>>,
     pub state: State,
-    pub name: String,
+    pub name: &'a str,
     pub has_account: bool,
-    pub body: String,
+    pub body: &'a str,
     pub is_owner: bool,
     pub is_secret: bool,
     pub is_pinned: bool,
@@ -360,15 +363,15 @@ pub(crate) struct Seen {
     pub is_edited: bool,
 }
 
-impl From<Entry> for Seen {
-    fn from(entry: Entry) -> Self {
+impl<'a> From<&'a Entry> for Seen<'a> {
+    fn from(entry: &'a Entry) -> Self {
         Self {
-            id: entry.id.to_string(),
-            parent: entry.parent.map(|parent| parent.to_string()),
+            id: entry.id.to_string().into(),
+            parent: entry.parent.map(|parent| parent.to_string().into()),
             state: entry.state,
-            name: entry.name,
+            name: &entry.name,
             has_account: entry.account.is_some(),
-            body: entry.body,
+            body: &entry.body,
             is_owner: entry.is_owner,
             is_secret: entry.is_secret,
             is_pinned: entry.is_pinned,
@@ -379,21 +382,51 @@ impl From<Entry> for Seen {
     }
 }
 
-fn seen(row: &Row) -> Result<Seen> {
-    Ok(Seen {
-        id: row.get("id")?,
-        parent: row.get("parent")?,
-        state: State::of(&row.get::<String>("state")?)?,
-        name: row.get("name")?,
-        has_account: *row.value("account")? != Value::Null,
-        body: row.get("body")?,
-        is_owner: row.get("is_owner")?,
-        is_secret: row.get("is_secret")?,
-        is_pinned: row.get("is_pinned")?,
-        likes: row.get("likes")?,
-        created: row.get("created")?,
-        is_edited: *row.value("edited")? != Value::Null,
-    })
+impl Thread {
+    /// The oldest first.
+    pub(crate) fn entries(&self) -> Result<Vec<Seen<'_>>> {
+        self.rows.iter().rev().filter_map(|row| seen(row).transpose()).collect()
+    }
+}
+
+/// The columns of a thread by their places: names would be looked for some thousand times. Nothing of a page without comments.
+fn seen(row: &Row) -> Result<Option<Seen<'_>>> {
+    let mut columns = row.columns().map(|(_, value)| value).skip(2);
+    let mut next = || columns.next().unwrap_or(&Value::Null);
+    let Some(id) = text(next())? else { return Ok(None) };
+    Ok(Some(Seen {
+        id: id.into(),
+        parent: text(next())?.map(Cow::from),
+        state: if flag(next())? { State::Deleted } else { State::Shown },
+        name: text(next())?.unwrap_or_default(),
+        has_account: flag(next())?,
+        body: text(next())?.unwrap_or_default(),
+        is_owner: flag(next())?,
+        is_secret: flag(next())?,
+        is_pinned: flag(next())?,
+        likes: number(next())?,
+        created: Timestamp::from_micros(number(next())?),
+        is_edited: flag(next())?,
+    }))
+}
+
+fn text(value: &Value) -> Result<Option<&str>> {
+    match value {
+        Value::Text(text) => Ok(Some(text)),
+        Value::Null => Ok(None),
+        _ => Err(Error::damaged("a comment")),
+    }
+}
+
+fn number(value: &Value) -> Result<i64> {
+    match value {
+        Value::Int(number) => Ok(*number),
+        _ => Err(Error::damaged("a comment")),
+    }
+}
+
+fn flag(value: &Value) -> Result<bool> {
+    Ok(number(value)? != 0)
 }
 
 /// One statement, whatever is there. Nothing when nobody ever wrote under the page.
@@ -405,8 +438,9 @@ pub(crate) async fn thread(
 ) -> Result<Option<Thread>> {
     // A limit that is bound makes SQLite plan the statement anew at each run.
     let sql = format!(
-        "SELECT p.comments AS page_comments, p.is_closed AS page_closed, c.id, c.parent, c.state,
-        c.name, c.account, c.body, c.is_owner, c.is_secret, c.is_pinned, c.likes, c.created, c.edited
+        "SELECT p.comments AS page_comments, p.is_closed AS page_closed, c.id, c.parent, (c.state = 'deleted') AS is_deleted,
+        c.name, (c.account IS NOT NULL) AS has_account, c.body, c.is_owner, c.is_secret, c.is_pinned, c.likes, c.created,
+        (c.edited IS NOT NULL) AS is_edited
         FROM comment_pages p LEFT JOIN comment_entries c
         ON c.organisation = p.organisation AND c.site = p.site AND c.page = p.page AND c.id < ?
         AND c.state IN ('shown', 'deleted')
@@ -416,17 +450,8 @@ pub(crate) async fn thread(
     let before = before.unwrap_or("g");
     let rows = read.query(&sql, params![before, of.organisation, of.site, page]).await?;
     let Some(first) = rows.first() else { return Ok(None) };
-    let mut thread = Thread {
-        comments: first.get("page_comments")?,
-        is_closed: first.get("page_closed")?,
-        entries: Vec::new(),
-    };
-    for row in rows.iter().rev() {
-        if *row.value("id")? != Value::Null {
-            thread.entries.push(seen(row)?);
-        }
-    }
-    Ok(Some(thread))
+    let (comments, is_closed) = (first.get("page_comments")?, first.get("page_closed")?);
+    Ok(Some(Thread { comments, is_closed, rows }))
 }
 
 /// How many comments pages have, by their names.
@@ -489,15 +514,19 @@ pub(crate) struct NewPage<'a> {
 }
 
 pub(crate) async fn add_entry(tx: &mut Tx, of: Of<'_>, new: &Entry) -> Result<()> {
-    insert_entry(tx, of, new).await?;
+    insert_entry(tx, of, (new, new.parent)).await?;
     if new.state == State::Shown {
         count(tx, of, new, 1).await?;
     }
     Ok(())
 }
 
-/// A row that the caller counts.
-pub(crate) async fn insert_entry(tx: &mut Tx, of: Of<'_>, new: &Entry) -> Result<()> {
+/// A row that the caller counts, under a parent.
+pub(crate) async fn insert_entry(
+    tx: &mut Tx,
+    of: Of<'_>,
+    (new, parent): (&Entry, Option<EntryId>),
+) -> Result<()> {
     let insert = format!(
         "INSERT INTO comment_entries (organisation, site, {ENTRY})
         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -508,7 +537,7 @@ pub(crate) async fn insert_entry(tx: &mut Tx, of: Of<'_>, new: &Entry) -> Result
         new.page,
         new.id,
         new.nonce,
-        new.parent,
+        parent,
         new.state.text(),
         new.reason,
         new.author,

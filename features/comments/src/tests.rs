@@ -108,9 +108,94 @@ async fn a_thread_is_one_statement_however_long_and_deep_it_is() {
             thread.await
         };
         let thread = spent.clone().scope(read).await.unwrap().unwrap();
-        assert!(thread.entries.len() >= count && thread.entries.iter().all(|one| one.likes == 1));
+        let entries = thread.entries().unwrap();
+        assert!(entries.len() >= count && entries.iter().all(|one| one.likes == 1));
         assert_eq!(spent.statements(), 1);
     }
+}
+
+#[tokio::test]
+async fn a_thread_says_what_it_leaves_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let (comments, site) = open(folder.path()).await;
+    let page = Page::of("https://a.kr/one").unwrap();
+    let mut parent = None;
+    for number in 0..4 {
+        let entry = NewComment { parent, is_secret: number == 2, ..new("hello") };
+        parent = Some(comments.write(&site, &page, &guest(number), entry).await.unwrap().id);
+    }
+    let first = comments.thread(&site, &page, None).await.unwrap();
+    let read = |plain: Vec<u8>| serde_json::from_slice::<serde_json::Value>(&plain).unwrap();
+    let whole = read(first.plain().unwrap());
+    let ids: Vec<&str> =
+        whole["comments"].as_array().unwrap().iter().map(|it| it["id"].as_str().unwrap()).collect();
+    comments.delete(&site, &guest(1), ids[1].parse().unwrap()).await.unwrap();
+    for (most, earlier, shown) in
+        [(4, false, &ids[..]), (3, true, &ids[1..]), (2, true, &ids[2..]), (1, true, &ids[3..])]
+    {
+        let (own, id, db) = (site.id.clone(), page.id(), comments.0.needs.db.clone());
+        let thread = db.read(async move |read| {
+            let of = Of { organisation: OrganisationId::DEFAULT, site: &own };
+            store::thread(read, of, (&id, None), i64::try_from(most).unwrap() + 1).await
+        });
+        let thread = thread.await.unwrap();
+        let plain = read(crate::thread::plain("p", true, most, thread.as_ref()).unwrap());
+        assert_eq!((&plain["earlier"], &plain["count"]), (&earlier.into(), &3.into()), "{most}");
+        let found = plain["comments"].as_array().unwrap();
+        assert_eq!(found.iter().map(|it| it["id"].as_str().unwrap()).collect::<Vec<_>>(), shown);
+        let bodies = found.iter().map(|it| it.get("body").is_some()).collect::<Vec<_>>();
+        assert_eq!(bodies, [true, false, false, true][4 - most..], "deleted, secret: {plain}");
+    }
+    // It has another tag with each change, and by its id older ones are asked for.
+    let second = comments.thread(&site, &page, None).await.unwrap();
+    assert_ne!(first.tag(), second.tag());
+    let older = comments.thread(&site, &page, Some(ids[1].parse().unwrap())).await.unwrap();
+    assert_eq!(read(older.plain().unwrap())["comments"][0]["id"], ids[0]);
+    assert_eq!(read(older.plain().unwrap())["comments"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_file_goes_on_where_another_one_ended_and_answers_stay_under_what_they_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let (comments, site) = open(folder.path()).await;
+    // More than two batches, each an answer to the one before.
+    let file = |count: i64| -> Vec<transfer::Foreign> {
+        let one = |number: i64| transfer::Foreign {
+            id: format!("c{number}"),
+            parent: Some(format!("c{}", number - 1)),
+            url: "https://a.kr/one".into(),
+            title: String::new(),
+            name: "Mina".into(),
+            text: number.to_string(),
+            created: base::Timestamp::from_millis(number * 60_000).to_string(),
+            state: State::Shown,
+            secret: false,
+            pinned: false,
+            owner: false,
+        };
+        (0..count).map(one).collect()
+    };
+    for (count, added, known) in [(1_500, 1_500, 0), (2_700, 1_200, 1_500), (2_700, 0, 2_700)] {
+        let imported = comments.import(&site, file(count)).await.unwrap();
+        assert_eq!((imported.added, imported.known, imported.skipped), (added, known, 0));
+    }
+    let (own, id, db) =
+        (site.id.clone(), Page::of("https://a.kr/one").unwrap().id(), &comments.0.needs.db);
+    let thread = db.read(async move |read| {
+        let of = Of { organisation: OrganisationId::DEFAULT, site: &own };
+        store::thread(read, of, (&id, None), 10_000).await
+    });
+    let thread = thread.await.unwrap().unwrap();
+    assert_eq!(thread.comments, 2_700);
+    let entries = thread.entries().unwrap();
+    assert_eq!((entries.len(), &entries[0].parent), (2_700, &None));
+    for pair in entries.windows(2) {
+        assert_eq!(pair[1].parent, Some(pair[0].id.clone()), "{}", pair[1].body);
+    }
+    // Nobody is banned with the writer of what came from elsewhere.
+    let last = entries[2_699].id.parse().unwrap();
+    comments.act(&site, Deed::Ban, vec![last]).await.unwrap();
+    assert_eq!(comments.bans(&site, request(None)).await.unwrap().items.len(), 0);
 }
 
 #[tokio::test]
@@ -237,12 +322,37 @@ async fn a_site_that_moves_lets_its_new_pages_in_and_the_former_no_more() {
     comments.change_site(&site, settings).await.unwrap();
     let (kept, own) = (
         comments.site(&site.key).await.unwrap(),
-        comments.own_site(OrganisationId::DEFAULT, &site.id).await.unwrap(),
+        Arc::new(comments.own_site(OrganisationId::DEFAULT, &site.id).await.unwrap()),
     );
     for site in [kept, own] {
         assert!(site.welcome(Some("https://b.kr"), None).is_ok());
         assert!(site.page("https://b.kr/one", None).is_ok());
         assert!(site.welcome(Some("https://a.kr"), None).is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_site_is_read_anew_when_it_was_changed_and_not_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let (comments, site) = open(folder.path()).await;
+    // What was computed is kept as a copy of its own size.
+    comments.site(&site.key).await.unwrap();
+    let first = comments.site(&site.key).await.unwrap();
+    assert!(Arc::ptr_eq(&first, &comments.site(&site.key).await.unwrap()));
+    let name = |name: &str| Settings { name: name.into(), ..site.settings.clone() };
+    for new in ["Second", "Third"] {
+        comments.change_site(&site, name(new)).await.unwrap();
+        assert_eq!(comments.site(&site.key).await.unwrap().settings.name, new);
+    }
+    assert_eq!(first.settings.name, "Blog");
+    for _ in 0..comments.0.config.sites_known_max {
+        comments.known(&site.key, serde_json::to_vec(&*first).unwrap().into()).unwrap();
+    }
+    assert_eq!(comments.0.known.lock().len(), 1, "one of each key");
+    let text: bytes::Bytes = serde_json::to_vec(&*first).unwrap().into();
+    for number in 0..=comments.0.config.sites_known_max {
+        comments.known(&number.to_string(), text.clone()).unwrap();
+        assert!(comments.0.known.lock().len() <= comments.0.config.sites_known_max);
     }
 }
 

@@ -177,7 +177,7 @@ async fn sign_in(
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let found = comments.site(&site).await?;
     found.welcome(Some(&origin), host)?;
-    let words = [("SITE", site), ("ORIGIN", origin), ("NAME", found.settings.name)];
+    let words = [("SITE", site), ("ORIGIN", origin), ("NAME", found.settings.name.clone())];
     let mut response = page(SIGN_IN, &words);
     // The page that opened the window is of another origin, and waits for a message.
     let policy = HeaderName::from_static("cross-origin-opener-policy");
@@ -198,7 +198,8 @@ async fn demo(
     if !["auto", "light", "dark"].contains(&theme.as_str()) {
         return Err(Error::invalid("theme", "must be light, dark or auto").into());
     }
-    let words = [("SITE", site), ("NAME", found.settings.name), ("THEME", theme), ("LANG", lang)];
+    let words =
+        [("SITE", site), ("NAME", found.settings.name.clone()), ("THEME", theme), ("LANG", lang)];
     Ok(page(DEMO, &words))
 }
 

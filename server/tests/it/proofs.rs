@@ -104,6 +104,11 @@ fn a_long_thread_is_read_from_the_rows_and_from_memory() {
 }
 
 #[test]
+fn people_are_found_by_an_index_of_every_database() {
+    holds(people::people);
+}
+
+#[test]
 fn two_windows_of_another_origin_talk_through_the_widget() {
     holds(people::embed);
 }

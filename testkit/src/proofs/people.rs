@@ -3,12 +3,14 @@
 mod articles_speed;
 mod crowd;
 mod embed;
+mod named;
 mod thread_speed;
 mod widget;
 
 pub use articles_speed::articles_speed;
 pub use crowd::crowd;
 pub use embed::embed;
+pub use named::people;
 pub use thread_speed::thread_speed;
 pub use widget::widget;
 

@@ -10,7 +10,6 @@ use serde_json::value::RawValue;
 use crate::article::{Article, ArticleChange, NewArticle, State};
 use crate::comment::Comment;
 use crate::error::{BLANK, Faults};
-use crate::list::Listed;
 use crate::person::{NewPerson, PersonChange, Profile};
 use crate::{Error, Result};
 
@@ -278,7 +277,7 @@ pub(super) struct ArticleAnswer {
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "ConduitArticles")]
-pub(super) struct ArticlesAnswer {
+pub(crate) struct ArticlesAnswer {
     articles: Vec<ArticleBody>,
     /// Of the whole list, not of this part.
     articles_count: u64,
@@ -323,8 +322,10 @@ impl ArticleBody {
     }
 }
 
+/// Lists are written from cards; this is what they must say.
+#[cfg(test)]
 impl ArticlesAnswer {
-    pub(super) fn of(listed: Listed) -> Result<Self> {
+    pub(crate) fn of(listed: crate::list::Listed) -> Result<Self> {
         let articles = listed.articles.into_iter().map(ArticleBody::of).collect::<Result<_>>()?;
         Ok(Self { articles, articles_count: listed.total })
     }
@@ -393,7 +394,7 @@ impl From<Comment> for CommentBody {
 }
 
 /// As programs in browsers write moments: with three digits after the second, always.
-fn written(moment: Timestamp) -> String {
+pub(crate) fn written(moment: Timestamp) -> String {
     format!("{moment:.3}")
 }
 

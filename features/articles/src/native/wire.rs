@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 use crate::article::{self, Article, ArticleChange, State};
 use crate::conduit::ProfileBody;
 use crate::moderation::Report;
+use crate::person::Found;
 use crate::{Error, Result};
 
 #[derive(Deserialize, JsonSchema)]
@@ -16,6 +17,30 @@ pub(super) struct ListQuery {
     pub(super) author: Option<String>,
     /// The name of whoever favours them.
     pub(super) favourite_of: Option<String>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+pub(super) struct PeopleQuery {
+    /// How a name begins, in capitals or not; or an id, from its fourth letter on.
+    pub(super) q: String,
+    /// How many at most.
+    pub(super) limit: Option<u32>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "ArticlePerson")]
+pub(super) struct PersonView {
+    /// The account's.
+    id: String,
+    username: String,
+    image: Option<String>,
+}
+
+impl From<Found> for PersonView {
+    fn from(found: Found) -> Self {
+        let Found { account, username, image } = found;
+        Self { id: account.to_string(), username, image }
+    }
 }
 
 #[derive(Debug, Serialize, JsonSchema)]

@@ -1,5 +1,7 @@
 //! What pages of sites ask, from any origin that the site has; without cookies.
 
+use std::sync::Arc;
+
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base::ErrorKind;
@@ -147,7 +149,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
 }
 
 /// The site, when the request came from one of its pages.
-async fn site(comments: &Comments, key: &str, headers: &HeaderMap) -> Result<Site> {
+async fn site(comments: &Comments, key: &str, headers: &HeaderMap) -> Result<Arc<Site>> {
     let site = comments.site(key).await?;
     site.welcome(text(headers, &header::ORIGIN), text(headers, &header::HOST))?;
     Ok(site)
@@ -247,12 +249,12 @@ async fn write(
         nonce: body.nonce,
     };
     let entry = comments.write(&site, &page, &visitor, new).await?;
-    let view = view(&entry.into())?;
+    let view = view(&Seen::from(&entry))?;
     Ok((StatusCode::CREATED, JSON, view).into_response())
 }
 
 /// To its writer.
-fn view(seen: &Seen) -> Result<Vec<u8>> {
+fn view(seen: &Seen<'_>) -> Result<Vec<u8>> {
     serde_json::to_vec(&seen.view(Secrets::Shown)?).map_err(edge::Error::internal)
 }
 
@@ -271,7 +273,7 @@ async fn change(
     let visitor = visitor(&comments, &site, (peer, &headers), own).await?;
     let id = entry_id(&path.comment)?;
     let entry = comments.change(&site, &visitor, id, (body.text, body.secret)).await?;
-    let view = view(&entry.into())?;
+    let view = view(&Seen::from(&entry))?;
     Ok((JSON, view).into_response())
 }
 
@@ -299,11 +301,9 @@ async fn reveal(
     let site = site(&comments, &path.site, &headers).await?;
     let visitor = visitor(&comments, &site, (peer, &headers), own).await?;
     let entry = comments.reveal(&site, &visitor, entry_id(&path.comment)?).await?;
-    let source = entry.source.clone();
-    let seen = Seen::from(entry);
-    let view = serde_json::to_value(seen.view(Secrets::Shown)?);
+    let view = serde_json::to_value(Seen::from(&entry).view(Secrets::Shown)?);
     let mut view = view.map_err(edge::Error::internal)?;
-    view["source"] = source.into();
+    view["source"] = entry.source.into();
     Ok((JSON, view.to_string()).into_response())
 }
 
