@@ -13,6 +13,7 @@ use futures::FutureExt;
 
 use crate::extract::Peer;
 use crate::forwarded::Secured;
+use crate::framing::Framing;
 use crate::guard::{Entrance, Shared, host_of};
 use crate::problem::{Cause, Error};
 
@@ -109,6 +110,10 @@ fn is_named(request: &Request) -> bool {
 }
 
 async fn answer(shared: &Shared, mut request: Request, next: Next) -> Response {
+    let framing = request.extensions().get::<Framing>().copied().unwrap_or_default();
+    if let Err(error) = framing.check() {
+        return error.into_response();
+    }
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
     // Held at least until there is an answer, and longer by what goes on without its caller.
     let place = match shared.places.take(peer) {

@@ -32,7 +32,7 @@ pub struct Config {
     pub streams_max: usize,
     /// The same of one peer.
     pub streams_per_peer_max: usize,
-    /// An open stream of somebody who showed a token that ends by time asks this often whether it still opens.
+    /// An open stream or socket of somebody who showed what ends by time asks this often whether it still opens.
     #[serde(with = "text")]
     pub token_check: Duration,
     /// Silence after which an event stream sends a comment.
@@ -93,7 +93,7 @@ impl Default for Config {
             bodies_max: 1_024,
             streams_max: 1_000,
             streams_per_peer_max: 250,
-            token_check: Duration::from_secs(1),
+            token_check: Duration::from_millis(500),
             stream_keep_alive: Duration::from_secs(15),
             header_bytes_max: 32 << 10,
             header_count_max: 100,

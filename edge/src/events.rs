@@ -13,7 +13,7 @@ use schemars::{SchemaGenerator, json_schema};
 
 use crate::document::Description;
 use crate::extract::{Input, Peer, shared};
-use crate::guard::{Admission, Proof, Shared};
+use crate::guard::{Admission, Shared};
 use crate::problem::{Error, Result};
 use crate::reply::Reply;
 
@@ -89,13 +89,12 @@ async fn over(shared: Arc<Shared>, admission: Admission) {
         return stopping.cancelled().await;
     }
     let mut epoch = shared.authority.epoch();
-    let ends_by_time = matches!(admission.shown, Proof::Token(..));
     loop {
         let its_time = async {
-            if !ends_by_time {
-                std::future::pending::<()>().await;
+            match admission.shown.next_look(&shared).await {
+                Some(at) => shared.base.clock.sleep(at.since(shared.base.clock.now())).await,
+                None => std::future::pending().await,
             }
-            shared.base.clock.sleep(shared.config.token_check).await;
         };
         tokio::select! {
             () = stopping.cancelled() => return,

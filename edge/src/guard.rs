@@ -11,7 +11,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, heade
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base::access::{Action, Authority, Door, Principal, Refused, Resource, Subject};
-use base::{Base, ErrorKind, OrganisationId, Shares, Tally, Tasks};
+use base::{Base, ErrorKind, OrganisationId, Shares, Tally, Tasks, Timestamp};
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
@@ -34,6 +35,11 @@ pub const SESSION_COOKIE: &str = "madang_session";
 pub trait Sessions: Send + Sync + 'static {
     /// Finds the holder of a session by the text of its cookie.
     fn session<'a>(&'a self, cookie: &'a str) -> BoxFuture<'a, Result<Principal, Refused>>;
+
+    /// When it ends if it is not used any more; nothing where that is not known, and it is asked often.
+    fn session_end<'a>(&'a self, _cookie: &'a str) -> BoxFuture<'a, Option<Timestamp>> {
+        Box::pin(std::future::ready(None))
+    }
 }
 
 /// What the gate asks, and with which limits.
@@ -188,6 +194,47 @@ impl Proof {
                 shared.authority.authenticate(Door::Http, id, secret).await.is_ok()
             }
         }
+    }
+
+    /// When to look again although nothing changed. A token is answered from memory, so that it is just asked often; what a
+    /// cookie opens is in rows, which know its end.
+    pub(crate) async fn next_look(&self, shared: &Shared) -> Option<Timestamp> {
+        let soon = || shared.base.clock.now().plus(shared.config.token_check);
+        match self {
+            Self::Known => None,
+            Self::Cookie(cookie) => {
+                Some(shared.sessions.session_end(cookie).await.unwrap_or_else(soon))
+            }
+            Self::Token(..) => Some(soon()),
+        }
+    }
+}
+
+/// What was found out about what somebody showed, for who asks often.
+pub(crate) struct Seen {
+    shown: Proof,
+    /// The epoch of access then, and the moment of the next look in microseconds.
+    last: Mutex<(u64, i64)>,
+}
+
+impl Seen {
+    pub(crate) fn new(shown: Proof) -> Self {
+        Self { shown, last: Mutex::new((0, i64::MIN)) }
+    }
+
+    /// Whether it still holds; nobody is asked while nothing changed and its time has not come.
+    pub(crate) async fn holds(&self, shared: &Shared) -> bool {
+        let epoch = *shared.authority.epoch().borrow();
+        let last = *self.last.lock();
+        if last.0 == epoch && shared.base.clock.now().micros() < last.1 {
+            return true;
+        }
+        if !self.shown.holds(shared).await {
+            return false;
+        }
+        let next = self.shown.next_look(shared).await.map_or(i64::MAX, Timestamp::micros);
+        *self.last.lock() = (epoch, next);
+        true
     }
 }
 

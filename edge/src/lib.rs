@@ -12,6 +12,7 @@ mod elsewhere;
 mod events;
 mod extract;
 mod forwarded;
+mod framing;
 mod guard;
 mod html;
 mod metrics;

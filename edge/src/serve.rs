@@ -18,6 +18,7 @@ use tower::ServiceExt;
 use crate::Config;
 use crate::extract::Peer;
 use crate::forwarded::{Secured, seen};
+use crate::framing::Framing;
 use crate::socket::{Activity, Held, Socket};
 
 /// Hyper keeps a whole header in one buffer, and asks for at least this much.
@@ -96,9 +97,12 @@ async fn connection(
             let (client, is_secured) = seen(request.headers(), from, &config.trusted_proxies);
             request.extensions_mut().insert(Peer(client));
             request.extensions_mut().insert(Secured(is_secured));
+            let framing = Framing::of(&request);
+            request.extensions_mut().insert(framing);
             let answer = router.clone().oneshot(request.map(Body::new));
             async move {
-                let response = answer.await.unwrap_or_else(|never| match never {});
+                let mut response = answer.await.unwrap_or_else(|never| match never {});
+                framing.finish(&mut response);
                 Ok::<_, Infallible>(response.map(|body| Held { body, answering }))
             }
         }

@@ -20,7 +20,7 @@ use sha1::{Digest, Sha1};
 
 use crate::document::Description;
 use crate::extract::{Input, Peer, shared};
-use crate::guard::{Admission, BoxFuture, Proof, Shared, Via, is_same_origin};
+use crate::guard::{Admission, BoxFuture, Seen, Shared, Via, is_same_origin};
 use crate::problem::{Error, Result};
 use crate::reply::Reply;
 use crate::socket::Socket;
@@ -142,12 +142,11 @@ fn shown(shared: &Arc<Shared>, parts: &Parts, admission: Admission) -> Option<Sh
     if caller.via == Via::Session && !is_same_origin(&parts.headers, &parts.uri) {
         return None;
     }
-    let ends_by_time = matches!(admission.shown, Proof::Token(..));
-    let still_every = ends_by_time.then_some(shared.config.token_check);
-    let (shared, shown) = (shared.clone(), Arc::new(admission.shown));
+    let still_every = Some(shared.config.token_check);
+    let (shared, seen) = (shared.clone(), Arc::new(Seen::new(admission.shown)));
     let still: Still = Arc::new(move || {
-        let (shared, shown) = (shared.clone(), shown.clone());
-        Box::pin(async move { shown.holds(&shared).await })
+        let (shared, seen) = (shared.clone(), seen.clone());
+        Box::pin(async move { seen.holds(&shared).await })
     });
     Some(Shown { principal: caller.principal, still: Some(still), still_every })
 }

@@ -396,6 +396,10 @@ impl Sessions for BrowserSessions {
     fn session<'a>(&'a self, cookie: &'a str) -> BoxFuture<'a, Result<Principal, Refused>> {
         Box::pin(self.0.session(cookie))
     }
+
+    fn session_end<'a>(&'a self, cookie: &'a str) -> BoxFuture<'a, Option<Timestamp>> {
+        Box::pin(self.0.session_end(cookie))
+    }
 }
 
 /// Requests under an `Idempotency-Key` are remembered in rows.

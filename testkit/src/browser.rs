@@ -170,6 +170,37 @@ impl Browser {
         self.command("POST", "/goog/cdp/execute", &body).map(drop)
     }
 
+    /// Gives it an authenticator of its own that keeps passkeys and takes whoever is there for their owner
+    /// (Web Authentication Level 3, section 11); gives its id.
+    pub fn authenticator(&self) -> Result<String> {
+        let wanted = json!({
+            "protocol": "ctap2", "transport": "internal", "hasResidentKey": true,
+            "hasUserVerification": true, "isUserConsenting": true, "isUserVerified": true,
+        });
+        let id = self.command("POST", "/webauthn/authenticator", &wanted)?;
+        id.as_str().map(str::to_owned).context("no authenticator")
+    }
+
+    /// Whether it takes whoever is there for their owner from now on.
+    pub fn verifies(&self, authenticator: &str, is_owner: bool) -> Result<()> {
+        let path = format!("/webauthn/authenticator/{authenticator}/uv");
+        self.command("POST", &path, &json!({ "isUserVerified": is_owner })).map(drop)
+    }
+
+    /// What it keeps.
+    pub fn credentials(&self, authenticator: &str) -> Result<Vec<Value>> {
+        let path = format!("/webauthn/authenticator/{authenticator}/credentials");
+        let all = self.command("GET", &path, &Value::Null)?;
+        Ok(all.as_array().context("no credentials")?.clone())
+    }
+
+    /// Has it keep this one and no other.
+    pub fn replace_credential(&self, authenticator: &str, credential: &Value) -> Result<()> {
+        let path = format!("/webauthn/authenticator/{authenticator}/credential");
+        self.command("DELETE", &format!("{path}s"), &Value::Null)?;
+        self.command("POST", &path, credential).map(drop)
+    }
+
     /// The windows of this browser, in the order in which they were opened.
     pub fn windows(&self) -> Result<Vec<String>> {
         let all = self.command("GET", "/window/handles", &Value::Null)?;

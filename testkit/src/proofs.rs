@@ -51,6 +51,8 @@ pub const ALL: &[(&str, Proof)] = &[
     ("first/kill", first::kill),
     ("first/one-reading", first::one_reading),
     ("first/strangers", first::strangers),
+    ("identity/attack", identity::attack),
+    ("identity/providers", identity::providers),
     ("identity/revoked", identity::revoked),
     ("identity/rights", identity::rights),
     ("identity/speed", identity::speed),

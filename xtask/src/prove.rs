@@ -62,6 +62,9 @@ pub(crate) fn prove(name: &str, binary: Option<PathBuf>) -> Result<()> {
         if matches!(name, "kv/memory" | "kv/speed") {
             crate::fetch_valkey()?;
         }
+        if name == "identity/providers" {
+            crate::fetch_oidc_provider()?;
+        }
         let binary = if let Some(binary) = binary {
             std::fs::canonicalize(&binary)?
         } else if kv::ALL.iter().any(|(known, _)| *known == name) {

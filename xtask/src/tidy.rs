@@ -200,6 +200,74 @@ fn every_action_is_asked_in_identity_rights() {
     }
 }
 
+/// The requirements of OWASP ASVS 5.0 at levels 1 and 2: chapter, section and numbers.
+const ASVS: &str = "1.1:1-2 1.2:1-9 1.3:1-11 1.4:1-3 1.5:1-2 2.1:1-3 2.2:1-3 2.3:1-4 2.4:1 3.2:1-2 3.3:1-4 \
+    3.4:1-6 3.5:1-5 3.7:1-2 4.1:1-3 4.2:1 4.3:1-2 4.4:1-4 5.1:1 5.2:1-3 5.3:1-2 5.4:1-3 \
+    6.1:1-3 6.2:1-12 6.3:1-4 6.4:1-4 6.5:1-5 6.6:1-3 6.8:1-4 7.1:1-3 7.2:1-4 7.3:1-2 7.4:1-5 \
+    7.5:1-2 7.6:1-2 8.1:1-2 8.2:1-3 8.3:1 8.4:1 9.1:1-3 9.2:1-4 10.1:1-2 10.2:1-2 10.3:1-4 \
+    10.4:1-11 10.5:1-5 10.6:1-2 10.7:1-3 11.1:1-2 11.2:1-3 11.3:1-3 11.4:1-4 11.5:1 11.6:1 \
+    12.1:1-3 12.2:1-2 12.3:1-4 13.1:1 13.2:1-5 13.3:1-2 13.4:1-5 14.1:1-2 14.2:1-4 14.3:1-3 \
+    15.1:1-3 15.2:1-3 15.3:1-7 16.1:1 16.2:1-5 16.3:1-4 16.4:1-3 16.5:1-3 17.1:1 17.2:1-4 \
+    17.3:1-2";
+
+fn asvs() -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
+    for section in ASVS.split(' ') {
+        let (section, runs) = section.split_once(':').unwrap();
+        for run in runs.split(',') {
+            let (first, last) = run.split_once('-').unwrap_or((run, run));
+            let numbers = first.parse::<u32>().unwrap()..=last.parse().unwrap();
+            all.extend(numbers.map(|number| format!("{section}.{number}")));
+        }
+    }
+    all
+}
+
+/// Every test of the workspace by its name.
+fn tests() -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for file in tracked(|path| Path::new(path).extension().is_some_and(|end| end == "rs")) {
+        let source = fs::read_to_string(&file).unwrap();
+        let plain = source.split("test]").skip(1);
+        for marked in plain.chain(source.split("tokio::test(").skip(1)) {
+            // Other attributes may stand between.
+            let head: Vec<&str> = marked.lines().take(5).collect();
+            let line = head.into_iter().find(|line| {
+                line.trim_start().starts_with("fn ") || line.trim_start().starts_with("async fn ")
+            });
+            let name = line.and_then(|line| line.split_once("fn ")?.1.split('(').next());
+            names.extend(name.map(str::to_owned));
+        }
+    }
+    names
+}
+
+#[test]
+fn every_requirement_of_asvs_is_a_row_whose_tests_exist() {
+    let table = fs::read_to_string(root().join("docs/asvs.md")).unwrap();
+    let (tests, mut missing) = (tests(), asvs());
+    assert_eq!(missing.len(), 253, "70 of level 1 and 183 of level 2");
+    let proofs: BTreeSet<&str> = testkit::proofs::ALL.iter().map(|(name, _)| *name).collect();
+    for row in table.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| number"))
+    {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [number, level, _, stands] = cells[..] else { panic!("not four cells: {row}") };
+        assert!(missing.remove(number), "{number} is no requirement, or twice there");
+        assert!(matches!(level, "1" | "2"), "{row}");
+        let shown: Vec<&str> = stands.split('`').skip(1).step_by(2).collect();
+        let named = shown.iter().filter(|name| name.contains('_') || name.contains('/'));
+        let mut count = 0;
+        for name in named.filter(|name| !name.starts_with("__")) {
+            let exists =
+                if name.contains('/') { proofs.contains(name) } else { tests.contains(*name) };
+            assert!(exists, "{number}: there is no {name}");
+            count += 1;
+        }
+        assert!(count > 0 || stands.starts_with("gap") || stands.starts_with("not here"), "{row}");
+    }
+    assert!(missing.is_empty(), "no row for {missing:?}");
+}
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()

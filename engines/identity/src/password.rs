@@ -21,6 +21,7 @@ pub(crate) struct Hasher {
     running: Arc<Semaphore>,
     places: Arc<Semaphore>,
     checks: Counter,
+    hashes: Counter,
 }
 
 /// A password that is long enough, and not so long that hashing it is an attack.
@@ -67,14 +68,20 @@ impl Hasher {
                 "Passwords compared with a hash.",
                 Counter::default(),
             ),
+            hashes: base.metrics.register(
+                "identity_password_hashes",
+                "New passwords that were hashed.",
+                Counter::default(),
+            ),
         })
     }
 
     /// The hash as a PHC string, with a salt of its own.
     pub(crate) async fn hash(&self, password: &str) -> Result<String, Error> {
         let (argon2, password) = (self.argon2.clone(), password.to_owned());
-        let salt = self.entropy.bytes::<16>();
+        let (salt, hashes) = (self.entropy.bytes::<16>(), self.hashes.clone());
         self.run(move || {
+            hashes.inc();
             let hash: PasswordHash = argon2
                 .hash_password_with_salt(password.as_bytes(), &salt)
                 .map_err(|error| Error::Hash(error.to_string()))?;

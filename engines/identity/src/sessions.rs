@@ -311,6 +311,20 @@ impl Identity {
         Ok(principal)
     }
 
+    /// When a browser's session ends if it is not used any more.
+    pub async fn session_end(&self, token: &str) -> Option<Timestamp> {
+        let hash = token::stored(token)?;
+        let found = self.0.db.read(async move |read| {
+            let sql =
+                "SELECT created, expires FROM session WHERE token_hash = ? AND kind = 'cookie'";
+            let row = read.query_optional(sql, params![hash]).await?;
+            row.map(|row| Ok::<_, Error>((row.get("created")?, row.get("expires")?))).transpose()
+        });
+        // Whoever is told nothing looks again soon.
+        let (created, expires): (Timestamp, Timestamp) = found.await.ok().flatten()?;
+        Some(expires.min(created.plus(self.0.config.session_age_max)))
+    }
+
     /// Ends a browser's session; one that is not there is ended already.
     pub async fn sign_out(&self, token: &str) -> Result<(), Error> {
         let Some(hash) = token::stored(token) else { return Ok(()) };

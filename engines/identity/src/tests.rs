@@ -632,30 +632,3 @@ fn wrong_configuration_is_named() {
     let error = config.check().unwrap_err().to_string();
     assert_eq!(error, "identity: member_grants: the grant names no action: X");
 }
-
-/// The guide's table of requirements names tests; each of them must be there.
-#[test]
-fn every_requirement_of_the_guide_has_its_test() {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
-    let guide = read("docs/guides/identity.md");
-    let (_, table) = guide.split_once("| requirement | test |").unwrap();
-    let sources = [
-        "engines/identity/src/tests.rs",
-        "engines/identity/src/tests/entering.rs",
-        "engines/identity/src/tests/passkeys.rs",
-        "engines/identity/src/password.rs",
-        "server/tests/it/identity.rs",
-        "server/tests/it/tls.rs",
-    ];
-    let sources: String = sources.into_iter().map(read).collect();
-    let rows: Vec<_> = table.lines().filter(|line| line.starts_with("| ")).collect();
-    assert!(rows.len() > 15, "the reader found {} rows", rows.len());
-    for row in rows {
-        let tests: Vec<_> = row.split('`').skip(1).step_by(2).collect();
-        assert!(!tests.is_empty(), "{row}");
-        for test in tests {
-            assert!(sources.contains(&format!("fn {test}(")), "{test}");
-        }
-    }
-}

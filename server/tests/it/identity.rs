@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use testkit::{Http, Mail, Mailbox, Reply, Stack};
+use testkit::{Http, Mail, Mailbox, MqttClient, Reply, Resp, Stack, StompClient};
 
 use crate::launch;
 
@@ -106,6 +106,130 @@ fn an_account_comes_in_by_its_mailbox_and_no_token_is_in_a_log_or_a_list() {
     let log = stack.log();
     for secret in [&*verify, &token, &reset, PASSWORD, "another long password"] {
         assert!(!log.contains(secret) && !messages.contains(secret), "{secret}");
+    }
+}
+
+/// What somebody may show, and a wrong form of each, at every door.
+fn show_everywhere(stack: &Stack, key: &Value) {
+    let text = |name: &str| key[name].as_str().unwrap();
+    let (user, secret) = (text("mqtt_user"), text("mqtt_password"));
+    for (user, secret, token) in [
+        (user, secret, text("token").to_owned()),
+        (user, WRONG_SECRET, format!("madang_{user}_{WRONG_SECRET}")),
+        ("mina@example.com", PASSWORD, PASSWORD.to_owned()),
+    ] {
+        let is_right = secret != PASSWORD && secret != WRONG_SECRET;
+        let http = stack.stranger().bearer(&token).get("/v1/keys").unwrap().status;
+        assert_eq!(http == 200, is_right);
+        let mqtt = MqttClient::connect(stack.mqtt_address(), user, user, secret);
+        assert_eq!(mqtt.is_ok(), is_right);
+        let resp = Resp::connect(stack.resp_address()).unwrap().ask(&["AUTH", user, secret]);
+        assert_eq!(matches!(resp.unwrap(), testkit::Value::Error(_)), !is_right);
+        assert_eq!(StompClient::connect(stack.http_address(), &token).is_ok(), is_right);
+    }
+}
+
+const WRONG_SECRET: &str = "AAAAAAAAAAAAAAAAAAAAAwrongAAAAAAAAAAAAAAAAA";
+
+/// All that people, apps, devices and tools show or are given, with everything logged that can be.
+#[test]
+fn no_secret_is_in_any_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let mailbox = Mailbox::open().unwrap();
+    let stack = launch(&folder)
+        .mail_to(mailbox.port)
+        .environment("MADANG__LOG__FILTER", "trace")
+        .environment("MADANG__IDENTITY__PROVIDERS__KAKAO__ISSUER", "https://kauth.example")
+        .environment("MADANG__IDENTITY__PROVIDERS__KAKAO__CLIENT_ID", "madang")
+        .environment("MADANG__IDENTITY__PROVIDERS__KAKAO__CLIENT_SECRET", "the-secret-of-a-client")
+        .start()
+        .unwrap();
+    let mut secrets: Vec<String> = [
+        PASSWORD,
+        WRONG_SECRET,
+        "the-secret-of-a-client",
+        "a guess of somebody",
+        "another long password",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    secrets.push(stack.token().splitn(3, '_').nth(2).unwrap().to_owned());
+
+    assert_eq!(sign_up(&stack, "mina@example.com").status, 202);
+    let guess = json!({"email": "mina@example.com", "password": "a guess of somebody"});
+    assert_eq!(stack.stranger().post("/v1/session", &guess).unwrap().status, 401);
+    let credentials = json!({"email": "mina@example.com", "password": PASSWORD});
+    let signed_in = stack.stranger().post("/v1/session", &credentials).unwrap();
+    let session = cookie(&signed_in);
+    let mina = browser(&stack, &session);
+    secrets.push(session.split_once('=').unwrap().1.to_owned());
+    let (_, verify) = link(&mailbox, "mina@example.com", "verify");
+    mina.post("/v1/account/verification", &json!({ "token": verify })).unwrap().ok().unwrap();
+    secrets.push(verify);
+
+    let tokens = stack.stranger().post("/v1/tokens", &credentials).unwrap().ok().unwrap();
+    let again = json!({"refresh_token": tokens["refresh_token"]});
+    let next = stack.stranger().post("/v1/tokens/refresh", &again).unwrap().ok().unwrap();
+    assert_eq!(stack.stranger().post("/v1/tokens/refresh", &again).unwrap().status, 401);
+    for given in [&tokens, &next] {
+        for name in ["access_token", "refresh_token"] {
+            secrets.push(given[name].as_str().unwrap().splitn(3, '_').nth(2).unwrap().to_owned());
+        }
+    }
+
+    let everything = json!({"label": "all", "grants": [{"action": "*", "resource": "*"}]});
+    let key = mina.post("/v1/keys", &everything).unwrap().ok().unwrap();
+    secrets.push(key["mqtt_password"].as_str().unwrap().to_owned());
+    show_everywhere(&stack, &key);
+
+    let totp = json!({ "password": PASSWORD });
+    let totp = mina.post("/v1/account/totp", &totp).unwrap().ok().unwrap();
+    secrets.push(totp["secret"].as_str().unwrap().to_owned());
+    let tool =
+        json!({"name": "Wiki", "redirect_uris": ["https://wiki.example/back"], "has_secret": true});
+    let tool = mina.post("/v1/oidc/tools", &tool).unwrap().ok().unwrap();
+    secrets.push(tool["secret"].as_str().unwrap().splitn(3, '_').nth(2).unwrap().to_owned());
+    let invited = json!({"email": "jin@example.com", "role": "member"});
+    mina.post("/v1/invitations", &invited).unwrap().ok().unwrap();
+    let (_, invitation) = link(&mailbox, "jin@example.com", "invitation");
+    let accepted = json!({"token": invitation, "password": PASSWORD});
+    stack.stranger().post("/v1/invitations/accept", &accepted).unwrap().ok().unwrap();
+    secrets.push(invitation);
+
+    let asked = json!({"email": "mina@example.com"});
+    stack.stranger().post("/v1/session/links", &asked).unwrap().ok().unwrap();
+    let (_, entry) = link(&mailbox, "mina@example.com", "link");
+    let entered = stack.stranger().post("/v1/session/link", &json!({ "token": entry })).unwrap();
+    secrets.push(cookie(&entered).split_once('=').unwrap().1.to_owned());
+    secrets.push(entry);
+    stack.stranger().post("/v1/password-resets", &asked).unwrap().ok().unwrap();
+    let (_, reset) = link(&mailbox, "mina@example.com", "reset");
+    let finish = json!({"token": reset, "password": "another long password"});
+    stack.stranger().post("/v1/password-resets/finish", &finish).unwrap().ok().unwrap();
+    secrets.push(reset);
+
+    let reader = stack.stranger().bearer(key["token"].as_str().unwrap());
+    let mut kept = vec![];
+    for path in ["/v1/audit.csv", "/v1/messages", "/v1/dead-letters", "/v1/keys", "/v1/oidc/tools"]
+    {
+        for of in [&stack.api(), &reader] {
+            let reply = of.get(path).unwrap();
+            assert_eq!(reply.status, 200, "{path}");
+            kept.push((path, String::from_utf8_lossy(&reply.body).into_owned()));
+        }
+    }
+    for path in ["/metrics", "/v1/stuck"] {
+        let reply = stack.api().get(path).unwrap();
+        kept.push((path, String::from_utf8_lossy(&reply.body).into_owned()));
+    }
+    let log = stack.log();
+    assert!(log.contains("DEBUG") && log.lines().count() > 100, "little was logged");
+    kept.push(("the log", log));
+    assert!(secrets.len() > 18 && secrets.iter().all(|secret| secret.len() > 9), "{secrets:?}");
+    for secret in &secrets {
+        for (place, text) in &kept {
+            assert!(!text.contains(&**secret), "{place} has {secret}");
+        }
     }
 }
 

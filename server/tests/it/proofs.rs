@@ -54,6 +54,16 @@ fn what_is_revoked_ends_within_a_second_at_every_door() {
 }
 
 #[test]
+fn what_attackers_try_opens_and_tells_nothing() {
+    holds(identity::attack);
+}
+
+#[test]
+fn people_come_in_by_others_by_us_and_by_passkeys() {
+    holds(identity::providers);
+}
+
+#[test]
 fn keys_are_checked_while_people_log_in() {
     holds(identity::speed);
 }
