@@ -9,8 +9,10 @@ use crate::mailbox::Mailbox;
 use crate::proofs::{Ground, Report, Size};
 use crate::stack::Stack;
 
+type BodyOf = fn(&str) -> Value;
+
 /// A body for one address at each operation that somebody may ask about it.
-const ASKED: &[(&str, fn(&str) -> Value)] = &[
+const ASKED: &[(&str, BodyOf)] = &[
     ("/v1/session", |email| person(email, WRONG)),
     ("/v1/tokens", |email| person(email, WRONG)),
     ("/conduit/api/users/login", |email| json!({"user": person(email, WRONG)})),
@@ -250,7 +252,7 @@ fn mann_whitney(one: &[f64], other: &[f64]) -> f64 {
     let mut ranks = 0.0;
     let mut at = 0;
     for equal in all.chunk_by(|a, b| a.0.total_cmp(&b.0).is_eq()) {
-        let rank = at as f64 + (equal.len() as f64 + 1.0) / 2.0;
+        let rank = at as f64 + f64::midpoint(equal.len() as f64, 1.0);
         ranks += rank * equal.iter().filter(|(_, is_one)| *is_one).count() as f64;
         at += equal.len();
     }
