@@ -20,7 +20,7 @@ use sha1::{Digest, Sha1};
 
 use crate::document::Description;
 use crate::extract::{Input, Peer, shared};
-use crate::guard::{Admission, BoxFuture, Seen, Shared, Via, is_same_origin};
+use crate::guard::{Admission, BoxFuture, Proof, Seen, Shared, Via, is_same_origin};
 use crate::problem::{Error, Result};
 use crate::reply::Reply;
 use crate::socket::Socket;
@@ -142,7 +142,9 @@ fn shown(shared: &Arc<Shared>, parts: &Parts, admission: Admission) -> Option<Sh
     if caller.via == Via::Session && !is_same_origin(&parts.headers, &parts.uri) {
         return None;
     }
-    let still_every = Some(shared.config.token_check);
+    // What the authority knows tells of its end by the epoch.
+    let still_every =
+        (!matches!(admission.shown, Proof::Known)).then_some(shared.config.token_check);
     let (shared, seen) = (shared.clone(), Arc::new(Seen::new(admission.shown)));
     let still: Still = Arc::new(move || {
         let (shared, seen) = (shared.clone(), seen.clone());

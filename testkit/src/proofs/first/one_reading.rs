@@ -63,7 +63,8 @@ pub fn one_reading(ground: &Ground) -> Result<Report> {
     );
 
     let total = stack.api().sql_number("SELECT count(DISTINCT time) FROM readings")?;
-    let sent = 1 + pubacks.count() + streamed.count() + queried.count() + mailed.count();
+    // Beside those that were timed: the first, and the one that ended the stream.
+    let sent = 2 + pubacks.count() + streamed.count() + queried.count() + mailed.count();
     report.bound(
         usize::try_from(total)? == sent,
         format!("{total} readings in SQL of {sent} acknowledged"),
