@@ -89,17 +89,20 @@ impl Opened {
         register: impl FnOnce(&Jobs),
     ) -> Server {
         let base = Base { clock: base::Clock::simulated(now), ..Base::system() };
-        Server::start(self.db.clone(), config(), base, register).await
+        Server::start(self.own_db().await, config(), base, register).await
+    }
+
+    /// A handle of its own, where that can be.
+    async fn own_db(&self) -> Db {
+        if self.db.is_embedded() {
+            return self.db.clone();
+        }
+        Db::open(self.config.clone(), &Base::system()).await.unwrap()
     }
 
     /// A server with a database handle of its own, where that can be.
     pub(crate) async fn other(&self, register: impl FnOnce(&Jobs)) -> Server {
-        let db = if self.db.is_embedded() {
-            self.db.clone()
-        } else {
-            Db::open(self.config.clone(), &Base::system()).await.unwrap()
-        };
-        Server::start(db, config(), Base::system(), register).await
+        Server::start(self.own_db().await, config(), Base::system(), register).await
     }
 
     /// How often each job had its effect.
@@ -140,11 +143,15 @@ impl Server {
         self.end();
     }
 
-    /// The same, and nothing of it is on its way any more.
+    /// The same for one that has its own handle, and nothing of it is on its way any more: what it asked of a database before
+    /// would be done there by its clock.
     pub(crate) async fn killed(mut self) {
         let runtime = self.runtime.take().unwrap();
         let ended = move || runtime.shutdown_timeout(Duration::from_secs(20));
         tokio::task::spawn_blocking(ended).await.unwrap();
+        if !self.db.is_embedded() {
+            self.db.close().await;
+        }
     }
 
     fn end(&mut self) {
