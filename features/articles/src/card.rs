@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::article::{Article, ArticleId, State, WITH_AUTHOR, article_of, columns};
-use crate::store::Statement;
+use crate::store::{CARDS, Statement, tally};
 use crate::tag::{self, Tagged};
 use crate::{Error, Result};
 
@@ -100,10 +100,14 @@ pub(crate) async fn favoured(
 /// Articles whose cards are made in one commit.
 const MADE_AT_ONCE: i64 = 200;
 
-/// Makes the cards of articles that were published before there were any.
+/// Makes the cards of articles that were published before there were any, once.
 pub(crate) async fn make_missing(db: &Db, organisation: OrganisationId) -> Result<()> {
     loop {
         let made = db.write(async move |tx| {
+            let sql = "SELECT articles FROM article_tally WHERE organisation = ? AND kind = ? AND name = ''";
+            if tx.query_optional(sql, params![organisation, CARDS]).await?.is_some() {
+                return Ok(0);
+            }
             let mut statement = Statement::default();
             statement.add("SELECT a.author AS author, ", &[]);
             columns(&mut statement, organisation, None, false);
@@ -117,6 +121,9 @@ pub(crate) async fn make_missing(db: &Db, organisation: OrganisationId) -> Resul
             let rows = tx.query(&statement.sql, &statement.values).await?;
             for row in &rows {
                 put(tx, organisation, row.get("author")?, &article_of(row, false)?).await?;
+            }
+            if rows.is_empty() {
+                tally(tx, organisation, (CARDS, ""), 1).await?;
             }
             Ok::<_, Error>(rows.len())
         });

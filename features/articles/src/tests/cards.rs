@@ -113,6 +113,7 @@ async fn articles_that_were_there_before_cards_get_theirs() {
     let house = &stack.articles.0;
     let dropped = house.db.write(async move |tx| {
         tx.execute("DELETE FROM article_card", &[]).await?;
+        tx.execute("DELETE FROM article_tally WHERE kind = 'cards'", &[]).await?;
         Ok::<_, relational::Error>(())
     });
     dropped.await.unwrap();
