@@ -98,8 +98,6 @@ const KEPT: &[(&str, &str)] = &[
     ("activedefrag", "no"),
     ("active-expire-effort", "1"),
     ("appendonly", "yes"),
-    ("auto-aof-rewrite-percentage", "100"),
-    ("auto-aof-rewrite-min-size", "268435456"),
     ("close-on-replica-write", "yes"),
     ("key-load-delay", "0"),
     ("latency-tracking", "yes"),
@@ -151,6 +149,12 @@ impl Share {
 
 impl Settings {
     pub(crate) fn new(config: &Config) -> Self {
+        let dead = (config.rewrite_factor - 1).saturating_mul(100);
+        let rewrites = [
+            ("auto-aof-rewrite-percentage", dead.to_string()),
+            ("auto-aof-rewrite-min-size", config.rewrite_bytes_min.to_string()),
+        ];
+        let kept = KEPT.iter().map(|(name, value)| (*name, (*value).to_owned()));
         Self {
             clients_max: config.connections_max,
             memory_max: config.memory_bytes_max,
@@ -184,7 +188,7 @@ impl Settings {
             tracked_keys_max: config.tracked_keys_max,
             latency_millis: 0,
             clients_share: Share::Bytes(0),
-            kept: KEPT.iter().map(|(name, value)| (*name, (*value).to_owned())).collect(),
+            kept: kept.chain(rewrites).collect(),
         }
     }
 
