@@ -97,10 +97,14 @@ pub(crate) enum Secrets {
 
 impl Seen<'_> {
     pub(crate) fn view(&self, secrets: Secrets) -> Result<CommentView<'_>> {
-        let is_deleted = self.state == State::Deleted;
-        let is_readable = !is_deleted && (!self.is_secret || secrets == Secrets::Shown);
+        let is_readable = !self.is_deleted() && (!self.is_secret || secrets == Secrets::Shown);
         let body = is_readable.then(|| serde_json::from_str(self.body)).transpose();
-        Ok(CommentView {
+        Ok(CommentView { body: body.map_err(|_| Error::damaged("a comment"))?, ..self.head() })
+    }
+
+    /// The view without what was written.
+    fn head(&self) -> CommentView<'_> {
+        CommentView {
             id: &self.id,
             parent: self.parent.as_deref(),
             name: self.name,
@@ -111,47 +115,26 @@ impl Seen<'_> {
             owner: self.is_owner,
             account: self.has_account,
             secret: self.is_secret,
-            deleted: is_deleted,
+            deleted: self.is_deleted(),
             held: matches!(self.state, State::Held | State::Spam),
-            body: body.map_err(|_| Error::damaged("a comment"))?,
-        })
+            body: None,
+        }
+    }
+
+    fn is_deleted(&self) -> bool {
+        self.state == State::Deleted
     }
 
     /// Writes the view for everybody. The tree is JSON already, so it is not read anew.
     fn put(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"{\"id\":");
-        put_json(out, &self.id);
-        if let Some(parent) = &self.parent {
-            out.extend_from_slice(b",\"parent\":");
-            put_json(out, parent);
-        }
-        out.extend_from_slice(b",\"name\":");
-        put_json(out, self.name);
-        out.extend_from_slice(b",\"at\":");
-        put_json(out, &self.created.millis());
-        let is_deleted = self.state == State::Deleted;
-        let put_flag = |out: &mut Vec<u8>, name: &str, is: bool| {
-            if is {
-                out.extend_from_slice(b",\"");
-                out.extend_from_slice(name.as_bytes());
-                out.extend_from_slice(b"\":true");
-            }
-        };
-        put_flag(out, "edited", self.is_edited);
-        if self.likes != 0 {
-            out.extend_from_slice(b",\"likes\":");
-            put_json(out, &self.likes);
-        }
-        put_flag(out, "pinned", self.is_pinned);
-        put_flag(out, "owner", self.is_owner);
-        put_flag(out, "account", self.has_account);
-        put_flag(out, "secret", self.is_secret);
-        put_flag(out, "deleted", is_deleted);
-        if !is_deleted && !self.is_secret {
+        put_json(out, &self.head());
+        if !self.is_deleted() && !self.is_secret {
+            // It comes last.
+            out.pop();
             out.extend_from_slice(b",\"body\":");
             out.extend_from_slice(self.body.as_bytes());
+            out.push(b'}');
         }
-        out.push(b'}');
     }
 }
 
