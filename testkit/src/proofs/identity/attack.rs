@@ -9,6 +9,7 @@ mod telling;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
+use super::Tried;
 use crate::http::{Http, Reply};
 use crate::proofs::{Ground, Report};
 use crate::stack::{Launch, Stack};
@@ -56,31 +57,6 @@ fn run(sections: &[(&str, Section)], ground: &Ground, report: &mut Report) {
         if let Err(error) = section(ground, report) {
             report.bound(false, format!("{name} broke off: {error:#}"));
         }
-    }
-}
-
-/// What was tried in one part, and what of it went wrong.
-#[derive(Default)]
-struct Tried {
-    count: usize,
-    wrong: Vec<String>,
-}
-
-/// Of what went wrong, so much is told.
-const TOLD_MAX: usize = 20;
-
-impl Tried {
-    fn check(&mut self, held: bool, what: impl FnOnce() -> String) {
-        self.count += 1;
-        if !held {
-            self.wrong.push(what());
-        }
-    }
-
-    fn tell(self, report: &mut Report, name: &str) {
-        let (count, wrong) = (self.count, self.wrong.len());
-        report.bound(wrong == 0, format!("{name}: {count} tried, {wrong} wrong"));
-        report.short.extend(self.wrong.into_iter().take(TOLD_MAX));
     }
 }
 

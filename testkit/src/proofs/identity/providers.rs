@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use super::Tried;
 use crate::http::{Http, Reply};
 use crate::proofs::{Ground, Report};
 use crate::redis::cache_folder;
@@ -39,28 +40,6 @@ pub fn providers(ground: &Ground) -> Result<Report> {
         }
     }
     Ok(report)
-}
-
-/// What was tried in one part, and what of it went wrong.
-#[derive(Default)]
-struct Tried {
-    count: usize,
-    wrong: Vec<String>,
-}
-
-impl Tried {
-    fn check(&mut self, held: bool, what: impl FnOnce() -> String) {
-        self.count += 1;
-        if !held {
-            self.wrong.push(what());
-        }
-    }
-
-    fn tell(self, report: &mut Report, name: &str) {
-        let (count, wrong) = (self.count, self.wrong.len());
-        report.bound(wrong == 0, format!("{name}: {count} tried, {wrong} wrong"));
-        report.short.extend(self.wrong.into_iter().take(20));
-    }
 }
 
 /// A program on the other side, ended when dropped.
