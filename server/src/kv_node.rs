@@ -62,7 +62,11 @@ async fn serve(mut config: Config, options: &Options, base: &Base) -> Result<()>
     let port =
         |address: &Option<String>| if address.is_some() { Port::Configured } else { Port::Usual };
     let ports = (port(&config.kv.listen), port(&config.kv.listen_tls));
-    let shown = Shown::open(&config.tls, base)?;
+    ensure!(
+        !config.tls.acme.is_on(),
+        "[tls.acme] is not for a node: an authority would come to a door that it does not have; name files"
+    );
+    let shown = Shown::open(&config.tls, &options.data_dir, base)?;
     let tls = shown.as_ref().map(|shown| shown.other.clone());
     let usual = ["127.0.0.1:6379", "127.0.0.1:6380"];
     let doors = entries("kv", &config.kv, usual, ports, tls).await?;

@@ -16,14 +16,22 @@ pub enum Durability {
     Everysec,
     /// When the system writes it; kill -9 loses nothing, a power cut may.
     Off,
+    /// Never: nothing is written, and what is held is gone when the process ends, or when an error or the end of a script leaves
+    /// it half changed. For caches.
+    Memory,
 }
 
 impl Durability {
+    /// Whether there is a log.
+    pub(crate) fn is_kept(self) -> bool {
+        self != Self::Memory
+    }
+
     pub(crate) fn redis_name(self) -> &'static str {
         match self {
             Self::Always => "always",
             Self::Everysec => "everysec",
-            Self::Off => "no",
+            Self::Off | Self::Memory => "no",
         }
     }
 
@@ -56,7 +64,7 @@ pub struct Config {
     pub reconnect_after: Duration,
     /// Commands of rooms of this process that wait for their answers; more are refused.
     pub requests_max: usize,
-    /// When a change is on disk: `always`, `everysec` or `off`.
+    /// When a change is on disk: `always`, `everysec`, `off`, or with `memory` never.
     pub durability: Durability,
     /// Open connections, in all organisations together.
     pub connections_max: usize,

@@ -16,6 +16,11 @@ pub enum Error {
     Damaged { path: PathBuf, at: u64, reason: String },
     #[error("the folder {} has another format: {found}", path.display())]
     Format { path: PathBuf, found: String },
+    #[error(
+        "the folder {} holds keys that a store with durability = \"memory\" would not read: move it away, or choose another durability",
+        .0.display()
+    )]
+    Kept(PathBuf),
     #[error("the store has ended")]
     Ended,
     #[error("{0}")]
@@ -44,9 +49,11 @@ impl Error {
 
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Config(_) | Self::Format { .. } | Self::Address(_) | Self::Refused(_) => {
-                ErrorKind::Invalid
-            }
+            Self::Config(_)
+            | Self::Format { .. }
+            | Self::Kept(_)
+            | Self::Address(_)
+            | Self::Refused(_) => ErrorKind::Invalid,
             Self::InUse(_) => ErrorKind::Conflict,
             Self::Io { .. } | Self::Ended | Self::Lost(_) | Self::Unreachable(_) => {
                 ErrorKind::Unavailable

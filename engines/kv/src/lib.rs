@@ -247,23 +247,28 @@ impl Embedded {
                 let (secret, random) = (base.entropy.bytes(), base.entropy.number());
                 let mut engine =
                     Engine::new(secret, random, gate, settings::Settings::new(&config), now);
-                let recovered = match log::recover(dir_owned, &mut engine) {
+                let opened = if config.durability.is_kept() {
+                    log::recover(dir_owned, &mut engine).map(Some)
+                } else {
+                    log::unused(&dir_owned).map(|()| None)
+                };
+                let recovered = match opened {
                     Ok(recovered) => recovered,
                     Err(error) => {
                         drop(ready.send(Err(error)));
                         return;
                     }
                 };
-                tracing::info!(
-                    effects = recovered.effects,
-                    cut_bytes = recovered.cut_bytes,
-                    "the store was read back"
-                );
+                if let Some(log::Recovered { effects, cut_bytes, .. }) = &recovered {
+                    tracing::info!(effects, cut_bytes, "the store was read back");
+                } else {
+                    tracing::info!("the store keeps nothing: durability is memory");
+                }
                 let parts = Parts {
                     poll,
                     waker,
                     engine,
-                    log: recovered.log,
+                    log: recovered.map(|recovered| recovered.log),
                     messages,
                     sender,
                     base,

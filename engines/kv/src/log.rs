@@ -23,7 +23,7 @@ use crate::config::Durability;
 use crate::engine::Refusal;
 use crate::error::Error;
 use frame::{FRAME_HEADER, MAGIC, UNSURE};
-pub(crate) use recovery::{FOLLOWS, recover};
+pub(crate) use recovery::{FOLLOWS, Recovered, recover, unused};
 pub(crate) use rewrite::Rewrite;
 
 /// Room on disk is taken at least this much ahead, so that a full disk is seen before a change is made.

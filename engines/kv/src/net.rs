@@ -70,7 +70,8 @@ pub(crate) struct Server {
     /// Shared with a turn, which hears others while a script runs.
     desk: Rc<RefCell<Desk>>,
     engine: Engine,
-    log: Log,
+    /// Nothing where nothing is kept.
+    log: Option<Log>,
     rewrite: Option<Rewrite>,
     /// Bytes of the data when the log last began anew.
     snapshot_bytes: u64,
@@ -99,7 +100,7 @@ pub(crate) struct Parts {
     pub(crate) poll: Poll,
     pub(crate) waker: Arc<Waker>,
     pub(crate) engine: Engine,
-    pub(crate) log: Log,
+    pub(crate) log: Option<Log>,
     pub(crate) messages: Receiver<Message>,
     pub(crate) sender: Sender<Message>,
     pub(crate) base: Base,
@@ -167,13 +168,16 @@ impl Server {
         self.look_at_the_log(self.base.clock.now().millis());
         self.commit(self.base.clock.now().millis()).ok();
         self.flush();
-        self.log.close()
+        self.log.as_mut().map_or(Ok(()), Log::close)
     }
 
     /// After a panic that may have left the data half changed: nothing of this turn was acknowledged, everybody is
-    /// sent away, and the data is read back from the log.
+    /// sent away, and the data is read back from the log. Without one it is gone.
     fn begin_again(&mut self) -> Result<(), Error> {
-        tracing::warn!("the store reads its log back, and its clients have to connect again");
+        tracing::warn!(
+            is_kept = self.log.is_some(),
+            "the store begins with what it kept, and its clients have to connect again"
+        );
         let mut desk = self.desk.borrow_mut();
         if let Some((token, text)) = self.engine.culprit
             && let Some(connection) = desk.connection(token)
@@ -190,16 +194,18 @@ impl Server {
         if let Some(rewrite) = self.rewrite.take() {
             rewrite.abandon();
         }
-        let has_failed = self.log.retire();
+        let retired = self.log.as_mut().map(|log| (log.retire(), log.dir.clone()));
         self.engine.begin_again(self.base.entropy.bytes(), self.base.clock.now().millis());
-        self.log = log::recover(self.log.dir.clone(), &mut self.engine)?.log;
-        if has_failed {
-            self.log.stay_failed();
+        if let Some((has_failed, dir)) = retired {
+            let log = self.log.insert(log::recover(dir, &mut self.engine)?.log);
+            if has_failed {
+                log.stay_failed();
+            }
         }
         self.snapshot_bytes = self.engine.store.used_bytes() as u64;
         self.has_overdue = false;
         self.writes_expected = true;
-        self.metrics.show(&self.engine, self.log.bytes());
+        self.metrics.show(&self.engine, self.log_bytes());
         Ok(())
     }
 
@@ -312,7 +318,8 @@ impl Server {
             }
             self.engine.unsettled = None;
         }
-        self.engine.refusal = self.log.check(self.engine.settings.durability);
+        let durability = self.engine.settings.durability;
+        self.engine.refusal = self.log.as_mut().and_then(|log| log.check(durability));
     }
 
     /// Lets clients go on whose input had to wait.
@@ -404,14 +411,20 @@ impl Server {
             self.close_idle(now);
         }
         self.limit_clients();
-        self.log.sync_if_due(self.engine.settings.durability, now);
-        let live = self.engine.store.used_bytes() as u64;
-        let is_mostly_dead = self.log.bytes() > self.config.rewrite_bytes_min
-            && self.log.bytes() > self.config.rewrite_factor * live.max(self.snapshot_bytes);
+        if let Some(log) = &mut self.log {
+            log.sync_if_due(self.engine.settings.durability, now);
+        }
+        let (live, bytes) = (self.engine.store.used_bytes() as u64, self.log_bytes());
+        let is_mostly_dead = bytes > self.config.rewrite_bytes_min
+            && bytes > self.config.rewrite_factor * live.max(self.snapshot_bytes);
         if self.rewrite.is_none() && is_mostly_dead && now >= self.rewrites_from {
             self.engine.wants_rewrite = true;
         }
-        self.metrics.show(&self.engine, self.log.bytes());
+        self.metrics.show(&self.engine, bytes);
+    }
+
+    fn log_bytes(&self) -> u64 {
+        self.log.as_ref().map_or(0, Log::bytes)
     }
 
     /// Closes those for whom and from whom most waits, until all together are within their part of memory.
@@ -470,7 +483,7 @@ impl Server {
             }
         }
         if std::mem::take(&mut self.engine.wants_sync) && committed.is_ok() {
-            committed = self.log.settle();
+            committed = self.log.as_mut().map_or(Ok(()), Log::settle);
             if let Err(refusal) = committed {
                 self.engine.refusal = Some(refusal);
                 self.metrics.refused.inc();
@@ -488,11 +501,14 @@ impl Server {
 
     fn put_on_disk(&mut self, now: i64) -> Result<(), Refusal> {
         let durability = self.engine.settings.durability;
-        let began = self.base.clock.instant();
-        let committed = self.log.commit(&mut self.engine.effects, durability, now);
-        let event = if durability == Durability::Always { "aof-fsync-always" } else { "aof-write" };
-        self.engine.note_latency(event, now, self.micros_since(began));
-        committed?;
+        if let Some(log) = &mut self.log {
+            let began = self.base.clock.instant();
+            let committed = log.commit(&mut self.engine.effects, durability, now);
+            let is_synced = durability == Durability::Always;
+            let event = if is_synced { "aof-fsync-always" } else { "aof-write" };
+            self.engine.note_latency(event, now, self.micros_since(began));
+            committed?;
+        }
         self.engine.effects.truncate(log::frame::FRAME_HEADER);
         if self.engine.effects.capacity() > EFFECTS_KEPT_MAX {
             self.engine.effects = log::empty_frame();
@@ -543,7 +559,9 @@ impl Server {
         if let Some(outcome) = rewrite.outcome() {
             match outcome {
                 Ok(bytes) => {
-                    self.log.older_are_gone();
+                    if let Some(log) = &mut self.log {
+                        log.older_are_gone();
+                    }
                     self.snapshot_bytes = bytes;
                     self.metrics.rewrites.inc();
                 }
@@ -579,7 +597,10 @@ impl Server {
 
     fn begin_rewrite(&mut self) {
         let durability = self.engine.settings.durability;
-        let is_prepared = self.log.prepare(durability);
+        let is_prepared = match &mut self.log {
+            Some(log) => log.prepare(durability),
+            None => return self.engine.wants_rewrite = false,
+        };
         if let Ok(false) = is_prepared {
             return;
         }
@@ -587,8 +608,9 @@ impl Server {
         if self.commit(self.base.clock.now().millis()).is_err() || self.engine.has_effects() {
             return;
         }
-        let begun = is_prepared.and_then(|_| self.log.roll(durability)).and_then(|()| {
-            let mut rewrite = Rewrite::begin(&self.log.dir, self.log.number)?;
+        let Some(log) = &mut self.log else { return };
+        let begun = is_prepared.and_then(|_| log.roll(durability)).and_then(|()| {
+            let mut rewrite = Rewrite::begin(&log.dir, log.number)?;
             rewrite.give(self.engine.organisations_frame());
             Ok(rewrite)
         });

@@ -33,6 +33,8 @@ const PRELUDE: &str = include_str!("script/prelude.lua");
 const LOOK_EVERY: u32 = 10_000;
 /// Lua collects when its memory is so many per cent of what lived after the last time.
 const GC_PAUSE_PERCENT: i32 = 120;
+/// Of memory, in mlua's words.
+const UNLIMITED: usize = 0;
 /// The names under which a run that goes on has what Lua calls: all that a script may ask of it, and what a library may.
 const RUN: &str = "run";
 const REGISTER: &str = "register";
@@ -420,7 +422,12 @@ impl Home {
     /// Lua's memory is full: what is dead goes, and half of the scripts, whose callers get NOSCRIPT.
     fn relieve(&mut self) {
         self.forget_first(self.bodies.len().div_ceil(2));
-        if let Err(error) = self.lua.gc_collect() {
+        // To collect takes memory too: for want of it Lua would stop half-way, and everything stay.
+        let collected = self.lua.set_memory_limit(UNLIMITED).and_then(|limit| {
+            let collected = self.lua.gc_collect();
+            self.lua.set_memory_limit(limit).and(collected)
+        });
+        if let Err(error) = collected {
             tracing::warn!(%error, "the memory of scripts was not collected");
         }
     }

@@ -97,7 +97,6 @@ pub(crate) struct Settings {
 const KEPT: &[(&str, &str)] = &[
     ("activedefrag", "no"),
     ("active-expire-effort", "1"),
-    ("appendonly", "yes"),
     ("close-on-replica-write", "yes"),
     ("key-load-delay", "0"),
     ("latency-tracking", "yes"),
@@ -150,7 +149,8 @@ impl Share {
 impl Settings {
     pub(crate) fn new(config: &Config) -> Self {
         let dead = (config.rewrite_factor - 1).saturating_mul(100);
-        let rewrites = [
+        let log = [
+            ("appendonly", if config.durability.is_kept() { "yes" } else { "no" }.to_owned()),
             ("auto-aof-rewrite-percentage", dead.to_string()),
             ("auto-aof-rewrite-min-size", config.rewrite_bytes_min.to_string()),
         ];
@@ -188,7 +188,7 @@ impl Settings {
             tracked_keys_max: config.tracked_keys_max,
             latency_millis: 0,
             clients_share: Share::Bytes(0),
-            kept: kept.chain(rewrites).collect(),
+            kept: kept.chain(log).collect(),
         }
     }
 
@@ -314,6 +314,13 @@ impl Settings {
             "client-query-buffer-limit" => self.query_bytes_max = memory(value)?.max(1 << 20),
             "tcp-keepalive" => self.keepalive_seconds = number(value, 0)? as u64,
             "timeout" => self.idle_seconds_max = number(value, 0)? as i64,
+            "appendfsync" if !self.durability.is_kept() => {
+                if value != self.value(&name) {
+                    return Err(
+                        "nothing is kept: the server's owner chose durability = memory".into()
+                    );
+                }
+            }
             "appendfsync" => {
                 self.durability = Durability::of_redis(value)
                     .ok_or_else(|| one_of(["always", "everysec", "no"].into_iter()))?;

@@ -120,7 +120,7 @@ fn persistence_section(ctx: &Ctx<'_>) -> String {
         ("rdb_changes_since_last_save", engine.stats.dirty.to_string()),
         ("rdb_bgsave_in_progress", "0".into()),
         ("rdb_last_bgsave_status", "ok".into()),
-        ("aof_enabled", "1".into()),
+        ("aof_enabled", u8::from(engine.settings.durability.is_kept()).to_string()),
         (
             "aof_rewrite_in_progress",
             u8::from(engine.store.is_capturing() || engine.wants_rewrite).to_string(),
@@ -680,6 +680,9 @@ pub(crate) fn latency_doctor(ctx: &mut Ctx<'_>, _: Args<'_>) -> Outcome {
 }
 
 pub(crate) fn bgrewriteaof(ctx: &mut Ctx<'_>, _: Args<'_>) -> Outcome {
+    if !ctx.engine.settings.durability.is_kept() {
+        return Err(KEEPS_NOTHING.into());
+    }
     if ctx.engine.wants_rewrite || ctx.engine.store.is_capturing() {
         return Err("ERR Background append only file rewriting already in progress".into());
     }
@@ -706,8 +709,13 @@ pub(crate) fn role(ctx: &mut Ctx<'_>, _: Args<'_>) -> Outcome {
     Ok(())
 }
 
+const KEEPS_NOTHING: &str = "ERR nothing is kept on disk: the store's durability is memory";
+
 /// With `always` it is so anyway.
 pub(crate) fn save(ctx: &mut Ctx<'_>, _: Args<'_>) -> Outcome {
+    if !ctx.engine.settings.durability.is_kept() {
+        return Err(KEEPS_NOTHING.into());
+    }
     if let Some(refusal) = ctx.engine.refusal {
         return Err(refusal.into());
     }

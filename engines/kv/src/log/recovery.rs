@@ -21,6 +21,15 @@ pub(crate) struct Recovered {
     pub(crate) cut_bytes: u64,
 }
 
+/// Looks that nothing is kept in a folder, for a store that would neither read it nor go on with it.
+pub(crate) fn unused(dir: &Path) -> Result<(), Error> {
+    if !dir.exists() {
+        return Ok(());
+    }
+    let (logs, snapshots) = files::numbers(dir)?;
+    if logs.is_empty() && snapshots.is_empty() { Ok(()) } else { Err(Error::Kept(dir.to_owned())) }
+}
+
 /// Takes the folder and puts what it holds into an empty engine.
 pub(crate) fn recover(dir: PathBuf, engine: &mut Engine) -> Result<Recovered, Error> {
     let lock = files::hold(&dir)?;

@@ -275,6 +275,7 @@ impl Engine {
 
     /// Half of a script is never left: the data is read back as it was before this turn.
     fn undone(&mut self, inner: &Session, name: &str, text: &'static str) -> Fault {
+        let text = if self.settings.durability.is_kept() { text } else { UNDONE_WITH_ALL };
         tracing::error!(script = name, "a script that had written was ended: {text}");
         self.is_broken = true;
         self.culprit = Some((inner.token, text));
@@ -282,6 +283,7 @@ impl Engine {
     }
 }
 
+const UNDONE_WITH_ALL: &str = "ERR the script was ended after it had written: nothing is kept to read back, so all keys are gone";
 const UNDONE_LATE: &str = "ERR the script took longer than script_time_max after it had written: nothing of it was done, and the data is read back";
 const UNDONE_LARGE: &str = "ERR the script wrote more than script_write_bytes_max: nothing of it was done, and the data is read back";
 

@@ -3,7 +3,7 @@ use std::path::Path;
 
 use super::stream::{Client, Value};
 use super::{House, bulk, folder, ok, relaxed};
-use crate::{Config, Error};
+use crate::{Config, Durability, Error};
 
 /// Everything that a store holds, in an order of its own.
 fn dump(client: &mut Client) -> Vec<(Vec<u8>, String)> {
@@ -237,4 +237,53 @@ fn a_transaction_is_one_frame() {
             break;
         }
     }
+}
+
+#[test]
+fn a_store_in_memory_writes_nothing_and_begins_empty() {
+    let folder = folder();
+    let config = || Config {
+        durability: Durability::Memory,
+        script_write_bytes_max: 1 << 20,
+        ..Config::default()
+    };
+    let house = House::open(config(), folder.path()).unwrap();
+    let mut client = house.client();
+    assert_eq!(client.ask(&["SET", "a", "1"]).unwrap(), ok());
+    assert_eq!(client.ask(&["GET", "a"]).unwrap(), bulk("1"));
+    let said = client.ask(&["CONFIG", "GET", "appendonly"]).unwrap();
+    assert_eq!(said, Value::Array(vec![bulk("appendonly"), bulk("no")]));
+    for refused in [&["SAVE"][..], &["BGREWRITEAOF"], &["CONFIG", "SET", "appendfsync", "everysec"]]
+    {
+        let told = client.ask(refused).unwrap();
+        assert!(
+            matches!(&told, Value::Error(text) if text.contains("nothing is kept")),
+            "{told:?}"
+        );
+    }
+    // Half of a script is shown to nobody, here too.
+    let endless = "while true do redis.call('RPUSH', 'l', ('x'):rep(1000)) end";
+    let told = client.ask(&["EVAL", endless, "0"]).unwrap();
+    assert!(matches!(&told, Value::Error(text) if text.contains("all keys are gone")), "{told:?}");
+    let mut client = house.client();
+    assert_eq!(client.ask(&["DBSIZE"]).unwrap(), Value::Int(0));
+    assert_eq!(client.ask(&["SET", "b", "1"]).unwrap(), ok());
+    house.close();
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    let house = House::open(config(), folder.path()).unwrap();
+    assert_eq!(house.client().ask(&["DBSIZE"]).unwrap(), Value::Int(0));
+    house.close();
+}
+
+#[test]
+fn a_store_in_memory_leaves_keys_alone_that_another_kept() {
+    let folder = folder();
+    let house = House::open(relaxed(), folder.path()).unwrap();
+    assert_eq!(house.client().ask(&["SET", "a", "1"]).unwrap(), ok());
+    house.close();
+    let config = Config { durability: Durability::Memory, ..Config::default() };
+    assert!(matches!(House::open(config, folder.path()), Err(Error::Kept(_))));
+    let house = House::open(relaxed(), folder.path()).unwrap();
+    assert_eq!(house.client().ask(&["GET", "a"]).unwrap(), bulk("1"));
+    house.close();
 }

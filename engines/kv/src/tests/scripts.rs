@@ -470,6 +470,28 @@ fn a_script_gets_no_more_memory_than_its_share() {
 }
 
 #[test]
+fn a_script_that_wanted_too_much_takes_nothing_from_the_next() {
+    let folder = folder();
+    let config = Config { script_memory_bytes_max: 1 << 20, ..relaxed() };
+    let house = House::open(config, folder.path()).unwrap();
+    let mut client = house.client();
+    // Memory ends at another place of Lua's own work each time.
+    for length in 1..600 {
+        let hungry =
+            format!("local t = {{}} while true do t[#t + 1] = ('x'):rep({length}) .. #t end");
+        let told = error_of(&mut client, &["EVAL", &hungry, "0"]);
+        assert!(told.starts_with("OOM"), "{length}: {told}");
+        let next = format!("return {{ {length}, ('x'):rep(1000) }}");
+        let answer = client.ask(&["EVAL", &next, "0"]).unwrap();
+        assert!(
+            matches!(&answer, Value::Array(parts) if parts[0] == Value::Int(length)),
+            "{length}: {answer:?}"
+        );
+    }
+    house.close();
+}
+
+#[test]
 fn the_scripts_that_were_learnt_first_make_room_for_new_ones() {
     let folder = folder();
     let config = Config { scripts_max: 3, script_memory_bytes_max: 12 << 20, ..relaxed() };

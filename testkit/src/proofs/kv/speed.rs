@@ -1,6 +1,6 @@
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::median;
 use crate::node::{Node, NodeLaunch};
@@ -40,6 +40,23 @@ struct Server {
     node: Node,
 }
 
+impl Figures {
+    fn median(runs: &[Self]) -> Self {
+        Self {
+            per_second: median(runs.iter().map(|run| run.per_second).collect()),
+            cpu_micros: median(runs.iter().map(|run| run.cpu_micros).collect()),
+            p99_millis: median(runs.iter().map(|run| run.p99_millis).collect()),
+        }
+    }
+}
+
+impl std::fmt::Display for Figures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { per_second, cpu_micros, p99_millis } = self;
+        write!(f, "{per_second:.0}/s, {cpu_micros:.2} µs, {p99_millis:.2} ms")
+    }
+}
+
 /// Server CPU and throughput beside redis-server and valkey-server, one build and one configuration of each.
 pub fn speed(ground: &Ground) -> Result<Report> {
     let mut report = Report::default();
@@ -59,12 +76,16 @@ pub fn speed(ground: &Ground) -> Result<Report> {
 
 fn run(ground: &Ground, is_durable: bool, bytes: usize, report: &mut Report) -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let durability = if is_durable { "durability=always" } else { "durability=off" };
-    let ours = NodeLaunch::new(&ground.binary, &folder.path().join("kv"))?
-        .setting(durability)
-        .setting("closed=true")
-        .setting("memory_bytes_max=4294967296")
-        .setting("eviction=allkeys-lru");
+    // As durable as the peers: without their log ours has none.
+    let durability = if is_durable { "durability=always" } else { "durability=memory" };
+    let ours = |name: &str, durability| -> Result<Node> {
+        NodeLaunch::new(&ground.binary, &folder.path().join(name))?
+            .setting(durability)
+            .setting("closed=true")
+            .setting("memory_bytes_max=4294967296")
+            .setting("eviction=allkeys-lru")
+            .start()
+    };
     let mut settings =
         vec!["--save", "", "--maxmemory", "4gb", "--maxmemory-policy", "allkeys-lru"];
     settings.extend(["--requirepass", PASSWORD]);
@@ -80,11 +101,14 @@ fn run(ground: &Ground, is_durable: bool, bytes: usize, report: &mut Report) -> 
         "{durability} memory_bytes_max=4294967296 eviction=allkeys-lru closed=true, beside {}",
         settings.join(" ")
     ));
-    let servers = [
-        Server { name: "madang", node: ours.start()? },
+    let mut servers = vec![
+        Server { name: "madang", node: ours("kv", durability)? },
         Server { name: "redis", node: peer(RedisKind::Redis, "redis")?.start()? },
         Server { name: "valkey", node: peer(RedisKind::Valkey, "valkey")?.start()? },
     ];
+    if !is_durable {
+        servers.push(Server { name: "madang with a log", node: ours("log", "durability=off")? });
+    }
     for server in &servers {
         fill(ground, server, bytes)?;
     }
@@ -128,7 +152,7 @@ fn fill(ground: &Ground, server: &Server, bytes: usize) -> Result<()> {
     Ok(())
 }
 
-fn compare(ground: &Ground, kind: Kind, servers: &[Server; 3], report: &mut Report) -> Result<()> {
+fn compare(ground: &Ground, kind: Kind, servers: &[Server], report: &mut Report) -> Result<()> {
     let rounds = if ground.size == Size::Test { 1 } else { 5 };
     let full = match (kind.is_durable, kind.pipeline) {
         (true, 1) => 200_000,
@@ -137,26 +161,20 @@ fn compare(ground: &Ground, kind: Kind, servers: &[Server; 3], report: &mut Repo
         _ => 4_000_000,
     };
     let requests = ground.count(5_000, full);
-    let mut runs = [Vec::new(), Vec::new(), Vec::new()];
+    let mut runs: Vec<Vec<Figures>> = servers.iter().map(|_| Vec::new()).collect();
     for _ in 0..rounds {
         for (runs, server) in runs.iter_mut().zip(servers) {
             runs.push(benchmark(server, kind, requests)?);
         }
     }
-    let [ours, redis, valkey] = runs.map(|runs| Figures {
-        per_second: median(runs.iter().map(|run| run.per_second).collect()),
-        cpu_micros: median(runs.iter().map(|run| run.cpu_micros).collect()),
-        p99_millis: median(runs.iter().map(|run| run.p99_millis).collect()),
-    });
+    let figures: Vec<Figures> = runs.iter().map(|runs| Figures::median(runs)).collect();
+    let [ours, redis, valkey, logged @ ..] = &figures[..] else { bail!("three servers") };
     let beside = |peer: &Figures| {
         let (cpu, rate) = (ours.cpu_micros / peer.cpu_micros, ours.per_second / peer.per_second);
-        format!(
-            "{:.0}/s, {:.2} µs, {:.2} ms: CPU {cpu:.2}x, throughput {rate:.2}x",
-            peer.per_second, peer.cpu_micros, peer.p99_millis
-        )
+        format!("{peer}: CPU {cpu:.2}x, throughput {rate:.2}x")
     };
     let text = format!(
-        "{} P={} {} B{}: {:.0}/s, {:.2} µs CPU, p99 {:.2} ms; redis {}; valkey {}",
+        "{} P={} {} B{}: {:.0}/s, {:.2} µs CPU, p99 {:.2} ms; redis {}; valkey {}{}",
         kind.command.to_uppercase(),
         kind.pipeline,
         kind.bytes,
@@ -164,8 +182,9 @@ fn compare(ground: &Ground, kind: Kind, servers: &[Server; 3], report: &mut Repo
         ours.per_second,
         ours.cpu_micros,
         ours.p99_millis,
-        beside(&redis),
-        beside(&valkey),
+        beside(redis),
+        beside(valkey),
+        logged.first().map_or_else(String::new, |it| format!("; with a log {it}")),
     );
     let cpu = ours.cpu_micros / redis.cpu_micros;
     let rate = ours.per_second / redis.per_second;
