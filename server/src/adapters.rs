@@ -1,5 +1,7 @@
 //! One room's handle becomes another's need. This file is the map of couplings.
 
+use std::sync::Arc;
+
 use base::access::{Action, Door, Principal, Refused, Subject};
 use base::{Base, Failure, OrganisationId, Timestamp};
 use bytes::Bytes;
@@ -31,15 +33,33 @@ impl Intake for Readings {
         Box::pin(async move {
             let received = self.0.receive(principal, &message.topic, &message.payload).await;
             let Some((device, outcome)) = received else { return Accepted::NotMine };
-            match outcome {
-                Outcome::Stored => {
-                    self.0.client_carries(principal, &message.client, device);
-                    Accepted::Stored
-                }
-                Outcome::Refused { reason } => Accepted::Refused { reason },
-                Outcome::Denied => Accepted::Denied,
-                Outcome::Unavailable => Accepted::Unavailable,
+            if outcome == Outcome::Stored {
+                self.0.client_carries(principal, &message.client, device);
             }
+            accepted(outcome)
+        })
+    }
+
+    fn accept_all<'a>(
+        &'a self,
+        principal: &'a Principal,
+        messages: &'a [Arc<Message>],
+    ) -> BoxFuture<'a, Vec<Accepted>> {
+        Box::pin(async move {
+            let given: Vec<(&str, &[u8])> =
+                messages.iter().map(|message| (&*message.topic, &*message.payload)).collect();
+            let received = self.0.receive_all(principal, &given).await;
+            // Most of what comes together is of one device.
+            let mut carried = None;
+            let answers = received.into_iter().zip(messages).map(|(received, message)| {
+                let Some((device, outcome)) = received else { return Accepted::NotMine };
+                if outcome == Outcome::Stored && carried != Some(device) {
+                    self.0.client_carries(principal, &message.client, device);
+                    carried = Some(device);
+                }
+                accepted(outcome)
+            });
+            answers.collect()
         })
     }
 
@@ -49,6 +69,15 @@ impl Intake for Readings {
 
     fn left(&self, principal: &Principal, client: &str, how: Left) {
         self.0.client_left(principal, client, how == Left::Lost);
+    }
+}
+
+fn accepted(outcome: Outcome) -> Accepted {
+    match outcome {
+        Outcome::Stored => Accepted::Stored,
+        Outcome::Refused { reason } => Accepted::Refused { reason },
+        Outcome::Denied => Accepted::Denied,
+        Outcome::Unavailable => Accepted::Unavailable,
     }
 }
 

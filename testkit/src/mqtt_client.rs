@@ -33,11 +33,21 @@ impl MqttClient {
 
     /// Sends CONNECT and gives the return code of CONNACK.
     pub fn log_in(&mut self, client: &str, user: &str, password: &str) -> Result<u8> {
+        self.begin_log_in(client, user, password)?;
+        self.logged_in()
+    }
+
+    /// Sends CONNECT and does not wait.
+    pub fn begin_log_in(&mut self, client: &str, user: &str, password: &str) -> Result<()> {
         let mut body = vec![0, 4, b'M', b'Q', b'T', b'T', 4, 0b1100_0010, 0, 60];
         for field in [client, user, password] {
             push_text(&mut body, field);
         }
-        self.send(0x10, &body)?;
+        self.send(0x10, &body)
+    }
+
+    /// The return code of the next CONNACK.
+    pub fn logged_in(&mut self) -> Result<u8> {
         let (kind, body) = self.packet()?;
         ensure!(kind == 0x20, "expected CONNACK, got packet type {kind:#x}");
         body.get(1).copied().context("short CONNACK")
@@ -71,9 +81,14 @@ impl MqttClient {
 
     /// Subscribes with QoS 0, and gives what SUBACK says; 0x80 is a refusal.
     pub fn subscribe(&mut self, filter: &str) -> Result<u8> {
+        self.subscribe_with(filter, 0)
+    }
+
+    /// The same with a QoS.
+    pub fn subscribe_with(&mut self, filter: &str, qos: u8) -> Result<u8> {
         let mut body = vec![0, 9];
         push_text(&mut body, filter);
-        body.push(0);
+        body.push(qos);
         self.send(0x82, &body)?;
         loop {
             let (kind, body) = self.packet()?;
@@ -94,6 +109,12 @@ impl MqttClient {
                 return Ok((String::from_utf8_lossy(topic).into_owned(), payload.to_vec()));
             }
         }
+    }
+
+    /// The socket alone, for whoever reads and writes packets in bulk; nothing may have come that was not read.
+    pub fn into_socket(self) -> Result<TcpStream> {
+        ensure!(self.received.is_empty(), "something came that was not read");
+        Ok(self.socket)
     }
 
     /// Waits until the server closes.
@@ -141,7 +162,7 @@ impl MqttClient {
 }
 
 /// Where the body of the first whole packet stands.
-fn frame(bytes: &[u8]) -> Option<(usize, usize)> {
+pub(crate) fn frame(bytes: &[u8]) -> Option<(usize, usize)> {
     let mut length = 0;
     for index in 0..4 {
         let byte = *bytes.get(1 + index)?;

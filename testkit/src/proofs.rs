@@ -43,9 +43,12 @@ pub type Proof = fn(&Ground) -> Result<Report>;
 /// Every proof by its name, `AREA/NAME`.
 pub const ALL: &[(&str, Proof)] = &[
     ("devices/clients", devices::clients),
+    ("devices/fleet", devices::fleet),
+    ("devices/mosquitto-beside", devices::mosquitto_beside),
     ("devices/night", devices::night),
     ("devices/pipeline", devices::pipeline),
     ("devices/rules", devices::rules),
+    ("devices/two-consumers", devices::two_consumers),
     ("first/first-hour", first::first_hour),
     ("first/idle", first::idle),
     ("first/kill", first::kill),

@@ -3,8 +3,10 @@ use std::io::BufRead;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, AsArray, Date32Array, RecordBatch};
-use datafusion::arrow::compute::{concat_batches, sort_to_indices, take_record_batch};
+use datafusion::arrow::array::{ArrayRef, AsArray, BooleanArray, Date32Array, RecordBatch};
+use datafusion::arrow::compute::{
+    concat_batches, filter_record_batch, sort_to_indices, take_record_batch,
+};
 use datafusion::arrow::datatypes::{
     DataType as ArrowType, Date32Type, Field, Int64Type, Schema, TimestampMicrosecondType,
 };
@@ -180,7 +182,7 @@ impl Delta {
             add.data_change = false;
         }
         let names: HashSet<&str> = old.iter().map(|file| file.name.as_str()).collect();
-        let removes = self.removes(&names)?;
+        let removes = self.removes(&names, false)?;
         let actions = adds.into_iter().map(Action::Add);
         let actions = actions.chain(removes.into_iter().map(Action::Remove)).collect();
         let properties =
@@ -188,6 +190,57 @@ impl Delta {
         let operation = DeltaOperation::Optimize { predicate: None, target_size: 0 };
         self.commit(properties, actions, operation).await?;
         Ok(files.changed(&names, added))
+    }
+
+    /// Puts rows in place of those of `old`, the files of one day, that have this text in this column; says how many went.
+    pub(crate) async fn exchange(
+        &mut self,
+        (day, column, text): (i32, usize, &str),
+        (old, there): (&[Arc<DataFile>], Option<SendableRecordBatchStream>),
+        rows: RecordBatch,
+        files: &Files,
+    ) -> Result<(Files, usize), Error> {
+        let mut writer = self.writer()?;
+        let mut gone = 0;
+        if let Some(mut there) = there {
+            while let Some(batch) = there.next().await {
+                let batch = batch.map_err(|error| self.failed_with("exchange rows of", error))?;
+                let texts = batch.column(column).as_string::<i32>();
+                let stays: BooleanArray =
+                    texts.iter().map(|found| Some(found != Some(text))).collect();
+                let left = filter_record_batch(&batch, &stays)
+                    .map_err(|error| self.failed_with("exchange rows of", error))?;
+                gone += batch.num_rows() - left.num_rows();
+                self.add(&mut writer, &left).await?;
+            }
+        }
+        if gone == 0 && rows.num_rows() == 0 {
+            return Ok((files.changed(&HashSet::new(), Vec::new()), 0));
+        }
+        let times = rows.column(self.spec.index(&self.spec.day_of));
+        let mut times = times.as_primitive::<TimestampMicrosecondType>().values().iter();
+        if times.any(|time| day_of(*time) != day) {
+            return Err(Error::Invalid("the rows are of another day".into()));
+        }
+        self.add(&mut writer, &rows).await?;
+        let adds = writer.flush().await.map_err(|error| self.failed("exchange rows of", error))?;
+        let added = self.data_files(&adds)?;
+        let names: HashSet<&str> = old.iter().map(|file| file.name.as_str()).collect();
+        let removes = self.removes(&names, true)?;
+        let actions = adds.into_iter().map(Action::Add);
+        let actions = actions.chain(removes.into_iter().map(Action::Remove)).collect();
+        let properties =
+            CommitProperties::default().with_cleanup_expired_logs(Some(self.log_cleanup()));
+        self.commit(properties, actions, DeltaOperation::Delete { predicate: None }).await?;
+        Ok((files.changed(&names, added), gone))
+    }
+
+    async fn add(&self, writer: &mut RecordBatchWriter, rows: &RecordBatch) -> Result<(), Error> {
+        if rows.num_rows() == 0 {
+            return Ok(());
+        }
+        let rows = self.with_days(rows)?;
+        writer.write(rows).await.map_err(|error| self.failed("exchange rows of", error))
     }
 
     /// Deletes files that no version within the retention needs.
@@ -232,13 +285,13 @@ impl Delta {
         adds.iter().map(file).collect()
     }
 
-    fn removes(&self, names: &HashSet<&str>) -> Result<Vec<Remove>, Error> {
+    fn removes(&self, names: &HashSet<&str>, is_change: bool) -> Result<Vec<Remove>, Error> {
         let state = self.table.snapshot().map_err(|error| self.failed("read", error))?;
         let views = state.log_data();
         let removes: Vec<_> = views
             .iter()
             .filter(|view| names.contains(&*view.path()))
-            .map(|view| view.remove_action(false))
+            .map(|view| view.remove_action(is_change))
             .collect();
         if removes.len() != names.len() {
             return Err(self.failed_with("compact", "a file is not in the log"));

@@ -39,7 +39,7 @@ use tokio::sync::OnceCell;
 pub use answer::{Answer, Body, Column, Format};
 pub use config::Config;
 pub use error::Error;
-pub use rows::{ColumnType, Key, Rows, TableSpec, Value};
+pub use rows::{ColumnType, Key, Part, Rows, TableSpec, Texts, Value};
 pub use table::Table;
 
 use analysis::Analysis;

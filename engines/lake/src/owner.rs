@@ -4,12 +4,13 @@ use std::time::{Duration, Instant};
 
 use base::Base;
 
-use crate::delta::Delta;
+use crate::delta::{Delta, Version};
 use crate::engine::blocking;
 use crate::files::{DataFile, Files};
 use crate::metrics::Counters;
+use crate::rows::Rows;
 use crate::scan::Scan;
-use crate::table::{Shared, cause};
+use crate::table::{Exchange, Shared, cause};
 use crate::tail::Tail;
 use crate::{Config, Error};
 
@@ -59,6 +60,13 @@ impl Owner {
             let wait = self.work_due();
             if wait.is_zero() {
                 self.flush().await;
+                continue;
+            }
+            // After a failed commit its rows may be in the log and in memory, so that comes first.
+            if self.retry_at.is_none()
+                && let Some(exchange) = self.shared.next_exchange()
+            {
+                self.exchange(exchange).await;
                 continue;
             }
             if self.compacting && self.retry_at.is_none() {
@@ -146,6 +154,29 @@ impl Owner {
         }
     }
 
+    /// Whoever asked for it hears how it went; when that one has gone, nothing is done.
+    async fn exchange(&mut self, exchange: Exchange) {
+        if exchange.answer.is_closed() {
+            return;
+        }
+        let Exchange { day, column, text, rows, answer } = exchange;
+        let (delta, shared) = (self.delta.take(), self.shared.clone());
+        let leaving = (day, column, text);
+        match blocking(move || exchanged(delta, leaving, rows, shared)).await {
+            Ok((delta, files, gone)) => {
+                self.delta = Some(delta);
+                self.shared.replaced(files);
+                self.commits += 1;
+                let _ = answer.send(Ok(gone));
+                self.clean_up().await;
+            }
+            Err(error) => {
+                self.counters.failures.inc();
+                let _ = answer.send(Err(error));
+            }
+        }
+    }
+
     async fn clean_up(&mut self) {
         let now = self.base.clock.instant();
         let retention = self.shared.config.file_retention;
@@ -190,11 +221,7 @@ async fn append(
         let files = delta.append(&tail, &shared.files()).await?;
         return Ok((delta, files));
     }
-    let folder = &shared.folder;
-    let mut delta = Delta::open(folder, &shared.engine.files)
-        .await?
-        .ok_or_else(|| Error::Unavailable(format!("{} is gone", folder.display())))?;
-    let version = delta.version().await?;
+    let (mut delta, version) = opened(&shared).await?;
     let landed = |(source, offset): (&String, &u64)| {
         version.offsets.get(source).is_some_and(|durable| durable >= offset)
     };
@@ -216,6 +243,40 @@ async fn compact(
     let rows = rows.map_err(|error| Error::internal("read small files", error))?;
     let files = delta.compact(&old, rows, &files).await?;
     Ok((delta, files))
+}
+
+/// The table as its log says.
+async fn opened(shared: &Shared) -> Result<(Delta, Version), Error> {
+    let folder = &shared.folder;
+    let mut delta = Delta::open(folder, &shared.engine.files)
+        .await?
+        .ok_or_else(|| Error::Unavailable(format!("{} is gone", folder.display())))?;
+    let version = delta.version().await?;
+    Ok((delta, version))
+}
+
+async fn exchanged(
+    delta: Option<Delta>,
+    (day, column, text): (i32, usize, String),
+    rows: Rows,
+    shared: Arc<Shared>,
+) -> Result<(Delta, Files, usize), Error> {
+    if let Some(text) = shared.engine.sync.broken() {
+        return Err(Error::Unavailable(format!("{text}; restart to go on")));
+    }
+    let (mut delta, files) = if let Some(delta) = delta {
+        (delta, shared.files())
+    } else {
+        let (delta, version) = opened(&shared).await?;
+        (delta, Arc::new(version.files))
+    };
+    let old: Vec<_> = files.list.iter().filter(|file| file.day == day).cloned().collect();
+    let scan = Scan::whole(shared.spec.schema(), None);
+    let there = if old.is_empty() { None } else { Some(shared.engine.read(scan, &old)) };
+    let there = there.transpose().map_err(|error| Error::internal("read a day", error))?;
+    let leaving = (day, column, text.as_str());
+    let (files, gone) = delta.exchange(leaving, (&old, there), rows.finish()?, &files).await?;
+    Ok((delta, files, gone))
 }
 
 /// Small files of one day that together make about one file of the wanted size.

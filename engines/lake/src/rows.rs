@@ -3,8 +3,8 @@ use std::sync::Arc;
 
 use base::Timestamp;
 use datafusion::arrow::array::{
-    ArrayBuilder, ArrayRef, AsArray, Float64Builder, Int64Builder, RecordBatch, StringBuilder,
-    TimestampMicrosecondBuilder,
+    Array, ArrayBuilder, ArrayRef, AsArray, Float64Builder, Int64Builder, RecordBatch, StringArray,
+    StringBuilder, TimestampMicrosecondBuilder,
 };
 use datafusion::arrow::datatypes::{
     DataType, Field, Float64Type, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
@@ -104,6 +104,25 @@ impl Key {
     }
 }
 
+/// Texts that follow one another in a column, made once to be added often.
+#[derive(Debug, Clone)]
+pub struct Texts(StringArray);
+
+impl<'a> FromIterator<&'a str> for Texts {
+    fn from_iter<I: IntoIterator<Item = &'a str>>(texts: I) -> Self {
+        Self(StringArray::from_iter_values(texts))
+    }
+}
+
+/// What one column has in rows that are added together.
+#[derive(Debug, Clone, Copy)]
+pub enum Part<'a> {
+    /// All of them the same.
+    Same(Value<'a>),
+    Texts(&'a Texts),
+    Floats(&'a [f64]),
+}
+
 /// Rows on their way into a table; made with [`Rows::new`], filled with [`Rows::push`].
 #[derive(Debug)]
 pub struct Rows {
@@ -128,17 +147,22 @@ enum Column {
 
 impl Rows {
     pub fn new(spec: &TableSpec) -> Result<Self, Error> {
+        Self::with_room(spec, 0, 0)
+    }
+
+    /// With memory for so many rows, and for so many bytes in each column of texts.
+    pub fn with_room(spec: &TableSpec, rows: usize, text_bytes: usize) -> Result<Self, Error> {
         spec.check()?;
         let columns = spec
             .columns
             .iter()
             .map(|(_, column_type)| match column_type {
-                ColumnType::Text => Column::Text(StringBuilder::new()),
-                ColumnType::Timestamp => {
-                    Column::Timestamp(TimestampMicrosecondBuilder::new().with_timezone("UTC"))
-                }
-                ColumnType::Float => Column::Float(Float64Builder::new()),
-                ColumnType::Int => Column::Int(Int64Builder::new()),
+                ColumnType::Text => Column::Text(StringBuilder::with_capacity(rows, text_bytes)),
+                ColumnType::Timestamp => Column::Timestamp(
+                    TimestampMicrosecondBuilder::with_capacity(rows).with_timezone("UTC"),
+                ),
+                ColumnType::Float => Column::Float(Float64Builder::with_capacity(rows)),
+                ColumnType::Int => Column::Int(Int64Builder::with_capacity(rows)),
             })
             .collect();
         Ok(Self {
@@ -189,6 +213,43 @@ impl Rows {
         Ok(())
     }
 
+    /// Adds so many rows, whose columns are given one after another. Refused, they leave no trace.
+    pub fn push_columns(&mut self, count: usize, parts: &[Part<'_>]) -> Result<(), Error> {
+        self.check_count(parts.len())?;
+        for (index, part) in parts.iter().enumerate() {
+            let (name, column_type) = &self.spec.columns[index];
+            let (fits, length) = match part {
+                Part::Same(_) => (true, count),
+                Part::Texts(texts) => (*column_type == ColumnType::Text, texts.0.len()),
+                Part::Floats(floats) => (*column_type == ColumnType::Float, floats.len()),
+            };
+            if !fits {
+                return Err(Error::Invalid(format!("column {name} takes {column_type:?} values")));
+            }
+            if length != count {
+                let text = format!("column {name} has {length} values for {count} rows");
+                return Err(Error::Invalid(text));
+            }
+            if let Part::Same(value) = part {
+                self.check_types(index, std::slice::from_ref(value))?;
+            }
+        }
+        let same = |index: usize| match parts[index] {
+            Part::Same(value) => Some(value),
+            Part::Texts(_) | Part::Floats(_) => None,
+        };
+        let identity = self.identity.iter().filter_map(|index| same(*index));
+        if identity.into_iter().any(|value| matches!(value, Value::Null | Value::Float(_))) {
+            return Err(Error::Invalid(NO_IDENTITY.into()));
+        }
+        self.check_day(same(self.day_of).as_ref())?;
+        for (column, part) in self.columns.iter_mut().zip(parts) {
+            column.push_part(part, count)?;
+        }
+        self.length += count;
+        Ok(())
+    }
+
     pub fn len(&self) -> usize {
         self.length
     }
@@ -217,7 +278,11 @@ impl Rows {
                 _ => return Err(Error::Invalid(NO_IDENTITY.into())),
             }
         }
-        match row.get(self.day_of) {
+        self.check_day(row.get(self.day_of))
+    }
+
+    fn check_day(&self, time: Option<&Value<'_>>) -> Result<(), Error> {
+        match time {
             Some(Value::Time(time)) if (YEAR_0..YEAR_10000).contains(&time.micros()) => Ok(()),
             Some(Value::Time(time)) => {
                 Err(Error::Invalid(format!("{time} lies outside the years 0 to 9999")))
@@ -258,9 +323,7 @@ impl Column {
     /// Adds a value so many times.
     fn push(&mut self, value: Value<'_>, count: usize) {
         match (self, value) {
-            (Self::Text(column), Value::Text(text)) => {
-                (0..count).for_each(|_| column.append_value(text));
-            }
+            (Self::Text(column), Value::Text(text)) => column.append_value_n(text, count),
             (Self::Timestamp(column), Value::Time(time)) => {
                 column.append_value_n(time.micros(), count);
             }
@@ -273,6 +336,23 @@ impl Column {
             (Self::Float(column), _) => column.append_nulls(count),
             (Self::Int(column), _) => column.append_nulls(count),
         }
+    }
+
+    fn push_part(&mut self, part: &Part<'_>, count: usize) -> Result<(), Error> {
+        match (self, part) {
+            (column, Part::Same(value)) => column.push(*value, count),
+            (Self::Text(column), Part::Texts(texts)) => column
+                .append_array(&texts.0)
+                .map_err(|error| Error::internal("add texts to a batch", error))?,
+            (Self::Float(column), Part::Floats(floats)) if !floats.iter().any(|it| it.is_nan()) => {
+                column.append_slice(floats);
+            }
+            (column, Part::Floats(floats)) => {
+                floats.iter().for_each(|number| column.push(Value::Float(*number), 1));
+            }
+            (_, Part::Texts(_)) => unreachable!("the type was checked before"),
+        }
+        Ok(())
     }
 
     fn finish(&mut self) -> ArrayRef {
@@ -410,6 +490,24 @@ pub(crate) fn key_at(columns: &[ArrayRef], row: usize, key: &mut Vec<u8>) -> Res
     Ok(())
 }
 
+/// One row of a batch, with its values in the order of the columns.
+pub(crate) fn row_at<'b>(columns: &'b [ArrayRef], row: usize, values: &mut Vec<Value<'b>>) {
+    values.clear();
+    values.extend(columns.iter().map(|column| {
+        if column.is_null(row) {
+            return Value::Null;
+        }
+        match column.data_type() {
+            DataType::Utf8 => Value::Text(column.as_string::<i32>().value(row)),
+            DataType::Int64 => Value::Int(column.as_primitive::<Int64Type>().value(row)),
+            DataType::Float64 => Value::Float(column.as_primitive::<Float64Type>().value(row)),
+            _ => Value::Time(Timestamp::from_micros(
+                column.as_primitive::<TimestampMicrosecondType>().value(row),
+            )),
+        }
+    }));
+}
+
 const NO_IDENTITY: &str = "an identity holds texts, ints and one timestamp";
 
 /// Lengths go first, so that two different keys never have the same bytes.
@@ -482,6 +580,47 @@ mod tests {
         assert!(sharing.push_sharing(&shared, std::iter::empty::<[Value<'_>; 1]>()).is_ok());
         assert_eq!(sharing.len(), 3);
         assert_eq!(sharing.finish().unwrap(), one_by_one.finish().unwrap());
+    }
+
+    #[test]
+    fn rows_that_come_by_columns_are_those_that_come_one_by_one() {
+        let mut spec = spec();
+        spec.columns.push(("name".into(), ColumnType::Text));
+        let mut one_by_one = Rows::new(&spec).unwrap();
+        let mut together = Rows::with_room(&spec, 2, 1).unwrap();
+        let time = Timestamp::from_millis(1);
+        let (temps, names) = ([1.5, f64::NAN, -2.0], ["a", "", "가"]);
+        let texts: Texts = names.into_iter().collect();
+        let same = Part::Same;
+        let device = |device: &'static str| [same(device.into()), same(time.into())];
+        for device_name in ["EWR", "JFK"] {
+            for (temp, name) in temps.iter().zip(names) {
+                let row = [device_name.into(), time.into(), (*temp).into(), name.into()];
+                one_by_one.push(&row).unwrap();
+            }
+            let [device, time] = device(device_name);
+            let parts = [device, time, Part::Floats(&temps), Part::Texts(&texts)];
+            together.push_columns(3, &parts).unwrap();
+        }
+        let [device, when] = device("LGA");
+        let (floats, texts) = (Part::Floats(&temps), Part::Texts(&texts));
+        let null = same(Value::Null);
+        for (count, parts) in [
+            (2, [device, when, floats, texts]),
+            (3, [device, when, texts, texts]),
+            (3, [floats, when, floats, texts]),
+            (3, [device, device, floats, texts]),
+            (3, [device, floats, floats, texts]),
+            (3, [device, null, floats, texts]),
+            (3, [null, when, floats, texts]),
+            (3, [device, same(Timestamp::from_micros(i64::MAX).into()), floats, texts]),
+            (3, [device, when, same("x".into()), texts]),
+        ] {
+            assert!(together.push_columns(count, &parts).is_err(), "{parts:?}");
+        }
+        assert!(together.push_columns(3, &[device, when, floats]).is_err());
+        assert_eq!(together.len(), 6);
+        assert_eq!(together.finish().unwrap(), one_by_one.finish().unwrap());
     }
 
     #[test]

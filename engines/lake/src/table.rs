@@ -1,20 +1,24 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use base::Timestamp;
 use datafusion::arrow::datatypes::SchemaRef;
 use futures::StreamExt;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::delta::Version;
 use crate::engine::{Engine, blocking};
 use crate::files::{DataFile, Files};
-use crate::rows::{Identities, Key, Rows, TableSpec, key_at};
+use crate::rows::{ColumnType, Identities, Key, Rows, TableSpec, Value, day_of, key_at, row_at};
 use crate::scan::{Scan, View};
 use crate::tail::{Look, Tail};
 use crate::{Config, Error};
+
+/// Exchanges of rows that may wait for one table.
+const EXCHANGES_MAX: usize = 1_000;
 
 /// A table of one organisation; cloning shares it.
 #[derive(Clone)]
@@ -49,6 +53,17 @@ struct State {
     sequence: u64,
     flushing_sequence: u64,
     flush_asked: bool,
+    exchanges: VecDeque<Exchange>,
+}
+
+/// Rows of one day that give place to others.
+pub(crate) struct Exchange {
+    pub(crate) day: i32,
+    /// Those go that have this text in this column.
+    pub(crate) column: usize,
+    pub(crate) text: String,
+    pub(crate) rows: Rows,
+    pub(crate) answer: oneshot::Sender<Result<usize, Error>>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -97,6 +112,7 @@ impl Table {
             sequence: 0,
             flushing_sequence: 0,
             flush_asked: false,
+            exchanges: VecDeque::new(),
         };
         let shared = Arc::new(Shared {
             schema: spec.schema(),
@@ -119,6 +135,12 @@ impl Table {
     /// An empty batch for [`Table::append`].
     pub fn rows_builder(&self) -> Rows {
         Rows::new(&self.shared.spec).expect("the description was checked when the table was opened")
+    }
+
+    /// The same with memory for so many rows, and for so many bytes in each column of texts.
+    pub fn rows_builder_for(&self, rows: usize, text_bytes: usize) -> Rows {
+        Rows::with_room(&self.shared.spec, rows, text_bytes)
+            .expect("the description was checked when the table was opened")
     }
 
     /// The number of rows, without a query.
@@ -195,6 +217,96 @@ impl Table {
         }
     }
 
+    /// Puts rows in place of those of the UTC day of `time` that have this text in this column, in one commit; says how many
+    /// went. Rows that wait to be committed are so before; such as are appended meanwhile stay.
+    pub async fn exchange(
+        &self,
+        time: Timestamp,
+        (column, text): (&str, &str),
+        rows: Rows,
+    ) -> Result<usize, Error> {
+        let shared = &self.shared;
+        let place = shared.spec.columns.iter().position(|(name, _)| name == column);
+        let place = place.filter(|place| shared.spec.columns[*place].1 == ColumnType::Text);
+        let Some(column) = place else {
+            return Err(Error::Invalid(format!("there is no column {column} of texts")));
+        };
+        if rows.spec() != &*shared.spec {
+            let name = &shared.spec.name;
+            return Err(Error::Invalid(format!("the rows were not made for table {name}")));
+        }
+        self.flush().await?;
+        self.exchange_durable(day_of(time.micros()), (column, text), rows).await
+    }
+
+    /// The same of rows that are on disk already.
+    pub(crate) async fn exchange_durable(
+        &self,
+        day: i32,
+        (column, text): (usize, &str),
+        rows: Rows,
+    ) -> Result<usize, Error> {
+        let shared = &self.shared;
+        let (answer, answered) = oneshot::channel();
+        let text = text.to_owned();
+        {
+            let mut state = shared.state.lock();
+            if shared.progress.borrow().ended {
+                return Err(Error::Unavailable("the lake is closed".into()));
+            }
+            if state.exchanges.len() >= EXCHANGES_MAX {
+                return Err(Error::TooMany("exchanges of rows wait"));
+            }
+            state.exchanges.push_back(Exchange { day, column, text, rows, answer });
+        }
+        shared.wake.notify_one();
+        // The owner is gone: at shutdown, or by a panic.
+        answered.await.map_err(|_| Error::Unavailable("the lake is closed".into()))?
+    }
+
+    /// Shows all rows of the UTC day of `time` that are there now, in no order, with what was seen so far.
+    pub async fn visit_day<T: Send + 'static>(
+        &self,
+        time: Timestamp,
+        mut seen: T,
+        mut see: impl FnMut(&mut T, &[Value<'_>]) + Send + 'static,
+    ) -> Result<T, Error> {
+        let shared = self.shared.clone();
+        let View { files, tail, .. } = self.view();
+        let day = day_of(time.micros());
+        blocking(move || async move {
+            let failed =
+                |error| Error::internal(format!("read a day of {}", shared.spec.name), error);
+            let time = shared.spec.index(&shared.spec.day_of);
+            let mut row = Vec::new();
+            for batch in &tail {
+                for index in 0..batch.num_rows() {
+                    row_at(batch.columns(), index, &mut row);
+                    if matches!(row[time], Value::Time(at) if day_of(at.micros()) == day) {
+                        see(&mut seen, &row);
+                    }
+                }
+            }
+            drop(row);
+            let files: Vec<_> = files.list.iter().filter(|file| file.day == day).cloned().collect();
+            if files.is_empty() {
+                return Ok(seen);
+            }
+            let scan = Scan::whole(shared.schema.clone(), None);
+            let mut rows = shared.engine.read(scan, &files).map_err(failed)?;
+            while let Some(batch) = rows.next().await {
+                let batch = batch.map_err(failed)?;
+                let mut row = Vec::new();
+                for index in 0..batch.num_rows() {
+                    row_at(batch.columns(), index, &mut row);
+                    see(&mut seen, &row);
+                }
+            }
+            Ok(seen)
+        })
+        .await
+    }
+
     #[cfg(test)]
     pub(crate) fn begin_flush(&self) -> Arc<Tail> {
         self.shared.begin_flush().expect("rows wait")
@@ -247,8 +359,15 @@ impl Shared {
     pub(crate) fn waiting(&self) -> Waiting {
         let state = self.state.lock();
         let rows = state.flushing.is_some() || !state.hot.is_empty();
-        let urgent = state.flush_asked || state.hot.rows >= self.config.flush_rows;
+        // A commit that failed is tried again before rows are exchanged.
+        let is_waited_for = state.flushing.is_some() && !state.exchanges.is_empty();
+        let is_full = state.hot.rows >= self.config.flush_rows;
+        let urgent = state.flush_asked || is_full || is_waited_for;
         Waiting { rows, urgent: rows && urgent }
+    }
+
+    pub(crate) fn next_exchange(&self) -> Option<Exchange> {
+        self.state.lock().exchanges.pop_front()
     }
 
     /// The rows to commit next; again the same ones until [`Shared::committed`].
@@ -288,6 +407,7 @@ impl Shared {
 
     pub(crate) fn ended(&self) {
         self.progress.send_modify(|progress| progress.ended = true);
+        self.state.lock().exchanges.clear();
     }
 
     pub(crate) fn files(&self) -> Arc<Files> {

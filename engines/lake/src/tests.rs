@@ -98,6 +98,16 @@ impl Place {
         let table = lake.table(OWN, readings()).await.unwrap();
         (lake, table)
     }
+
+    /// Commits the tail beside the lake, as a commit that landed while its answer was lost: the rows are in the log, the task
+    /// does not know.
+    async fn commit_unheard(&self, lake: &Lake, table: &Table) {
+        let folder = self.folder.path().join(OWN.to_string()).join("readings");
+        let folder = std::fs::canonicalize(folder).unwrap();
+        let mut delta = Delta::open(&folder, &lake.0.engine.files).await.unwrap().unwrap();
+        let files = delta.version().await.unwrap().files;
+        delta.append(&table.begin_flush(), &files).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -230,6 +240,58 @@ async fn compaction_leaves_few_files_and_loses_no_row_and_no_offset() {
     let (lake, table) = place.open().await;
     assert_eq!(table.durable("readings/0"), Some(29));
     assert_exactly(&lake, 30).await;
+}
+
+/// Device, hour and count of every row.
+const ALL: &str =
+    "SELECT device, CAST(time AS BIGINT) / 3600000000 - 376944, count FROM readings ORDER BY 1, 2";
+
+fn of_device(table: &Table, device: &str, offsets: std::ops::Range<u64>) -> Rows {
+    let mut rows = table.rows_builder();
+    for offset in offsets {
+        let (time, count) = (time_of(offset).into(), Value::Int(1_000));
+        rows.push(&[device.into(), "weather".into(), time, 1.5.into(), count]).unwrap();
+    }
+    rows
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_one_day_and_text_give_place_to_others() {
+    let place = Place::new();
+    let (lake, table) = place.open().await;
+    append(&table, 22..26).await;
+    table.flush().await.unwrap();
+    // These wait in the tail.
+    table.append("other/0", 1, of_device(&table, "EWR", 22..26)).await.unwrap();
+    let rows = of_device(&table, "JFK", 20..22);
+    assert_eq!(table.exchange(START, ("device", "JFK"), rows).await.unwrap(), 2);
+    let expected = r#"[["EWR",22,1000],["EWR",23,1000],["EWR",24,1000],["EWR",25,1000],["JFK",20,1000],["JFK",21,1000],["JFK",24,24],["JFK",25,25]]"#;
+    assert_eq!(rows_of(&lake, ALL).await, expected);
+    assert_eq!(table.rows(), 8);
+
+    let nothing = table.exchange(START, ("device", "LGA"), table.rows_builder()).await;
+    assert_eq!(nothing.unwrap(), 0);
+    let late = of_device(&table, "JFK", 24..25);
+    assert!(table.exchange(START, ("device", "JFK"), late).await.is_err(), "of another day");
+    assert!(table.exchange(START, ("temp", "JFK"), table.rows_builder()).await.is_err());
+    assert_eq!(rows_of(&lake, ALL).await, expected, "a refused exchange changes nothing");
+
+    let tomorrow = START.plus(HOUR * 24);
+    let gone = table.exchange(tomorrow, ("device", "JFK"), table.rows_builder()).await;
+    assert_eq!(gone.unwrap(), 2);
+    append(&table, 26..27).await;
+    let see = |seen: &mut Vec<String>, row: &[Value<'_>]| seen.push(format!("{:?}", row[0]));
+    let mut seen = table.visit_day(tomorrow, Vec::new(), see).await.unwrap();
+    seen.sort();
+    assert_eq!(seen, [r#"Text("EWR")"#, r#"Text("EWR")"#, r#"Text("JFK")"#]);
+    assert!(table.visit_day(tomorrow.plus(HOUR * 24), Vec::new(), see).await.unwrap().is_empty());
+    table.flush().await.unwrap();
+    drop((lake, table));
+
+    let (lake, table) = place.open().await;
+    let expected = r#"[["EWR",22,1000],["EWR",23,1000],["EWR",24,1000],["EWR",25,1000],["JFK",20,1000],["JFK",21,1000],["JFK",26,26]]"#;
+    assert_eq!(rows_of(&lake, ALL).await, expected);
+    assert_eq!((table.durable("readings/0"), table.durable("other/0")), (Some(26), Some(1)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -698,19 +760,27 @@ async fn a_commit_that_landed_and_was_reported_failed_is_not_repeated() {
     append(&table, 0..10).await;
     table.flush().await.unwrap();
     append(&table, 10..20).await;
-    let mut delta = {
-        let folder = place.folder.path().join(OWN.to_string()).join("readings");
-        let folder = std::fs::canonicalize(folder).unwrap();
-        Delta::open(&folder, &lake.0.engine.files).await.unwrap().unwrap()
-    };
-    // What a power cut of the answer looks like: the rows are in the log, the task does not know.
-    let files = delta.version().await.unwrap().files;
-    let tail = table.begin_flush();
-    delta.append(&tail, &files).await.unwrap();
+    place.commit_unheard(&lake, &table).await;
     assert!(table.flush().await.is_err(), "the log has a commit that the task does not know");
     table.flush().await.unwrap();
     assert_exactly(&lake, 20).await;
     assert_eq!((table.rows(), table.durable("readings/0")), (20, Some(19)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exchange_waits_until_a_failed_commit_is_settled() {
+    let place = Place::new();
+    let (lake, table) = place.open().await;
+    append(&table, 0..10).await;
+    table.flush().await.unwrap();
+    append(&table, 10..20).await;
+    place.commit_unheard(&lake, &table).await;
+    assert!(table.flush().await.is_err(), "the log has a commit that the task does not know");
+    let (day, device) = (crate::rows::day_of(START.micros()), table.spec().index("device"));
+    let gone = table.exchange_durable(day, (device, "JFK"), table.rows_builder()).await;
+    assert_eq!(gone.unwrap(), 20);
+    table.flush().await.unwrap();
+    assert_eq!(table.rows(), 0, "no row comes back with the commit that is tried again");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

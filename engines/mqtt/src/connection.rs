@@ -21,7 +21,7 @@ use crate::outbox::Written;
 use crate::packet::{Close, Connect, Options, Reason, Subscribe};
 use crate::protocol::{Opened, Outcome, Protocol, Refusal, Request, Step, Ticket};
 use crate::route::{Judged, Verdict};
-use crate::{Message, Qos, topic};
+use crate::{Accepted, Message, Qos, topic};
 
 /// The least room that a read is given.
 const READ_BYTES: usize = 8 << 10;
@@ -237,8 +237,10 @@ struct Live<R, W> {
     wire: Wire<R, W>,
     attached: Arc<Attached>,
     principal: Arc<Principal>,
+    /// Publishes that came together and that nobody has looked at, with what is answered to those that may not be.
+    incoming: Vec<(Ticket, Arc<Message>, Option<Outcome>)>,
     /// Publishes that the intake looks at, in their order.
-    accepting: FuturesOrdered<BoxFuture<'static, (Ticket, Judged)>>,
+    accepting: FuturesOrdered<BoxFuture<'static, Vec<(Ticket, Judged)>>>,
     /// Those that it has looked at.
     judged: Vec<(Ticket, Judged)>,
     /// Those that are made durable and delivered.
@@ -276,7 +278,7 @@ enum Event {
     /// How many bytes; none when the peer is gone.
     Read(usize),
     Wrote(usize),
-    Judged(Option<(Ticket, Judged)>),
+    Judged(Option<Vec<(Ticket, Judged)>>),
     Routed(Vec<(Ticket, Outcome)>),
     Control(Result<Control, crate::Error>),
     Forgotten,
@@ -300,6 +302,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Live<R, W> {
             wire,
             attached: Arc::new(attached),
             principal: Arc::new(principal),
+            incoming: Vec::new(),
             accepting: FuturesOrdered::new(),
             judged: Vec::new(),
             routing: None,
@@ -322,8 +325,14 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Live<R, W> {
         // Access may have changed while it was being let in.
         self.check_access().await;
         loop {
-            self.advance();
-            self.route();
+            loop {
+                self.advance();
+                self.judge();
+                // What is answered at once makes room for packets that are there, and no event would tell of it.
+                if !self.route() {
+                    break;
+                }
+            }
             self.send();
             self.forget();
             if self.is_done() {
@@ -336,7 +345,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Live<R, W> {
             match self.event(&mut interrupts, &mut timer).await {
                 Event::Read(count) => self.is_eof |= count == 0,
                 Event::Wrote(count) => self.wrote(count),
-                Event::Judged(judged) => self.judged.extend(judged),
+                Event::Judged(judged) => self.judged.extend(judged.into_iter().flatten()),
                 Event::Routed(answers) => self.answer(answers),
                 Event::Control(result) => self.controlled(result),
                 Event::Forgotten => self.forgetting = None,
@@ -431,18 +440,33 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Live<R, W> {
         } else {
             None
         };
+        self.incoming.push((ticket, message, refused));
+    }
+
+    /// Has the intake look at what came together.
+    fn judge(&mut self) {
+        if self.incoming.is_empty() {
+            return;
+        }
+        let incoming = std::mem::take(&mut self.incoming);
         let (broker, principal) = (self.broker.clone(), self.principal.clone());
         let mut judge: BoxFuture<'static, _> = Box::pin(async move {
-            let verdict = match refused {
-                Some(outcome) => Verdict::Answer(outcome),
-                None => broker.intake.accept(&principal, &message).await.into(),
-            };
-            (ticket, Judged { message, verdict })
+            let asked = incoming.iter().filter(|(_, _, refused)| refused.is_none());
+            let asked: Vec<Arc<Message>> = asked.map(|(_, message, _)| message.clone()).collect();
+            let mut accepted = broker.intake.accept_all(&principal, &asked).await.into_iter();
+            let judged = incoming.into_iter().map(|(ticket, message, refused)| {
+                let verdict = match refused {
+                    Some(outcome) => Verdict::Answer(outcome),
+                    None => accepted.next().unwrap_or(Accepted::Unavailable).into(),
+                };
+                (ticket, Judged { message, verdict })
+            });
+            judged.collect::<Vec<_>>()
         });
         if self.accepting.is_empty()
             && let Some(judged) = (&mut judge).now_or_never()
         {
-            self.judged.push(judged);
+            self.judged.extend(judged);
             return;
         }
         self.accepting.push_back(judge);
@@ -498,19 +522,22 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Live<R, W> {
         }
     }
 
-    /// Hands what the intake has seen to the broker, one batch at a time so that the order stays.
-    fn route(&mut self) {
+    /// Hands what the intake has seen to the broker, one batch at a time so that the order stays; says whether something was
+    /// answered.
+    fn route(&mut self) -> bool {
+        let mut has_answered = false;
         while self.routing.is_none() {
             while let Some(Some(judged)) = self.accepting.next().now_or_never() {
-                self.judged.push(judged);
+                self.judged.extend(judged);
             }
             if self.judged.is_empty() {
-                return;
+                break;
             }
             let (tickets, batch): (Vec<_>, Vec<_>) = self.judged.drain(..).unzip();
             if self.has_failed {
                 let refused = tickets.into_iter().map(|ticket| (ticket, Outcome::Unavailable));
                 self.answer(refused.collect());
+                has_answered = true;
                 continue;
             }
             let broker = self.broker.clone();
@@ -521,10 +548,14 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Live<R, W> {
                 tickets.into_iter().zip(outcomes).collect()
             });
             match (&mut work).now_or_never() {
-                Some(answers) => self.answer(answers),
+                Some(answers) => {
+                    self.answer(answers);
+                    has_answered = true;
+                }
                 None => self.routing = Some(work),
             }
         }
+        has_answered
     }
 
     fn answer(&mut self, answers: Vec<(Ticket, Outcome)>) {

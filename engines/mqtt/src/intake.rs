@@ -1,5 +1,7 @@
+use std::sync::Arc;
+
 use base::access::Principal;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join_all};
 
 use crate::Message;
 
@@ -13,6 +15,16 @@ pub trait Intake: Send + Sync + 'static {
         principal: &'a Principal,
         message: &'a Message,
     ) -> BoxFuture<'a, Accepted>;
+
+    /// The same of messages that came together by one connection, in their order; gives one answer for each. None of them is
+    /// answered before the last one is.
+    fn accept_all<'a>(
+        &'a self,
+        principal: &'a Principal,
+        messages: &'a [Arc<Message>],
+    ) -> BoxFuture<'a, Vec<Accepted>> {
+        Box::pin(join_all(messages.iter().map(|message| self.accept(principal, message))))
+    }
 
     /// A client was let in. Whoever listens must be quick: the connection waits.
     fn arrived(&self, _principal: &Principal, _client: &str) {}

@@ -2,6 +2,8 @@
 
 mod wire;
 
+use std::sync::Arc;
+
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base::ErrorKind;
@@ -427,7 +429,7 @@ async fn article(
 
 impl House {
     /// An article as everybody sees it who is nobody here; computed once, and kept until it changes.
-    async fn shown(&self, slug: String) -> Result<Tagged> {
+    async fn shown(self: &Arc<Self>, slug: String) -> Result<Tagged> {
         if slug.len() > SLUG_BYTES_MAX {
             return Err(Error::NotFound("article"));
         }

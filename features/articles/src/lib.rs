@@ -217,3 +217,8 @@ impl House {
         }
     }
 }
+
+/// The feature that the guide has one write compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/guides/add-a-feature.md")]
+struct Guide;

@@ -20,6 +20,7 @@ use crate::errands::{self, Errands};
 use crate::health::{self, Vitals};
 use crate::reading::Reading;
 use crate::registry::{Actuator, Device, Registry, Sensor, Wanted};
+use crate::rollup::RollUps;
 use crate::rule::{Deed, Rule, RuleId, RuleSet, RuleText};
 use crate::{
     DEAD_LETTERS_TOPIC, Error, Fault, House, Overview, READINGS_TOPIC, Result, commands, pipeline,
@@ -38,6 +39,7 @@ pub(crate) struct Fleet {
     pub table: Table,
     pub rate: Rate,
     pub health: Topic,
+    pub roll_ups: RollUps,
     pub errands: Errands,
     /// Locked after the registry, where both are.
     pub vitals: Mutex<Vitals>,
@@ -64,6 +66,7 @@ impl Fleet {
         let health = needs.log.topic(organisation, health::keeper::HEALTH).await?;
         let table = needs.lake.table(organisation, table()).await?;
         let partitions = readings.partitions();
+        let roll_ups = RollUps::open(&needs.lake, (&needs.db, organisation), partitions).await?;
         let ensure =
             async move |tx: &mut Tx| store::ensure_pipelines(tx, organisation, partitions).await;
         needs.db.write(ensure).await?;
@@ -82,6 +85,7 @@ impl Fleet {
             table,
             rate: Rate::default(),
             health,
+            roll_ups,
             errands: Errands::default(),
             vitals: Mutex::default(),
             registry: RwLock::new(registry),
@@ -106,6 +110,17 @@ impl Fleet {
             fleet.house.base.tasks.supervise("devices-pipeline", run);
         }
         Ok(fleet)
+    }
+
+    #[cfg(test)]
+    pub(crate) async fn at(&self, step: pipeline::Step) -> Result<()> {
+        self.house.hook.at(step).await
+    }
+
+    #[cfg(not(test))]
+    #[expect(clippy::unused_async, reason = "tests wait here")]
+    pub(crate) async fn at(&self, _: pipeline::Step) -> Result<()> {
+        Ok(())
     }
 
     /// Asks the registry; short, since it is locked meanwhile.

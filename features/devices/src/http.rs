@@ -20,6 +20,7 @@ use crate::intake::{ANSWER_PREFIX, COMMAND_PREFIX, DESIRED_PREFIX, REPORTED_PREF
 use crate::reading::check_name;
 use crate::registry::{Device, DeviceFilter, Sensor};
 use crate::rule::{RuleId, RuleText};
+use crate::series::Series;
 use crate::store::{AlertFilter, AlertState};
 use crate::stream::{Kind, follow};
 use crate::{
@@ -346,12 +347,32 @@ fn reading_routes(routes: Routes<Devices>) -> Routes<Devices> {
             send_readings,
         )
         .add(
+            of(Operation::get("/v1/devices/{name}/series"))
+                .id("readSeries")
+                .summary("What a value of a device was over a span of time: readings, or their roll-ups by the minute, the hour or the day.")
+                .action(READINGS_READ)
+                .resource("device/{name}")
+                .kinds(&[ErrorKind::NotFound, ErrorKind::TooMany]),
+            read_series,
+        )
+        .add(
             of(Operation::get("/v1/events"))
                 .id("followEvents")
                 .summary("Readings, alerts or changes of health as they come, as server-sent events.")
                 .action(READINGS_READ),
             follow_events,
         )
+}
+
+async fn read_series(
+    State(devices): State<Devices>,
+    caller: Caller,
+    Path(name): Path<String>,
+    Query(query): Query<wire::SeriesQuery>,
+) -> Result<Json<Series>> {
+    let wanted = query.wanted(name)?;
+    let fleet = devices.fleet(caller.organisation()).await?;
+    Ok(Json(fleet.series(wanted).await?))
 }
 
 async fn list_sensors(
@@ -393,9 +414,10 @@ async fn update_sensor(
     let house = devices.house.clone();
     let update = move |old: &Sensor| {
         let fields = patch.apply(&wire::SensorFields::from(old))?;
-        let wire::SensorFields { values, silent_after_seconds, lateness_seconds } = fields;
+        let wire::SensorFields { values, silent_after_seconds, lateness_seconds, retention } =
+            fields;
         let name = old.name.clone();
-        let body = SensorBody { name, values, silent_after_seconds, lateness_seconds };
+        let body = SensorBody { name, values, silent_after_seconds, lateness_seconds, retention };
         body.sensor(old.created, &house.config)
     };
     Ok(Json(SensorView::from(&*fleet.update_sensor(name, update).await?)))

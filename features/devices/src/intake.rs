@@ -1,6 +1,7 @@
 //! The way in: a reading is checked, its device is known or registered, and it is in the log; or it is a dead
 //! letter with the reason. Nothing is answered before one of the two is on disk.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base::Timestamp;
@@ -8,6 +9,7 @@ use base::access::{Principal, Resource};
 use base64::Engine;
 use bytes::Bytes;
 use eventlog::Record;
+use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
 
 use crate::commands::Answer;
@@ -42,6 +44,8 @@ pub(crate) const DESIRED_PREFIX: &str = "desired/";
 pub(crate) const REPORTED_PREFIX: &str = "reported/";
 /// The header with the moment at which a reading was received, in microseconds since 1970.
 pub(crate) const RECEIVED: &str = "received";
+/// Readings that come together are appended in parts of about this size.
+const APPEND_BYTES: usize = 1 << 20;
 /// How much of a topic a dead letter keeps.
 const LETTER_TOPIC_CHARS_MAX: usize = 256;
 
@@ -91,22 +95,54 @@ impl Devices {
         Some((device, outcome))
     }
 
-    /// Takes one message of a device. Whoever calls has asked whether the principal may publish.
-    pub async fn accept(&self, principal: &Principal, device: &str, payload: &[u8]) -> Outcome {
+    /// The same of messages that came together: readings are made durable at once, whatever their devices.
+    pub async fn receive_all<'t>(
+        &self,
+        principal: &Principal,
+        messages: &[(&'t str, &[u8])],
+    ) -> Vec<Option<(&'t str, Outcome)>> {
+        let readings: Vec<(&str, &[u8])> = messages
+            .iter()
+            .filter_map(|(topic, payload)| Some((Self::device_of(topic)?, *payload)))
+            .collect();
+        let others = messages.iter().filter(|(topic, _)| Self::device_of(topic).is_none());
+        let others = others.map(|(topic, payload)| self.receive(principal, topic, payload));
+        let (taken, others) =
+            tokio::join!(self.accept_all(principal, &readings), futures::future::join_all(others));
+        let (mut taken, mut others) = (taken.into_iter(), others.into_iter());
+        let of = |(topic, _): &(&'t str, &[u8])| match Self::device_of(topic) {
+            Some(device) => Some((device, taken.next().unwrap_or(Outcome::Unavailable))),
+            None => others.next().flatten(),
+        };
+        messages.iter().map(of).collect()
+    }
+
+    async fn accept_all(&self, principal: &Principal, readings: &[(&str, &[u8])]) -> Vec<Outcome> {
+        if readings.is_empty() {
+            return Vec::new();
+        }
         let taken = async {
             let fleet = self.fleet(principal.organisation).await?;
-            fleet.take(principal, device, &[payload]).await
+            fleet.take_all(principal, readings).await
         };
         match taken.await {
-            Ok(mut refusals) => match refusals.pop().flatten() {
-                None => Outcome::Stored,
-                Some(refusal) => Outcome::Refused { reason: refusal.reason() },
-            },
+            Ok(refusals) => {
+                let outcome = |refusal: Option<Refusal>| match refusal {
+                    None => Outcome::Stored,
+                    Some(refusal) => Outcome::Refused { reason: refusal.reason() },
+                };
+                refusals.into_iter().map(outcome).collect()
+            }
             Err(error) => {
-                tracing::warn!(%error, "a reading could not be taken");
-                Outcome::Unavailable
+                tracing::warn!(%error, count = readings.len(), "readings could not be taken");
+                vec![Outcome::Unavailable; readings.len()]
             }
         }
+    }
+
+    /// Takes one message of a device. Whoever calls has asked whether the principal may publish.
+    pub async fn accept(&self, principal: &Principal, device: &str, payload: &[u8]) -> Outcome {
+        self.accept_all(principal, &[(device, payload)]).await.pop().unwrap_or(Outcome::Unavailable)
     }
 }
 
@@ -141,21 +177,31 @@ impl Fleet {
         }
     }
 
-    /// Takes messages of one device and gives for each why it was refused, if it was. After an error nothing
-    /// is certain and all of them can be sent again.
+    /// Takes messages of one device, see [`Fleet::take_all`].
     pub(crate) async fn take(
         self: &Arc<Self>,
         principal: &Principal,
         device: &str,
         payloads: &[&[u8]],
     ) -> Result<Vec<Option<Refusal>>> {
+        let readings: Vec<_> = payloads.iter().map(|payload| (device, *payload)).collect();
+        self.take_all(principal, &readings).await
+    }
+
+    /// Takes messages of devices and gives for each why it was refused, if it was. After an error nothing
+    /// is certain and all of them can be sent again.
+    pub(crate) async fn take_all(
+        self: &Arc<Self>,
+        principal: &Principal,
+        readings: &[(&str, &[u8])],
+    ) -> Result<Vec<Option<Refusal>>> {
         let now = self.house.base.clock.now();
-        let mut refusals = Vec::with_capacity(payloads.len());
+        let mut refusals = Vec::with_capacity(readings.len());
         let (mut records, mut letters) = (Vec::new(), Vec::new());
-        for payload in payloads {
+        for (device, payload) in readings {
             match self.check(principal, device, payload, now).await? {
                 Ok(record) => {
-                    records.push(record);
+                    records.push((self.readings.partition_for(device.as_bytes()), record));
                     refusals.push(None);
                 }
                 Err(refusal) => {
@@ -166,17 +212,20 @@ impl Fleet {
             }
         }
         self.bury(letters, refusals.iter().flatten()).await?;
-        if !records.is_empty() {
-            self.append(device, records).await?;
-        }
+        self.append_all(records).await?;
         Ok(refusals)
     }
 
-    /// Puts readings of one device on disk.
-    pub(crate) async fn append(&self, device: &str, records: Vec<Record>) -> Result<()> {
+    /// Puts readings on disk, those of one partition in their order.
+    pub(crate) async fn append_all(&self, records: Vec<(u32, Record)>) -> Result<()> {
         let count = records.len() as u64;
-        let partition = self.readings.partition_for(device.as_bytes());
-        self.readings.append(partition, records).await?;
+        let parts = appends(records).into_iter().map(|(partition, appends)| async move {
+            for append in appends {
+                self.readings.append(partition, append).await?;
+            }
+            Ok::<_, Error>(())
+        });
+        try_join_all(parts).await?;
         self.house.meters.accepted.inc_by(count);
         Ok(())
     }
@@ -272,10 +321,36 @@ impl Fleet {
         if letters.is_empty() {
             return Ok(());
         }
-        self.dead_letters.append(0, letters).await?;
+        let letters = letters.into_iter().map(|letter| (0, letter));
+        for append in appends(letters).into_values().flatten() {
+            self.dead_letters.append(0, append).await?;
+        }
         refusals.for_each(|refusal| self.house.meters.refused(refusal.kind()));
         Ok(())
     }
+}
+
+/// By partition and in their order, what one append takes: about as much as [`APPEND_BYTES`], or one record.
+fn appends(records: impl IntoIterator<Item = (u32, Record)>) -> BTreeMap<u32, Vec<Vec<Record>>> {
+    let mut parts: BTreeMap<u32, (Vec<Vec<Record>>, usize)> = BTreeMap::new();
+    for (partition, record) in records {
+        let (appends, bytes) = parts.entry(partition).or_default();
+        let more = bytes_of(&record);
+        match appends.last_mut() {
+            Some(last) if *bytes + more <= APPEND_BYTES => last.push(record),
+            _ => {
+                *bytes = 0;
+                appends.push(vec![record]);
+            }
+        }
+        *bytes += more;
+    }
+    parts.into_iter().map(|(partition, (appends, _))| (partition, appends)).collect()
+}
+
+fn bytes_of(record: &Record) -> usize {
+    let headers = record.headers.iter().map(|(name, value)| name.len() + value.len());
+    record.key.as_ref().map_or(0, Bytes::len) + record.value.len() + headers.sum::<usize>()
 }
 
 /// A dead letter as the log keeps it.
@@ -300,4 +375,38 @@ pub enum Encoding {
     #[serde(rename = "utf-8")]
     Utf8,
     Base64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_append_is_of_one_partition_and_no_larger_than_it_may_be() {
+        let record = |number: u32, size: usize| {
+            let headers = vec![("number".to_owned(), number.to_string().into_bytes().into())];
+            let (key, value) = (None, vec![0; size].into());
+            (number % 2, Record { timestamp: Timestamp::from_micros(0), key, value, headers })
+        };
+        // Where another partition's bytes would count, or stop counting, an append grew over all bounds.
+        let sizes =
+            [APPEND_BYTES / 2, 1, APPEND_BYTES / 3, APPEND_BYTES * 2, 1, 0, APPEND_BYTES - 7];
+        let records =
+            (0..).zip(sizes.into_iter().cycle().take(70)).map(|(n, size)| record(n, size));
+        let parts = appends(records.clone());
+        let mut came: Vec<(u32, Record)> = Vec::new();
+        for (partition, appends) in parts {
+            for append in appends {
+                let bytes: usize = append.iter().map(bytes_of).sum();
+                assert!(bytes <= APPEND_BYTES || append.len() == 1, "{bytes}");
+                came.extend(append.into_iter().map(|record| (partition, record)));
+            }
+        }
+        let mut given: Vec<_> = records.collect();
+        given.sort_by_key(|(partition, _)| *partition);
+        assert_eq!(came, given);
+        let small = (0..1_000).map(|number| record(number, 100));
+        assert!(appends(small).values().all(|appends| appends.len() == 1));
+        assert!(appends([]).is_empty());
+    }
 }

@@ -200,7 +200,8 @@ impl Fleet {
         let now = self.house.base.clock.now();
         match self.check(principal, device, &payload, now).await? {
             Ok(record) => {
-                self.append(device, vec![record]).await?;
+                let partition = self.readings.partition_for(device.as_bytes());
+                self.append_all(vec![(partition, record)]).await?;
                 self.note(offset, Fate::Settled).await
             }
             Err(refusal) => {

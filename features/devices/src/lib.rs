@@ -14,6 +14,8 @@
 //!   they come, repeated ones too.
 //! - Rules look at new readings in the order in which they arrive, late ones too. Cool-downs count in the time
 //!   of the readings, see `rule.rs`.
+//! - Readings of a sensor with a retention are rolled up by the minute, the hour and the day, and then deleted by the day; what
+//!   comes for such a day later is taken by nobody. See `rollup.rs`.
 //! - A dead letter is written before its message is acknowledged; a crash can write it twice. Replayed, it is
 //!   checked again as if it came now, with the rights of whoever replays it; the reading counts once.
 
@@ -31,7 +33,9 @@ mod needs;
 mod pipeline;
 mod reading;
 mod registry;
+mod rollup;
 mod rule;
+mod series;
 mod store;
 mod stream;
 #[cfg(test)]
@@ -63,6 +67,7 @@ pub use needs::{
     IssuedKey, KeyIssuer, KeyRequest, Message, Messenger, NeedError, Notice, Notifier, Recipient,
     TxFuture,
 };
+pub use rollup::{ROLL_UP, ROLL_UP_SCHEDULE};
 pub use rule::{RuleId, RuleKind};
 
 /// Seeing devices, sensors and the overview.
@@ -191,6 +196,17 @@ pub struct Config {
     pub batch_bytes_max: usize,
     /// Readings that a pipeline commits at once.
     pub batch_readings_max: usize,
+    /// How often rules look at readings until a pipeline commits: whoever changes a rule waits for that.
+    pub batch_evaluations_max: u64,
+    /// Days of one sensor that are rolled up with one wait for the pipelines.
+    pub roll_up_days_max: usize,
+    /// Minutes of all devices and values that a day of a sensor may have in roll-ups.
+    pub roll_up_cells_max: usize,
+    /// How long a roll-up waits for a pipeline to begin another batch.
+    #[serde(with = "duration")]
+    pub roll_up_wait_max: Duration,
+    /// Points of one answer about a series.
+    pub series_points_max: usize,
     /// Alerts that a pipeline commits at once; what follows comes with the next commit.
     pub batch_alerts_max: usize,
     /// Past readings that one trial of a rule looks at.
@@ -272,8 +288,13 @@ impl Default for Config {
             rules_swap_time_max: Duration::from_secs(5),
             cooldown_times_max: 64,
             cooldown_pairs_max: 100_000,
-            batch_bytes_max: 16 << 20,
-            batch_readings_max: 50_000,
+            batch_bytes_max: 32 << 20,
+            batch_readings_max: 100_000,
+            batch_evaluations_max: 5_000_000,
+            roll_up_days_max: 32,
+            roll_up_cells_max: 4_000_000,
+            roll_up_wait_max: Duration::from_secs(30),
+            series_points_max: 10_000,
             batch_alerts_max: 1_000,
             trial_readings_max: 1_000_000,
             trial_rows_max: 50_000,
@@ -306,6 +327,9 @@ impl Config {
             ("batch_bytes_max", self.batch_bytes_max),
             ("batch_readings_max", self.batch_readings_max),
             ("batch_alerts_max", self.batch_alerts_max),
+            ("roll_up_days_max", self.roll_up_days_max),
+            ("series_points_max", self.series_points_max),
+            ("batch_evaluations_max", usize::try_from(self.batch_evaluations_max).unwrap_or(1)),
             ("cooldown_times_max", self.cooldown_times_max),
             ("stream_bytes_max", self.stream_bytes_max),
             ("registrations_max", self.registrations_max),

@@ -23,6 +23,7 @@ pub(crate) struct Meters {
     pub rules_seconds: Counter<f64, AtomicU64>,
     pub rules_late: Counter,
     pub rules_forgotten: Counter,
+    pub expired: Counter,
     pub lag: Gauge,
     pub seconds: Histogram,
     pub batch_seconds: Histogram,
@@ -81,6 +82,10 @@ impl Meters {
             rules_forgotten: counter(
                 "devices_rules_forgotten",
                 "How often a rule had no room to remember something (rule_memory_pairs_max).",
+            ),
+            expired: counter(
+                "devices_readings_expired",
+                "Readings that came when readings of their day were no longer kept.",
             ),
             lag: metrics.register(
                 "devices_pipeline_lag_records",

@@ -11,12 +11,14 @@
 //! position and that one. These records are read once more for the lake alone: whatever the lake has not by
 //! identity is what step 2 took as new then, since the lake had every new reading before them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use base::{EventId, Failure, OrganisationId, Timestamp};
-use eventlog::Fetched;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use lake::Table;
 use relational::{Read, Tx};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
@@ -24,18 +26,30 @@ use tokio::sync::watch;
 use crate::commands::Wish;
 use crate::fleet::{Fleet, IDLE};
 use crate::health::{BATTERY, Battery};
-use crate::intake::RECEIVED;
 use crate::needs::{Notice, Recipient};
-use crate::reading::{Reading, Refusal};
+use crate::pipeline::batch::{Batch, Limits, PIECE_BYTES, Poison, Reader};
+use crate::reading::Reading;
+use crate::reading::sheaf::{Item, Lane, Sheaf};
 use crate::registry::Device;
+use crate::rollup::rows::SensorDay;
 use crate::rule::{Deed, Looking, Matched, Memory, Order, Quiet, Rule, RuleId, RuleSet, Verdict};
 use crate::store::{self, Alert, Commit, Raised, Saw, Series, Then, Why};
-use crate::{Error, READINGS_TOPIC, Result};
+use crate::{Error, READINGS_TOPIC, Result, rollup};
+
+mod batch;
 
 /// What kept answers about alerts depend on.
 pub(crate) const ALERTS: &str = "alerts";
 /// Identities that the lake is asked for at once.
 const KEYS_AT_ONCE: usize = 10_000;
+/// With fewer readings, handing them to another thread costs more than it saves.
+const READINGS_APART_MIN: usize = 1_024;
+/// Threads that make rows for the lake at once.
+const PARTS: usize = 2;
+/// Bytes of a usual name of a value.
+const NAME_BYTES: usize = 12;
+/// However many rules there are, a batch has as many readings.
+const READINGS_MIN: usize = 1_000;
 /// More than an action can have.
 const COMMANDS_OF_AN_ACTION: u64 = 1 << 32;
 
@@ -46,6 +60,14 @@ pub(crate) enum Step {
     Buried,
     Committed,
     Appended,
+    /// Of a roll-up: the marks of a day.
+    Taken,
+    /// One of the tables of roll-ups.
+    Exchanged,
+    /// From when on readings are taken is said.
+    Forgotten,
+    /// The readings of a day.
+    Deleted,
 }
 
 /// Runs one pipeline until it fails; the caller runs it again.
@@ -55,18 +77,23 @@ pub(crate) async fn run(fleet: Arc<Fleet>, partition: u32) -> Result<(), Failure
     run.catch_up().await?;
     let mut rules = fleet.watch_rules();
     let mut end = fleet.readings.end(partition);
+    let mut epoch = fleet.roll_ups.epoch();
+    let beginning = fleet.roll_ups.beginning(partition);
     let adopting = Adopting::begin(fleet.adopted(partition));
     let clock = fleet.house.base.clock.clone();
     // What was read while the batch before was written down.
-    let mut ahead: Option<Fetched> = None;
+    let mut ahead: Option<Batch> = None;
     loop {
         let set = rules.borrow_and_update().clone();
         adopting.adopt(set.version);
+        let now = *epoch.borrow_and_update();
+        run.load_marks(now).await?;
+        beginning.begin(run.epoch);
         run.lag.reach(end.borrow_and_update().saturating_sub(run.next));
         let began = clock.instant();
         let batch = match ahead.take() {
             Some(batch) => Ok(batch),
-            None => run.fetch(run.next).await,
+            None => run.read(run.next, u64::MAX).await,
         };
         let batch = match batch {
             Err(Error::Log(eventlog::Error::OutOfRange { start, .. })) if run.next < start => {
@@ -75,15 +102,16 @@ pub(crate) async fn run(fleet: Arc<Fleet>, partition: u32) -> Result<(), Failure
             }
             batch => batch?,
         };
-        if batch.is_empty() {
+        if batch.next == run.next {
             tokio::select! {
                 changed = end.changed() => changed?,
                 changed = rules.changed() => changed?,
+                changed = epoch.changed() => changed?,
             }
             continue;
         }
-        let is_more = *end.borrow() > batch.next();
-        ahead = run.take(&set, &batch, is_more).await?;
+        let is_more = *end.borrow() > batch.next;
+        ahead = run.take(&set, batch, is_more).await?;
         let took = clock.instant() - began;
         fleet.house.meters.batch_seconds.observe(took.as_secs_f64());
     }
@@ -130,42 +158,6 @@ impl Drop for Lag<'_> {
     }
 }
 
-/// A reading with its place in the log.
-struct Item<'b> {
-    offset: u64,
-    received: Option<Timestamp>,
-    reading: Reading<'b>,
-}
-
-/// A batch as far as it is taken.
-struct Batch<'b> {
-    items: Vec<Item<'b>>,
-    poison: Vec<Poison<'b>>,
-    /// The offset after it.
-    next: u64,
-}
-
-/// What the readings of one device and sensor share within a batch, so that it is looked up once.
-struct Lane<'i> {
-    device: &'i str,
-    sensor: &'i str,
-    /// The newest time in the rows.
-    stored: Option<i64>,
-}
-
-/// The lanes of a batch, and which one each item is in.
-struct Lanes<'i> {
-    all: Vec<Lane<'i>>,
-    of: Vec<usize>,
-}
-
-/// Something in the log that is no reading.
-struct Poison<'b> {
-    offset: u64,
-    value: &'b [u8],
-    refusal: Refusal,
-}
-
 /// What one run of a pipeline knows; it starts from the rows and is forgotten when anything fails.
 struct Run<'f> {
     fleet: &'f Fleet,
@@ -183,6 +175,11 @@ struct Run<'f> {
     quiet_count: usize,
     /// What rules remember, as of `next`.
     memory: Memory,
+    /// Readings of the next batch: the more rules look at each, the fewer.
+    pace: usize,
+    /// The days that are marked in the rows to be rolled up, as of an epoch.
+    marks: HashMap<String, HashSet<i64>>,
+    epoch: u64,
     lag: Lag<'f>,
 }
 
@@ -194,6 +191,9 @@ struct Course {
     lateness: Option<Duration>,
     newest: Option<i64>,
 }
+
+/// Rows for the lake on their way, with the offset that they reach.
+type Making = (u64, BoxFuture<'static, Result<lake::Rows>>);
 
 impl Course {
     /// How a reading comes after those before it; none when it is later than its sensor allows.
@@ -218,19 +218,19 @@ struct Courses<'s> {
 }
 
 impl<'s> Courses<'s> {
-    fn new(fleet: &Fleet, set: &'s RuleSet, lanes: &Lanes<'_>) -> Self {
+    fn new(fleet: &Fleet, set: &'s RuleSet, lanes: &[Lane], stored: &[Option<i64>]) -> Self {
         let mut places = HashMap::<&str, Option<usize>>::new();
         let mut looking = Vec::new();
-        let all = lanes.all.iter().map(|lane| {
-            let place = *places.entry(lane.sensor).or_insert_with(|| {
-                let rules = set.looking(lane.sensor)?;
+        let all = lanes.iter().zip(stored).map(|(lane, stored)| {
+            let place = *places.entry(&*lane.sensor).or_insert_with(|| {
+                let rules = set.looking(&lane.sensor)?;
                 looking.push(rules);
                 Some(looking.len() - 1)
             });
             let needs_device = place.is_some_and(|place: usize| looking[place].needs_device());
-            let device = needs_device.then(|| fleet.device(lane.device).ok()).flatten();
-            let lateness = fleet.sensor(lane.sensor).ok().and_then(|sensor| sensor.lateness);
-            Course { looking: place, device, lateness, newest: lane.stored }
+            let device = needs_device.then(|| fleet.device(&lane.device).ok()).flatten();
+            let lateness = fleet.sensor(&lane.sensor).ok().and_then(|sensor| sensor.lateness);
+            Course { looking: place, device, lateness, newest: *stored }
         });
         let all = all.collect();
         Self { all, looking }
@@ -255,6 +255,13 @@ fn why(matched: &Matched<'_>) -> Why {
         since: Timestamp::from_micros(matched.since).to_string(),
         conditions: conditions.collect(),
     }
+}
+
+/// Which readings of a batch are taken.
+struct Fresh {
+    is_new: Vec<bool>,
+    /// Those that came when readings of their day were no longer kept.
+    expired: Vec<usize>,
 }
 
 /// What the rules made of the new readings of a batch.
@@ -300,6 +307,9 @@ impl<'f> Run<'f> {
             quiet: HashMap::new(),
             quiet_count: 0,
             memory,
+            pace: fleet.house.config.batch_readings_max,
+            marks: HashMap::new(),
+            epoch: 0,
             lag: Lag { fleet, records: 0 },
         })
     }
@@ -308,28 +318,53 @@ impl<'f> Run<'f> {
     async fn catch_up(&mut self) -> Result<()> {
         let mut from = self.in_lake.map_or(0, |last| last + 1);
         from = from.max(self.fleet.readings.start(self.partition));
+        if from >= self.next {
+            return Ok(());
+        }
+        let organisation = self.fleet.organisation;
+        let load = async move |read: &mut Read| rollup::rows::all(read, organisation).await;
+        let marked = self.fleet.house.needs.db.read(load).await?;
         while from < self.next {
-            let batch = self.fetch(from).await?;
-            let Batch { items, next, .. } = self.parse(&batch, self.next);
+            let Batch { sheaf, next, .. } = self.read(from, self.next).await?;
             if next <= from {
                 break;
             }
-            let known = self.in_lake(items.iter()).await?;
-            let mut seen = HashSet::with_capacity(items.len());
-            let first: Vec<bool> = items.iter().map(|item| seen.insert(identity(item))).collect();
-            let new = items.iter().zip(known.into_iter().zip(first));
+            let known = self.in_lake(&sheaf, sheaf.items.iter()).await?;
+            let mut seen = HashSet::with_capacity(sheaf.items.len());
+            let first: Vec<bool> =
+                sheaf.items.iter().map(|item| seen.insert(identity(item))).collect();
+            let new = sheaf.items.iter().zip(known.into_iter().zip(first));
             let new = new.filter(|(_, (known, first))| *first && !known).map(|(item, _)| item);
-            let rows = self.rows(new)?;
+            let new = new.filter(|item| self.was_kept(&sheaf, item, &marked));
+            let rows = rows(&self.fleet.table, &sheaf, new)?;
             self.fleet.table.append(self.source, next - 1, rows).await?;
             from = next;
         }
         Ok(())
     }
 
-    async fn fetch(&self, from: u64) -> Result<Fetched> {
+    /// Whether a reading that the lake lacks was kept when it was committed: then its day is marked, and stays so until this
+    /// pipeline has begun a batch. One that came too late for an unmarked day was not.
+    fn was_kept(&self, sheaf: &Sheaf, item: &Item, marked: &HashSet<SensorDay>) -> bool {
+        let sensor = &sheaf.lane_of(item).sensor;
+        let is_kept = self.fleet.roll_ups.kept_from(sensor).is_none_or(|from| item.time >= from);
+        is_kept || marked.contains(&(sensor.to_string(), rollup::day_of(item.time)))
+    }
+
+    async fn read(&self, from: u64, until: u64) -> Result<Batch> {
         let Fleet { readings, house, .. } = self.fleet;
-        let bytes_max = house.config.batch_bytes_max;
-        let batch = readings.fetch_raw(self.partition, from, bytes_max).await?;
+        let reader = Reader {
+            readings: readings.clone(),
+            partition: self.partition,
+            clock: house.base.clock.clone(),
+        };
+        let limits = Limits {
+            bytes: house.config.batch_bytes_max,
+            piece_bytes: PIECE_BYTES,
+            readings: self.pace,
+            until,
+        };
+        let batch = reader.read(from, limits).await?;
         self.at(Step::Fetched).await?;
         Ok(batch)
     }
@@ -348,41 +383,75 @@ impl<'f> Run<'f> {
             new_series: Vec::new(),
             moved_series: Vec::new(),
             memory: Vec::new(),
+            marks: Vec::new(),
             commands_open_max: self.fleet.house.config.commands_open_max,
         })
         .await
     }
 
-    /// Takes a batch through all steps, or its beginning when it raises very many alerts. With more behind it, that is read
-    /// meanwhile.
-    async fn take(
-        &mut self,
-        set: &RuleSet,
-        batch: &Fetched,
-        is_more: bool,
-    ) -> Result<Option<Fetched>> {
+    /// Reads the marks again when somebody may have taken some.
+    async fn load_marks(&mut self, epoch: u64) -> Result<()> {
+        if self.epoch == epoch {
+            return Ok(());
+        }
+        let (organisation, partition) = (self.fleet.organisation, self.partition);
+        let load =
+            async move |read: &mut Read| rollup::rows::marks(read, organisation, partition).await;
+        let found = self.fleet.house.needs.db.read(load).await?;
+        self.marks.clear();
+        for (sensor, day) in found {
+            self.marks.entry(sensor).or_default().insert(day);
+        }
+        self.epoch = epoch;
+        Ok(())
+    }
+
+    /// The days of new readings that are not marked yet.
+    fn marks(&self, sheaf: &Sheaf, new: &[usize]) -> Vec<SensorDay> {
+        let mut found = BTreeSet::<(&str, i64)>::new();
+        // Readings of a lane follow one another, so mostly it is the same day.
+        let mut last: Vec<Option<i64>> = vec![None; sheaf.lanes.len()];
+        for index in new {
+            let item = &sheaf.items[*index];
+            let (day, last) = (rollup::day_of(item.time), &mut last[item.lane as usize]);
+            if *last != Some(day) {
+                *last = Some(day);
+                found.insert((&sheaf.lane_of(item).sensor, day));
+            }
+        }
+        let is_marked =
+            |sensor: &str, day: i64| self.marks.get(sensor).is_some_and(|days| days.contains(&day));
+        let missing = found.into_iter().filter(|(sensor, day)| !is_marked(sensor, *day));
+        missing.map(|(sensor, day)| (sensor.to_owned(), day)).collect()
+    }
+
+    /// Takes a batch through all steps, or its beginning when it raises very many alerts or very many rules look at it. With
+    /// more behind it, that is read meanwhile.
+    async fn take(&mut self, set: &RuleSet, batch: Batch, is_more: bool) -> Result<Option<Batch>> {
         let clock = self.fleet.house.base.clock.clone();
+        let Batch { sheaf, mut poison, next: end, mut took, .. } = batch;
+        let mut next = end;
+        let sheaf = Arc::new(sheaf);
+        let stored: Vec<Option<i64>> = sheaf.lanes.iter().map(|lane| self.last_of(lane)).collect();
+        self.hear(&sheaf);
+        let Fresh { is_new, expired } = self.fresh(&sheaf, &stored).await?;
+        let mut new: Vec<usize> = (0..is_new.len()).filter(|index| is_new[*index]).collect();
+        let mut making = self.making(&sheaf, &new, next);
         let began = clock.instant();
-        let Batch { items, mut poison, mut next } = self.parse(batch, u64::MAX);
-        let mut took = clock.instant() - began;
-        let lanes = self.lanes(&items);
-        self.hear(&items, &lanes);
-        let is_new = self.fresh(&items, &lanes).await?;
-        let mut new: Vec<usize> = (0..items.len()).filter(|index| is_new[*index]).collect();
-        let began = clock.instant();
-        let evaluated = self.evaluate(set, (&items, &lanes), &new).await?;
+        let evaluated = self.evaluate(set, (&sheaf, &stored), &new).await?;
         took += clock.instant() - began;
         let meters = &self.fleet.house.meters;
         meters.rules_evaluated.inc_by(evaluated.rules);
         meters.rules_seconds.inc_by(took.as_secs_f64());
         if evaluated.count < new.len() {
-            next = items[new[evaluated.count]].offset;
+            next = sheaf.items[new[evaluated.count]].offset;
             new.truncate(evaluated.count);
             poison.retain(|poison| poison.offset < next);
+            making = self.making(&sheaf, &new, next);
         }
-        let taken = items.iter().take_while(|item| item.offset < next).count();
+        let taken = sheaf.items.partition_point(|item| item.offset < next);
         self.bury(&poison).await?;
-        let (new_series, moved_series) = Self::series((&items, &lanes), &new);
+        let (new_series, moved_series) = Self::series((&sheaf, &stored), &new);
         let commit = Commit {
             organisation: self.fleet.organisation,
             partition: self.partition,
@@ -393,122 +462,78 @@ impl<'f> Run<'f> {
             new_series,
             moved_series,
             memory: self.memory.take_changes(),
+            marks: self.marks(&sheaf, &new),
             commands_open_max: self.fleet.house.config.commands_open_max,
         };
         let commit = Arc::new(commit);
-        let in_lake = self.in_lake;
-        let missing = new.iter().map(|index| &items[*index]);
-        let missing = missing.filter(|item| in_lake.is_none_or(|last| item.offset > last));
         // The rows for the lake are made and the next records are read while this one is on its way to the disk.
         let ahead = async {
-            if is_more || next < batch.next() { self.fetch(next).await.map(Some) } else { Ok(None) }
+            if is_more || next < end { self.read(next, u64::MAX).await.map(Some) } else { Ok(None) }
         };
-        let (raised, rows, ahead) =
-            tokio::join!(self.store(&commit), async { self.rows(missing) }, ahead);
+        let made = async {
+            let mut made = Vec::with_capacity(making.len());
+            for (last, rows) in making {
+                made.push((last, rows.await?));
+            }
+            Ok::<_, Error>(made)
+        };
+        let (raised, made, ahead) = tokio::join!(self.store(&commit), made, ahead);
         self.committed(&commit, &raised?);
         self.at(Step::Committed).await?;
-        self.fleet.table.append(self.source, next - 1, rows?).await?;
-        self.at(Step::Appended).await?;
-        self.count(new.iter().map(|index| &items[*index]), (taken - new.len()) as u64);
-        // Records that were deleted meanwhile are skipped at the next turn.
-        Ok(ahead.ok().flatten())
-    }
-
-    /// Tells readings from what is none, before `until`. Asks neither clock nor registry: it must say the same again after
-    /// a crash.
-    fn parse<'b>(&self, batch: &'b Fetched, until: u64) -> Batch<'b> {
-        let most = self.fleet.house.config.batch_readings_max;
-        let Fleet { readings, .. } = self.fleet;
-        let (mut items, mut poison) = (Vec::new(), Vec::new());
-        let mut next = batch.next().min(until);
-        let mut is_full = false;
-        // Records of one request have the same header, and mostly the same device.
-        let mut received: (&[u8], Option<Timestamp>) = (&[], None);
-        let mut own = (String::new(), false);
-        batch.visit(|record| {
-            let (offset, value) = (record.offset, record.value);
-            if is_full || offset >= until {
-                return;
-            }
-            if items.len() >= most {
-                (is_full, next) = (true, offset);
-                return;
-            }
-            let reading = Reading::recorded(value).and_then(|reading| {
-                if own.0 != reading.device {
-                    let partition = readings.partition_for(reading.device.as_bytes());
-                    own = (reading.device.to_string(), partition == self.partition);
-                }
-                // Another pipeline has the series of this device, so it cannot be judged here.
-                if own.1 { Ok(reading) } else { Err(Refusal::Misplaced) }
-            });
-            match reading {
-                Ok(reading) => {
-                    let header = record.header(RECEIVED).unwrap_or_default();
-                    if header != received.0 {
-                        let text = std::str::from_utf8(header).ok();
-                        let micros = text.and_then(|text| text.parse().ok());
-                        received = (header, micros.map(Timestamp::from_micros));
-                    }
-                    items.push(Item { offset, received: received.1, reading });
-                }
-                Err(refusal) => poison.push(Poison { offset, value, refusal }),
-            }
-        });
-        Batch { items, poison, next }
-    }
-
-    fn lanes<'i>(&self, items: &'i [Item<'_>]) -> Lanes<'i> {
-        let mut all = Vec::<Lane<'i>>::new();
-        let mut of = Vec::with_capacity(items.len());
-        let mut places = HashMap::<(&str, &str), usize>::new();
-        let mut last = usize::MAX;
-        for Item { reading, .. } in items {
-            let (device, sensor) = (&*reading.device, &*reading.sensor);
-            let is_same =
-                all.get(last).is_some_and(|lane| lane.device == device && lane.sensor == sensor);
-            if !is_same {
-                last = *places.entry((device, sensor)).or_insert_with(|| {
-                    all.push(Lane { device, sensor, stored: self.last_of(reading) });
-                    all.len() - 1
-                });
-            }
-            of.push(last);
+        for (last, rows) in made? {
+            self.fleet.table.append(self.source, last, rows).await?;
         }
-        Lanes { all, of }
+        self.at(Step::Appended).await?;
+        let expired = expired.partition_point(|index| *index < taken);
+        self.fleet.house.meters.expired.inc_by(expired as u64);
+        let repeated = taken - new.len() - expired;
+        self.count(new.iter().map(|index| &sheaf.items[*index]), repeated as u64);
+        // Records that were deleted meanwhile are skipped at the next turn.
+        Ok(ahead.ok().flatten().filter(|ahead| ahead.next > next))
     }
 
     /// Any reading is a sign of life, a repeated one too.
-    fn hear(&self, items: &[Item<'_>], lanes: &Lanes<'_>) {
+    fn hear(&self, sheaf: &Sheaf) {
         let now = self.fleet.house.base.clock.now();
-        let mut heard = vec![Timestamp::from_micros(i64::MIN); lanes.all.len()];
-        let mut newest: Vec<Option<&Reading<'_>>> = vec![None; lanes.all.len()];
-        for (item, lane) in items.iter().zip(&lanes.of) {
-            heard[*lane] = heard[*lane].max(item.received.unwrap_or(now).min(now));
-            if newest[*lane].is_none_or(|newest| newest.time < item.reading.time) {
-                newest[*lane] = Some(&item.reading);
+        let mut heard = vec![None; sheaf.lanes.len()];
+        let mut newest: Vec<Option<&Item>> = vec![None; sheaf.lanes.len()];
+        for item in &sheaf.items {
+            let (heard, newest) = (&mut heard[item.lane as usize], &mut newest[item.lane as usize]);
+            *heard = (*heard).max(Some(item.received.unwrap_or(now).min(now)));
+            if newest.is_none_or(|newest| newest.time < item.time) {
+                *newest = Some(item);
             }
         }
         let mut vitals = self.fleet.vitals.lock();
-        for ((lane, heard), newest) in lanes.all.iter().zip(heard).zip(newest) {
-            vitals.heard(lane.device, lane.sensor, heard);
-            let Some(Reading { time, values, .. }) = newest else { continue };
-            if let Some((_, percent)) = values.iter().find(|(name, _)| name == BATTERY) {
-                vitals.powered(lane.device, Battery { percent: *percent, time: *time });
+        for (lane, (heard, newest)) in sheaf.lanes.iter().zip(heard.into_iter().zip(newest)) {
+            let (Some(heard), Some(newest)) = (heard, newest) else { continue };
+            vitals.heard(&lane.device, &lane.sensor, heard);
+            if let Some(percent) = sheaf.value(newest, BATTERY) {
+                vitals.powered(&lane.device, Battery { percent, time: newest.time });
             }
         }
     }
 
     /// Says for each reading whether it is there for the first time. What is newer than all before it is.
-    async fn fresh(&self, items: &[Item<'_>], lanes: &Lanes<'_>) -> Result<Vec<bool>> {
-        let mut newest: Vec<Option<i64>> = lanes.all.iter().map(|lane| lane.stored).collect();
+    async fn fresh(&self, sheaf: &Sheaf, stored: &[Option<i64>]) -> Result<Fresh> {
+        let items = &sheaf.items;
+        let mut newest = stored.to_vec();
         let mut is_new = Vec::with_capacity(items.len());
         let mut late = Vec::new();
+        let kept_from = |lane: &Lane| self.fleet.roll_ups.kept_from(&lane.sensor);
+        let kept_from: Vec<Option<Timestamp>> = sheaf.lanes.iter().map(kept_from).collect();
+        let mut expired = Vec::new();
         // Only late ones need to be looked for among those of the batch.
         let (mut seen, mut looked) = (HashSet::new(), 0);
-        for (index, (item, lane)) in items.iter().zip(&lanes.of).enumerate() {
-            let time = item.reading.time.micros();
-            let (newest, stored) = (&mut newest[*lane], lanes.all[*lane].stored);
+        for (index, item) in items.iter().enumerate() {
+            let time = item.time.micros();
+            if kept_from[item.lane as usize].is_some_and(|from| item.time < from) {
+                // Whether it is a repeat cannot be told any more.
+                expired.push(index);
+                is_new.push(false);
+                continue;
+            }
+            let (newest, stored) = (&mut newest[item.lane as usize], stored[item.lane as usize]);
             if newest.is_none_or(|newest| time > newest) {
                 *newest = Some(time);
                 is_new.push(true);
@@ -523,25 +548,30 @@ impl<'f> Run<'f> {
             is_new.push(is_first_here && stored.is_none_or(|stored| time > stored));
         }
         if !late.is_empty() {
-            let known = self.in_lake(late.iter().map(|index| &items[*index])).await?;
+            let known = self.in_lake(sheaf, late.iter().map(|index| &items[*index])).await?;
             for (index, known) in late.into_iter().zip(known) {
                 is_new[index] = !known;
             }
         }
-        Ok(is_new)
+        Ok(Fresh { is_new, expired })
     }
 
-    fn last_of(&self, reading: &Reading<'_>) -> Option<i64> {
-        self.last.get(&*reading.device)?.get(&*reading.sensor).copied()
+    fn last_of(&self, lane: &Lane) -> Option<i64> {
+        self.last.get(&*lane.device)?.get(&*lane.sensor).copied()
     }
 
     /// Asks the lake for identities. It holds every new reading before `next`, since each batch waits for it.
-    async fn in_lake<'b>(&self, items: impl Iterator<Item = &'b Item<'b>>) -> Result<Vec<bool>> {
-        let keys = items.map(|Item { reading, .. }| {
+    async fn in_lake<'b>(
+        &self,
+        sheaf: &Sheaf,
+        items: impl Iterator<Item = &'b Item>,
+    ) -> Result<Vec<bool>> {
+        let keys = items.map(|item| {
+            let Lane { device, sensor } = sheaf.lane_of(item);
             lake::Key::new(&[
-                lake::Value::Text(&reading.device),
-                lake::Value::Text(&reading.sensor),
-                lake::Value::Time(reading.time),
+                lake::Value::Text(device),
+                lake::Value::Text(sensor),
+                lake::Value::Time(item.time),
             ])
         });
         let mut keys: Vec<lake::Key> = keys.collect::<Result<_, _>>()?;
@@ -558,7 +588,7 @@ impl<'f> Run<'f> {
     async fn evaluate(
         &mut self,
         set: &RuleSet,
-        (items, lanes): (&[Item<'_>], &Lanes<'_>),
+        (sheaf, stored): (&Sheaf, &[Option<i64>]),
         new: &[usize],
     ) -> Result<Evaluated> {
         let config = &self.fleet.house.config;
@@ -568,13 +598,14 @@ impl<'f> Run<'f> {
         }
         let mut evaluated = Evaluated::default();
         let mut matched: Vec<Matched<'_>> = Vec::new();
-        let Courses { all: mut courses, mut looking } = Courses::new(self.fleet, set, lanes);
+        let Courses { all: mut courses, mut looking } =
+            Courses::new(self.fleet, set, &sheaf.lanes, stored);
         let mut late = 0;
         let full = self.memory.full;
         for index in new {
-            let reading = &items[*index].reading;
-            let course = &mut courses[lanes.of[*index]];
-            let order = course.pass(reading.time);
+            let item = &sheaf.items[*index];
+            let course = &mut courses[item.lane as usize];
+            let order = course.pass(item.time);
             late += u64::from(order.is_none());
             if let Some(place) = course.looking {
                 let looking = &mut looking[place];
@@ -582,15 +613,16 @@ impl<'f> Run<'f> {
                 if let Some(order) = order {
                     matched.clear();
                     let about = (course.device.as_deref(), order);
-                    looking.evaluate(reading, about, &mut self.memory, &mut matched);
+                    looking.evaluate_item((sheaf, item), about, &mut self.memory, &mut matched);
                 }
             }
             if !matched.is_empty() {
+                let reading = sheaf.reading(item);
                 self.load_quiet(&matched, &reading.device).await?;
                 for matched in matched.drain(..) {
                     let rule = matched.rule;
-                    if self.is_due(rule, reading, &evaluated.alerts).await? {
-                        evaluated.alerts.push(self.raise(&matched, reading));
+                    if self.is_due(rule, &reading, &evaluated.alerts).await? {
+                        evaluated.alerts.push(self.raise(&matched, &reading));
                         if rule.text.is_once {
                             self.memory.raised(&reading.device, (rule.id, rule.version));
                         }
@@ -598,10 +630,16 @@ impl<'f> Run<'f> {
                 }
             }
             evaluated.count += 1;
-            if evaluated.alerts.len() >= config.batch_alerts_max {
+            if evaluated.alerts.len() >= config.batch_alerts_max
+                || evaluated.rules >= config.batch_evaluations_max
+            {
                 break;
             }
         }
+        let of_each = evaluated.rules / (evaluated.count as u64).max(1);
+        let most = usize::try_from(config.batch_evaluations_max / of_each.max(1));
+        let most = most.unwrap_or(usize::MAX).max(READINGS_MIN);
+        self.pace = most.min(config.batch_readings_max);
         let meters = &self.fleet.house.meters;
         meters.rules_late.inc_by(late);
         meters.rules_forgotten.inc_by(self.memory.full - full);
@@ -766,7 +804,7 @@ impl<'f> Run<'f> {
         body
     }
 
-    async fn bury(&self, poison: &[Poison<'_>]) -> Result<()> {
+    async fn bury(&self, poison: &[Poison]) -> Result<()> {
         let letters = poison.iter().map(|Poison { offset, value, refusal }| {
             let source = format!("{}/{offset}", self.source);
             self.fleet.letter(&source, refusal, value, "")
@@ -778,29 +816,33 @@ impl<'f> Run<'f> {
 
     /// The rows of the last readings that these make: those that are there for the first time, and those that move.
     fn series(
-        (items, lanes): (&[Item<'_>], &Lanes<'_>),
+        (sheaf, stored): (&Sheaf, &[Option<i64>]),
         new: &[usize],
     ) -> (Vec<Series>, Vec<Series>) {
-        let mut latest: Vec<Option<&Item<'_>>> = vec![None; lanes.all.len()];
+        let mut latest: Vec<Option<&Item>> = vec![None; sheaf.lanes.len()];
         for index in new {
-            let (item, latest) = (&items[*index], &mut latest[lanes.of[*index]]);
-            if latest.is_none_or(|latest| item.reading.time > latest.reading.time) {
+            let item = &sheaf.items[*index];
+            let latest = &mut latest[item.lane as usize];
+            if latest.is_none_or(|latest| item.time > latest.time) {
                 *latest = Some(item);
             }
         }
         let (mut fresh, mut moved) = (Vec::new(), Vec::new());
-        for (lane, latest) in lanes.all.iter().zip(latest) {
-            let Some(Item { reading, received, .. }) = latest else { continue };
-            let row = || Series {
-                device: reading.device.to_string(),
-                sensor: reading.sensor.to_string(),
-                time: reading.time,
-                values: reading.values_json(),
-                received: *received,
+        for (stored, latest) in stored.iter().zip(latest) {
+            let Some(item) = latest else { continue };
+            let row = || {
+                let reading = sheaf.reading(item);
+                Series {
+                    device: reading.device.to_string(),
+                    sensor: reading.sensor.to_string(),
+                    time: item.time,
+                    values: reading.values_json(),
+                    received: item.received,
+                }
             };
-            match lane.stored {
+            match stored {
                 None => fresh.push(row()),
-                Some(stored) if reading.time.micros() > stored => moved.push(row()),
+                Some(stored) if item.time.micros() > *stored => moved.push(row()),
                 Some(_) => {}
             }
         }
@@ -836,6 +878,9 @@ impl<'f> Run<'f> {
             sensors.insert(series.sensor.clone(), series.time.micros());
         }
         self.next = commit.next;
+        for (sensor, day) in &commit.marks {
+            self.marks.entry(sensor.clone()).or_default().insert(*day);
+        }
         for Raised { alert, commands, .. } in &commit.alerts {
             let first = (!commands.is_empty()).then_some(alert.raised);
             for at in first.into_iter().chain(alert.escalate) {
@@ -850,23 +895,40 @@ impl<'f> Run<'f> {
         }
     }
 
-    /// The rows that the lake keeps of readings.
-    fn rows<'b>(&self, new: impl Iterator<Item = &'b Item<'b>>) -> Result<lake::Rows> {
-        let mut rows = self.fleet.table.rows_builder();
-        for Item { reading, .. } in new {
-            let shared = [
-                lake::Value::Text(&reading.device),
-                lake::Value::Text(&reading.sensor),
-                lake::Value::Time(reading.time),
-            ];
-            let values = reading.values.iter();
-            let values = values.map(|(name, value)| [name.as_ref().into(), (*value).into()]);
-            rows.push_sharing(&shared, values)?;
+    /// Begins to make the rows that the lake keeps of new readings, where it has not got them: many on other threads, few when
+    /// somebody waits for them.
+    fn making(&self, sheaf: &Arc<Sheaf>, new: &[usize], next: u64) -> Vec<Making> {
+        let has =
+            |index: &usize| self.in_lake.is_some_and(|last| sheaf.items[*index].offset <= last);
+        let missing = &new[new.partition_point(has)..];
+        let is_apart = missing.len() >= READINGS_APART_MIN;
+        let parts = if is_apart { PARTS } else { 1 };
+        let of_part = missing.len().div_ceil(parts).max(1);
+        let mut parts: Vec<&[usize]> = missing.chunks(of_part).collect();
+        if parts.is_empty() {
+            parts.push(&[]);
         }
-        Ok(rows)
+        let count = parts.len();
+        let making = parts.into_iter().enumerate().map(|(place, part)| {
+            let (table, sheaf, part) = (self.fleet.table.clone(), sheaf.clone(), part.to_vec());
+            let last = match part.last() {
+                Some(last) if place + 1 < count => sheaf.items[*last].offset,
+                _ => next - 1,
+            };
+            let make = move || rows(&table, &sheaf, part.iter().map(|index| &sheaf.items[*index]));
+            if !is_apart {
+                return (last, async move { make() }.boxed());
+            }
+            let made = tokio::task::spawn_blocking(make);
+            let made = made.map(|made| {
+                made.map_err(|_| Error::Unavailable("making rows was interrupted")).flatten()
+            });
+            (last, made.boxed())
+        });
+        making.collect()
     }
 
-    fn count<'b>(&self, new: impl Iterator<Item = &'b Item<'b>>, repeated: u64) {
+    fn count<'b>(&self, new: impl Iterator<Item = &'b Item>, repeated: u64) {
         let (meters, now) = (&self.fleet.house.meters, self.fleet.house.base.clock.now());
         let mut count = 0;
         for item in new {
@@ -880,21 +942,48 @@ impl<'f> Run<'f> {
         self.fleet.rate.note(now, count);
     }
 
-    #[cfg(test)]
     async fn at(&self, step: Step) -> Result<()> {
-        self.fleet.house.hook.at(step).await
-    }
-
-    #[cfg(not(test))]
-    #[expect(clippy::unused_async, reason = "tests wait here")]
-    async fn at(&self, _: Step) -> Result<()> {
-        Ok(())
+        self.fleet.at(step).await
     }
 }
 
-fn identity<'b>(item: &'b Item<'_>) -> (&'b str, &'b str, i64) {
-    let Reading { device, sensor, time, .. } = &item.reading;
-    (device, sensor, time.micros())
+/// Of readings of one batch.
+fn identity(item: &Item) -> (u32, i64) {
+    (item.lane, item.time.micros())
+}
+
+/// The rows that the lake keeps of readings.
+fn rows<'b>(
+    table: &Table,
+    sheaf: &Sheaf,
+    readings: impl Iterator<Item = &'b Item> + Clone,
+) -> Result<lake::Rows> {
+    let (mut count, mut bytes) = (0, 0);
+    for item in readings.clone() {
+        let (Lane { device, sensor }, length) =
+            (sheaf.lane_of(item), sheaf.shapes.length(item.shape));
+        count += length;
+        bytes += length * device.len().max(sensor.len()).max(NAME_BYTES);
+    }
+    let mut rows = table.rows_builder_for(count, bytes);
+    // By shape, its names.
+    let mut names: Vec<Option<lake::Texts>> = vec![None; sheaf.shapes.count()];
+    for item in readings {
+        let Lane { device, sensor } = sheaf.lane_of(item);
+        let of_shape = || sheaf.shapes.names(item.shape).into_iter().collect();
+        let values = sheaf.values(item);
+        rows.push_columns(
+            values.len(),
+            &[
+                lake::Part::Same(lake::Value::Text(device)),
+                lake::Part::Same(lake::Value::Text(sensor)),
+                lake::Part::Same(lake::Value::Time(item.time)),
+                lake::Part::Texts(names[item.shape as usize].get_or_insert_with(of_shape)),
+                lake::Part::Floats(values),
+            ],
+        )?;
+    }
+    Ok(rows)
 }
 
 /// The id of an alert (part 0) or of one of its mails: a UUID version 7 whose time is the reading's and whose

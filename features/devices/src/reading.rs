@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use crate::Config;
 
 mod canonical;
+pub(crate) mod sheaf;
 
 /// The longest name of a device, sensor, value or rule, in characters.
 pub(crate) const NAME_CHARS_MAX: usize = 128;
@@ -137,21 +138,26 @@ impl<'a> Reading<'a> {
         if payload.len() > config.payload_bytes_max {
             return Err(Refusal::Large(config.payload_bytes_max));
         }
-        let Published { sensor, time, values } =
-            serde_json::from_slice(payload).map_err(malformed)?;
-        let reading = Self {
-            device: Cow::Borrowed(device),
-            sensor: sensor.0,
-            time: moment(&time.0)?,
-            values: values.0,
+        let reading = match canonical::published(device, payload) {
+            Some(reading) => reading,
+            None => Self::of_device(device, payload)?,
         };
-        reading.check()?;
         if reading.values.len() > config.value_count_max {
             return Err(Refusal::Full("value", config.value_count_max));
         }
         if reading.time.since(now) > config.ahead_max {
             return Err(Refusal::Ahead(config.ahead_max));
         }
+        Ok(reading)
+    }
+
+    /// What a device published, from any JSON.
+    fn of_device(device: &'a str, payload: &'a [u8]) -> Result<Self, Refusal> {
+        let Published { sensor, time, values } =
+            serde_json::from_slice(payload).map_err(malformed)?;
+        let (device, sensor) = (Cow::Borrowed(device), sensor.0);
+        let reading = Self { device, sensor, time: moment(&time.0)?, values: values.0 };
+        reading.check()?;
         Ok(reading)
     }
 

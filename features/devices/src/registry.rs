@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::reading::{Reading, Refusal, check_name};
+use crate::rollup::Retention;
 use crate::rule::check_title;
 use crate::{Config, Fault};
 
@@ -23,6 +24,8 @@ pub(crate) struct Sensor {
     pub silent_after: Option<Duration>,
     /// Rules look at no reading that is older than the newest one of its device by more; none when they look at all.
     pub lateness: Option<Duration>,
+    /// How long readings and their roll-ups are kept; without it all readings are, and there are no roll-ups.
+    pub retention: Option<Retention>,
     pub created: Timestamp,
 }
 
@@ -172,7 +175,14 @@ impl Additions {
 impl Sensor {
     pub(crate) fn new(name: &str, values: &[&str], created: Timestamp) -> Self {
         let values = values.iter().map(|name| SensorValue::named(name)).collect();
-        Self { name: name.to_owned(), values, silent_after: None, lateness: None, created }
+        Self {
+            name: name.to_owned(),
+            values,
+            silent_after: None,
+            lateness: None,
+            retention: None,
+            created,
+        }
     }
 
     pub(crate) fn has(&self, value: &str) -> bool {

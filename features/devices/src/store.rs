@@ -12,11 +12,12 @@ use serde::{Deserialize, Serialize};
 use crate::commands::{self, Command};
 use crate::needs::{Notice, Notifier};
 use crate::registry::{Actuator, Additions, Device, Position, Registry, Sensor, SensorValue, Step};
+use crate::rollup::rows::SensorDay;
 use crate::rule::{
     Area, Change, Comparison, Condition, Day, Days, Deed, Direction, Escalation, Range, Remembered,
     Rule, RuleId, RuleText, Test, Window,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, rollup};
 
 /// The topic that tells of raised alerts.
 pub(crate) const ALERTS: &str = "alerts";
@@ -230,6 +231,26 @@ ALTER TABLE alerts ADD COLUMN escalated BIGINT;
 CREATE INDEX alerts_escalate ON alerts (organisation, escalate);
 ",
     },
+    // A day waits under the partition whose pipeline marked it, or under -1 while it is rolled up.
+    Migration {
+        id: "0006-rollups",
+        sql: "
+ALTER TABLE sensors ADD COLUMN retention TEXT;
+CREATE TABLE rollup_days (
+    organisation VARCHAR(36) NOT NULL,
+    sensor VARCHAR(128) NOT NULL,
+    day BIGINT NOT NULL,
+    part BIGINT NOT NULL,
+    PRIMARY KEY (organisation, sensor, day, part)
+);
+CREATE TABLE rollup_sensors (
+    organisation VARCHAR(36) NOT NULL,
+    sensor VARCHAR(128) NOT NULL,
+    forgotten BIGINT NOT NULL,
+    PRIMARY KEY (organisation, sensor)
+);
+",
+    },
 ];
 
 /// An alert that was raised, once.
@@ -365,6 +386,8 @@ pub(crate) struct Commit {
     pub new_series: Vec<Series>,
     pub moved_series: Vec<Series>,
     pub memory: Vec<Remembered>,
+    /// Days with new readings that are not marked yet.
+    pub marks: Vec<SensorDay>,
     /// Commands of the organisation that may wait or be on their way.
     pub commands_open_max: usize,
 }
@@ -414,7 +437,7 @@ pub(crate) async fn registry(read: &mut Read, organisation: OrganisationId) -> R
     let mut registry = Registry::default();
     let mut after = String::new();
     loop {
-        let sql = "SELECT name, fields, silent_after, lateness, created FROM sensors \
+        let sql = "SELECT name, fields, silent_after, lateness, retention, created FROM sensors \
                    WHERE organisation = ? AND name > ? ORDER BY name LIMIT ?";
         let rows = read.query(sql, params![organisation, after, CHUNK_ROWS]).await?;
         let Some(last) = rows.last() else { break };
@@ -534,21 +557,23 @@ pub(crate) async fn put_sensor(
 ) -> Result<()> {
     let fields: Vec<FieldRow<'_>> = sensor.values.iter().map(FieldRow::from).collect();
     let fields = json(&fields);
-    let Sensor { name, silent_after, lateness, created, .. } = sensor;
+    let Sensor { name, silent_after, lateness, retention, created, .. } = sensor;
+    let retention = retention.as_ref().map(json);
     let seconds = |time: &Option<Duration>| {
         time.map(|time| i64::try_from(time.as_secs()).unwrap_or(i64::MAX))
     };
     let (silent_after, lateness) = (seconds(silent_after), seconds(lateness));
     let sql = "SELECT name FROM sensors WHERE organisation = ? AND name = ?";
     if tx.query_optional(sql, params![organisation, name]).await?.is_some() {
-        let sql = "UPDATE sensors SET fields = ?, silent_after = ?, lateness = ? \
+        let sql = "UPDATE sensors SET fields = ?, silent_after = ?, lateness = ?, retention = ? \
                    WHERE organisation = ? AND name = ?";
-        tx.execute(sql, params![fields, silent_after, lateness, organisation, name]).await?;
+        let given = params![fields, silent_after, lateness, retention, organisation, name];
+        tx.execute(sql, given).await?;
         return Ok(());
     }
-    let sql = "INSERT INTO sensors (organisation, name, fields, silent_after, lateness, created) \
-               VALUES (?, ?, ?, ?, ?, ?)";
-    let given = params![organisation, name, fields, silent_after, lateness, created];
+    let sql = "INSERT INTO sensors (organisation, name, fields, silent_after, lateness, retention, \
+               created) VALUES (?, ?, ?, ?, ?, ?, ?)";
+    let given = params![organisation, name, fields, silent_after, lateness, retention, created];
     tx.execute(sql, given).await?;
     Ok(())
 }
@@ -841,6 +866,7 @@ pub(crate) async fn commit(
     for kept in &commit.memory {
         remember(tx, *organisation, kept).await?;
     }
+    rollup::rows::mark(tx, *organisation, *partition, &commit.marks).await?;
     let mut raised = Vec::with_capacity(commit.alerts.len());
     for Raised { alert, notices, commands } in &commit.alerts {
         let mut alert = alert.clone();
@@ -1112,6 +1138,10 @@ fn sensor_of(row: &Row) -> Result<Sensor> {
         values: values.collect(),
         silent_after: seconds("silent_after")?,
         lateness: seconds("lateness")?,
+        retention: row
+            .get::<Option<String>>("retention")?
+            .map(|retention| parse(&retention))
+            .transpose()?,
         created: row.get("created")?,
     })
 }

@@ -6,6 +6,7 @@ mod http;
 mod letters;
 mod pipeline;
 mod platform;
+mod rollup;
 mod rules;
 
 use std::path::Path;

@@ -1,14 +1,20 @@
 //! Devices: what rules and pipelines hold to under load.
 
+mod beside;
 mod clients;
+mod fleet;
 mod night;
 mod pipeline;
 mod rules;
+mod two_consumers;
 
+pub use beside::mosquitto_beside;
 pub use clients::clients;
+pub use fleet::fleet;
 pub use night::night;
 pub use pipeline::pipeline;
 pub use rules::rules;
+pub use two_consumers::two_consumers;
 
 use anyhow::{Context, Result};
 

@@ -6,6 +6,15 @@ import { Field, Form, textOf } from '../parts/form.js';
 import { Icon } from '../parts/icons.js';
 import { toast } from '../parts/notices.js';
 
+/** @type {Record<'raw_days' | 'minute_days' | 'hour_days' | 'day_days', () => string>} */
+const RETENTION = {
+  raw_days: () => t('sensors.raw_days'),
+  minute_days: () => t('sensors.minute_days'),
+  hour_days: () => t('sensors.hour_days'),
+  day_days: () => t('sensors.day_days'),
+};
+const PARTS = /** @type {(keyof typeof RETENTION)[]} */ (Object.keys(RETENTION));
+
 /** @param {{ sensor?: import('../api.js').Sensor, onClose: () => void, onDone: () => void }} props */
 export function SensorForm({ sensor, onClose, onDone }) {
   const [name, setName] = useState(sensor?.name ?? '');
@@ -14,9 +23,11 @@ export function SensorForm({ sensor, onClose, onDone }) {
   const secondsOf = (/** @type {string} */ minutes) => (minutes === '' ? null : Math.round(Number(minutes) * 60));
   const [silent, setSilent] = useState(minutesOf(sensor?.silent_after_seconds));
   const [lateness, setLateness] = useState(minutesOf(sensor?.lateness_seconds));
+  const [keep, setKeep] = useState(/** @type {Record<string, string> | null} */ (sensor?.retention ? Object.fromEntries(PARTS.map((part) => [part, String(sensor.retention?.[part] ?? '')])) : null));
   const put = (/** @type {number} */ at, /** @type {object} */ part) => setValues(values.map((value, i) => (i === at ? { ...value, ...part } : value)));
   const send = async () => {
-    const body = { silent_after_seconds: secondsOf(silent), lateness_seconds: secondsOf(lateness), values: values.map((value) => ({ name: value.name.trim(), unit: value.unit.trim(), label: value.label.trim() || null })) };
+    const retention = keep && Object.fromEntries(PARTS.map((part) => [part, keep[part] ? Number(keep[part]) : null]));
+    const body = { silent_after_seconds: secondsOf(silent), lateness_seconds: secondsOf(lateness), retention, values: values.map((value) => ({ name: value.name.trim(), unit: value.unit.trim(), label: value.label.trim() || null })) };
     if (sensor) await changeSensor(sensor.name, body);
     else await createSensor({ name: name.trim(), ...body });
     toast(t('sensors.saved', { name: name.trim() }));
@@ -57,7 +68,21 @@ export function SensorForm({ sensor, onClose, onDone }) {
         label: t('sensors.lateness'),
         hint: t('sensors.lateness-hint'),
         input: (id, note) => html`<input id=${id} aria-describedby=${note} type="number" min="0" step="any" data-test="sensor-lateness" value=${lateness} onInput=${(/** @type {Event} */ event) => setLateness(textOf(event))} />`,
-      })}`,
+      })}
+      <fieldset class="plain"><legend>${t('sensors.kept')}</legend>
+        <label class="line"><input type="checkbox" data-test="sensor-roll-ups" checked=${keep !== null} onChange=${() => setKeep(keep ? null : {})} />${t('sensors.roll-ups')}</label>
+        ${
+          keep &&
+          PARTS.map((part) =>
+            h(Field, {
+              key: part,
+              label: RETENTION[part](),
+              hint: part === 'raw_days' ? t('sensors.kept-hint') : undefined,
+              input: (id, note) => html`<input id=${id} aria-describedby=${note} type="number" min="1" max="36500" data-test=${`sensor-${part}`} value=${keep[part] ?? ''} onInput=${(/** @type {Event} */ event) => setKeep({ ...keep, [part]: textOf(event) })} />`,
+            }),
+          )
+        }
+      </fieldset>`,
     }),
   });
 }

@@ -18,16 +18,20 @@ use crate::health::{Battery, Health, State};
 use crate::needs::IssuedKey;
 use crate::reading::{check_name, moment};
 use crate::registry::{Device, DeviceFilter, Position, Rectangle, Sensor, SensorValue, Step};
+use crate::rollup::Retention;
 use crate::rule::{
     Area, Change, Comparison, Condition, Day, Days, Deed, Direction, Escalation, Range, Rule,
     RuleText, Test, Window, check_title,
 };
+use crate::series::{Resolution, Wanted};
 use crate::store::{Alert, AlertFilter, AlertState, Series, Version, Why};
 use crate::trial::Trial;
 use crate::{Config, Error, Fault, Result, csv};
 
 /// A unit that nobody can read is longer than this.
 const UNIT_CHARS_MAX: usize = 32;
+/// Points of a series when nobody says how many.
+const POINTS: usize = 500;
 /// What people say of an alert is not longer.
 const NOTE_CHARS_MAX: usize = 1_000;
 /// Ten years: longer than anything that people wait for.
@@ -46,6 +50,9 @@ pub(crate) struct SensorBody {
     /// Rules look at no reading that is older than the newest one of its device by more. Null: at all of them.
     #[serde(default)]
     pub lateness_seconds: Option<u64>,
+    /// How long readings and their roll-ups are kept. Null: readings for ever, and there are no roll-ups.
+    #[serde(default)]
+    pub retention: Option<Retention>,
 }
 
 /// What can be changed of a sensor.
@@ -57,6 +64,8 @@ pub(crate) struct SensorFields {
     pub silent_after_seconds: Option<u64>,
     #[serde(default)]
     pub lateness_seconds: Option<u64>,
+    #[serde(default)]
+    pub retention: Option<Retention>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -76,6 +85,7 @@ pub(crate) struct SensorView {
     values: Vec<SensorValueBody>,
     silent_after_seconds: Option<u64>,
     lateness_seconds: Option<u64>,
+    retention: Option<Retention>,
     #[schemars(extend("format" = "date-time"))]
     created: String,
 }
@@ -468,6 +478,41 @@ pub(crate) struct TrialBody {
     to: String,
 }
 
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SeriesQuery {
+    sensor: String,
+    /// The name of a value of the sensor.
+    value: String,
+    /// RFC 3339, included; with roll-ups the time that one of them begins before it.
+    #[schemars(extend("format" = "date-time"))]
+    from: String,
+    /// RFC 3339, not included; with roll-ups the time that one of them ends after it.
+    #[schemars(extend("format" = "date-time"))]
+    to: String,
+    /// `auto` when absent.
+    resolution: Option<Resolution>,
+    /// Points that are wanted at most; 500 when absent.
+    points: Option<usize>,
+}
+
+impl SeriesQuery {
+    pub(crate) fn wanted(self, device: String) -> Result<Wanted> {
+        let at = |name: &str, text: &str| {
+            moment(text).map_err(|refusal| Error::invalid(name, refusal.reason()))
+        };
+        Ok(Wanted {
+            device,
+            from: at("from", &self.from)?,
+            to: at("to", &self.to)?,
+            sensor: self.sensor,
+            name: self.value,
+            resolution: self.resolution.unwrap_or_default(),
+            points: self.points.unwrap_or(POINTS),
+        })
+    }
+}
+
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub(crate) struct TrialView {
     /// How many were looked at.
@@ -731,6 +776,9 @@ impl SensorBody {
                 faults.push(Fault::new(pointer, format!("not from {least} to {SECONDS_MAX}")));
             }
         }
+        if let Some(part) = self.retention.as_ref().and_then(Retention::fault) {
+            faults.push(Fault::new(format!("/retention/{part}"), "not from 1 to 36500"));
+        }
         if !faults.is_empty() {
             return Err(Error::Invalid(faults));
         }
@@ -740,6 +788,7 @@ impl SensorBody {
             values,
             silent_after: self.silent_after_seconds.map(Duration::from_secs),
             lateness: self.lateness_seconds.map(Duration::from_secs),
+            retention: self.retention,
             created,
         })
     }
@@ -764,6 +813,7 @@ impl From<&Sensor> for SensorFields {
             values: sensor.values.iter().map(SensorValueBody::from).collect(),
             silent_after_seconds: sensor.silent_after.map(|time| time.as_secs()),
             lateness_seconds: sensor.lateness.map(|time| time.as_secs()),
+            retention: sensor.retention,
         }
     }
 }
@@ -775,6 +825,7 @@ impl From<&Sensor> for SensorView {
             values: sensor.values.iter().map(SensorValueBody::from).collect(),
             silent_after_seconds: sensor.silent_after.map(|time| time.as_secs()),
             lateness_seconds: sensor.lateness.map(|time| time.as_secs()),
+            retention: sensor.retention,
             created: sensor.created.to_string(),
         }
     }

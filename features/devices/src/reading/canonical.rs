@@ -47,10 +47,23 @@ const fn classes() -> [Class; 256] {
 
 /// The reading that these bytes are; none where they have to be read by the other parser.
 pub(super) fn read(value: &[u8]) -> Option<Reading<'_>> {
-    let mut from = Cursor { text: std::str::from_utf8(value).ok()?, at: 0 };
+    let mut from = Cursor { text: value, at: 0 };
     from.skip(r#"{"device":""#)?;
     let device = from.name()?;
     from.skip(r#","sensor":""#)?;
+    rest(from, device)
+}
+
+/// The same of what a device published, in the order of names in which the log writes them.
+pub(super) fn published<'a>(device: &'a str, payload: &'a [u8]) -> Option<Reading<'a>> {
+    let mut from = Cursor { text: payload, at: 0 };
+    from.skip(r#"{"sensor":""#)?;
+    check_name(device).ok()?;
+    rest(from, device)
+}
+
+/// What stands behind the device, from the name of the sensor on.
+fn rest<'a>(mut from: Cursor<'a>, device: &'a str) -> Option<Reading<'a>> {
     let sensor = from.name()?;
     from.skip(r#","time":""#)?;
     let time = from.time()?;
@@ -76,7 +89,7 @@ pub(super) fn read(value: &[u8]) -> Option<Reading<'_>> {
     }
     from.skip("}}")?;
     let (device, sensor) = (Cow::Borrowed(device), Cow::Borrowed(sensor));
-    (from.at == value.len()).then_some(Reading { device, sensor, time, values })
+    (from.at == from.text.len()).then_some(Reading { device, sensor, time, values })
 }
 
 fn place_of(name: &str) -> u32 {
@@ -87,22 +100,23 @@ fn place_of(name: &str) -> u32 {
     (first + middle * 5 + last * 7 + length.wrapping_mul(11)) % 64
 }
 
-struct Cursor<'a> {
-    text: &'a str,
-    at: usize,
+/// How far a record is read. Every byte that it passes was looked at.
+pub(super) struct Cursor<'a> {
+    pub text: &'a [u8],
+    pub at: usize,
 }
 
 impl<'a> Cursor<'a> {
-    fn rest(&self) -> &'a [u8] {
-        &self.text.as_bytes()[self.at..]
+    pub(super) fn rest(&self) -> &'a [u8] {
+        &self.text[self.at..]
     }
 
-    fn skip(&mut self, expected: &str) -> Option<()> {
+    pub(super) fn skip(&mut self, expected: &str) -> Option<()> {
         self.rest().starts_with(expected.as_bytes()).then(|| self.at += expected.len())
     }
 
     /// A name that may be one, with the quotation mark behind it.
-    fn name(&mut self) -> Option<&'a str> {
+    pub(super) fn name(&mut self) -> Option<&'a str> {
         let rest = self.rest();
         let mut needs_care = false;
         let mut length = 0;
@@ -115,7 +129,7 @@ impl<'a> Cursor<'a> {
             }
             length += 1;
         }
-        let name = &self.text[self.at..self.at + length];
+        let name = std::str::from_utf8(&rest[..length]).ok()?;
         if (needs_care || length == 0 || length > NAME_CHARS_MAX) && check_name(name).is_err() {
             return None;
         }
@@ -124,7 +138,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// A moment in UTC with the quotation mark behind it.
-    fn time(&mut self) -> Option<Timestamp> {
+    pub(super) fn time(&mut self) -> Option<Timestamp> {
         let rest = self.rest();
         let bytes: &[u8; 19] = rest.first_chunk()?;
         let two = |at: usize| digit(bytes[at]).zip(digit(bytes[at + 1])).map(|(a, b)| a * 10 + b);
@@ -168,7 +182,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// A finite number as JSON writes it, without an exponent.
-    fn number(&mut self) -> Option<f64> {
+    pub(super) fn number(&mut self) -> Option<f64> {
         let rest = self.rest();
         let is_negative = rest.first() == Some(&b'-');
         let start = usize::from(is_negative);
@@ -196,14 +210,13 @@ impl<'a> Cursor<'a> {
         if matches!(rest.get(at), Some(b'e' | b'E')) {
             return None;
         }
-        let text = &self.text[self.at..self.at + at];
         self.at += at;
         // Both are exact, so their quotient is rounded once, as by the standard library.
         let number = if digits <= 18 && whole <= WHOLE_MAX {
             let number = whole as f64 / POWERS[digits - before];
             if is_negative { -number } else { number }
         } else {
-            text.parse().ok()?
+            std::str::from_utf8(&rest[..at]).ok()?.parse().ok()?
         };
         number.is_finite().then_some(number)
     }
@@ -248,6 +261,25 @@ mod tests {
                 reading.values.iter().map(|(_, value)| value.to_bits()).collect()
             };
             assert_eq!(bits(&found), bits(&expected));
+        }
+        agrees_published(value);
+    }
+
+    /// The same of what a device would have published.
+    #[track_caller]
+    fn agrees_published(value: &[u8]) {
+        let Some(sensor) = value.windows(10).position(|part| part == br#","sensor":"#) else {
+            return;
+        };
+        let payload = [b"{", &value[sensor + 1..]].concat();
+        for device in ["EWR", "a/b", ""] {
+            if let Some(found) = published(device, &payload) {
+                let expected = Reading::of_device(device, &payload);
+                assert_eq!(Ok(found), expected);
+            }
+        }
+        if read(value).is_some() {
+            assert!(published("EWR", &payload).is_some(), "what the log would write is read");
         }
     }
 

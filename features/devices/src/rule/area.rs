@@ -5,7 +5,6 @@ use jiff::tz::TimeZone;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::reading::Reading;
 use crate::registry::{Device, Position, Rectangle};
 use crate::rule::{Minute, Window};
 
@@ -132,10 +131,10 @@ fn is_in_polygon(points: &[(f64, f64)], at: Position) -> bool {
 }
 
 /// Where a reading was taken: what it says itself, else where its device stands.
-pub(crate) fn position_of(reading: &Reading<'_>, device: Option<&Device>) -> Option<Position> {
-    let value = |wanted: &str| {
-        reading.values.iter().find(|(name, _)| name == wanted).map(|(_, value)| *value)
-    };
+pub(crate) fn position_of(
+    value: impl Fn(&str) -> Option<f64>,
+    device: Option<&Device>,
+) -> Option<Position> {
     let own = Position::checked(value("latitude"), value("longitude")).ok().flatten();
     own.or_else(|| device?.position)
 }

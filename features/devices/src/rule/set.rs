@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use base::Timestamp;
+
 use crate::reading::Reading;
+use crate::reading::sheaf::{Item, Sheaf};
 use crate::registry::Device;
 use crate::rule::area::{Area, Hours, position_of};
 use crate::rule::memory::{Memory, State};
@@ -23,6 +26,17 @@ struct SensorRules {
     columns: HashMap<String, usize>,
     rules: Vec<Compiled>,
     needs_device: bool,
+}
+
+/// What rules ask of a reading beside the row of its values.
+#[derive(Clone, Copy)]
+struct Line<'a> {
+    device: &'a str,
+    time: Timestamp,
+    /// As it is registered.
+    registered: Option<&'a Device>,
+    order: Order,
+    value: &'a dyn Fn(&str) -> Option<f64>,
 }
 
 /// Whether a reading is the newest of its device and sensor so far.
@@ -104,7 +118,8 @@ impl RuleSet {
 
     /// The rules on a sensor, to look at many readings of it; none where there are none.
     pub(crate) fn looking(&self, sensor: &str) -> Option<Looking<'_>> {
-        self.sensors.get(sensor).map(|rules| Looking { rules, places: Vec::new() })
+        let rules = self.sensors.get(sensor)?;
+        Some(Looking { rules, places: Vec::new(), columns: Vec::new() })
     }
 
     /// Adds the rules that a reading matches, before any cool-down. Rules that remember do not look at late readings.
@@ -127,6 +142,8 @@ pub(crate) struct Looking<'s> {
     rules: &'s SensorRules,
     /// The values of the last reading and their columns: those of the next are mostly the same in the same order.
     places: Vec<(String, Option<usize>)>,
+    /// By the shape of a reading in a sheaf, the columns of its values.
+    columns: Vec<Option<Box<[Option<usize>]>>>,
 }
 
 impl<'s> Looking<'s> {
@@ -143,13 +160,11 @@ impl<'s> Looking<'s> {
     pub(crate) fn evaluate(
         &mut self,
         reading: &Reading<'_>,
-        (device, order): (Option<&Device>, Order),
+        (registered, order): (Option<&Device>, Order),
         memory: &mut Memory,
         matched: &mut Vec<Matched<'s>>,
     ) {
-        memory.row.clear();
-        // NaN is in no range, so a missing value never matches.
-        memory.row.resize(self.rules.columns.len(), f64::NAN);
+        self.begin(memory);
         for (index, (name, value)) in reading.values.iter().enumerate() {
             let column = match self.places.get(index) {
                 Some((known, column)) if known == name => *column,
@@ -159,14 +174,57 @@ impl<'s> Looking<'s> {
                 memory.row[column] = *value;
             }
         }
+        let value = |wanted: &str| {
+            reading.values.iter().find(|(name, _)| name == wanted).map(|(_, value)| *value)
+        };
+        let (device, time, value) = (&*reading.device, reading.time, &value);
+        let line = Line { device, time, registered, order, value };
+        self.look(line, memory, matched);
+    }
+
+    /// The same of a reading in a sheaf; always the same one.
+    pub(crate) fn evaluate_item(
+        &mut self,
+        (sheaf, item): (&Sheaf, &Item),
+        (registered, order): (Option<&Device>, Order),
+        memory: &mut Memory,
+        matched: &mut Vec<Matched<'s>>,
+    ) {
+        self.begin(memory);
+        let shape = item.shape as usize;
+        if self.columns.len() <= shape {
+            self.columns.resize(sheaf.shapes.count(), None);
+        }
+        let columns = self.columns[shape].get_or_insert_with(|| {
+            let names = sheaf.shapes.names(item.shape).into_iter();
+            names.map(|name| self.rules.columns.get(name).copied()).collect()
+        });
+        for (column, value) in columns.iter().zip(sheaf.values(item)) {
+            if let Some(column) = column {
+                memory.row[*column] = *value;
+            }
+        }
+        let value = |wanted: &str| sheaf.value(item, wanted);
+        let (device, time, value) = (&*sheaf.lane_of(item).device, item.time, &value);
+        let line = Line { device, time, registered, order, value };
+        self.look(line, memory, matched);
+    }
+
+    fn begin(&self, memory: &mut Memory) {
+        memory.row.clear();
+        // NaN is in no range, so a missing value never matches.
+        memory.row.resize(self.rules.columns.len(), f64::NAN);
+    }
+
+    fn look(&self, line: Line<'_>, memory: &mut Memory, matched: &mut Vec<Matched<'s>>) {
         for compiled in &self.rules.rules {
             let found = if compiled.remembers {
-                if order == Order::Late {
+                if line.order == Order::Late {
                     continue;
                 }
-                compiled.remembering(reading, device, memory)
+                compiled.remembering(line, memory)
             } else {
-                compiled.at_once(reading, device, &memory.row)
+                compiled.at_once(line, &memory.row)
             };
             if let Some((since, seen)) = found {
                 matched.push(Matched { rule: &compiled.rule, since, seen });
@@ -247,44 +305,34 @@ fn in_any(ranges: &[(f64, f64)], value: f64) -> bool {
 }
 
 impl Compiled {
-    fn is_about(&self, reading: &Reading<'_>, device: Option<&Device>) -> bool {
+    fn is_about(&self, line: Line<'_>) -> bool {
         let only = self.rule.text.device.as_deref();
-        if only.is_some_and(|only| only != reading.device) {
+        if only.is_some_and(|only| only != line.device) {
             return false;
         }
-        self.scope.as_ref().is_none_or(|scope| scope.has(reading, device))
+        self.scope.as_ref().is_none_or(|scope| scope.has(line))
     }
 
     /// For rules that remember nothing; conditions first, since most readings match none.
-    fn at_once(
-        &self,
-        reading: &Reading<'_>,
-        device: Option<&Device>,
-        row: &[f64],
-    ) -> Option<(i64, Vec<Seen>)> {
+    fn at_once(&self, line: Line<'_>, row: &[f64]) -> Option<(i64, Vec<Seen>)> {
         let holds = self.checks.iter().all(|check| check.holds(row))
-            && self.is_about(reading, device)
-            && self.hours.as_ref().is_none_or(|hours| hours.hold(reading.time));
+            && self.is_about(line)
+            && self.hours.as_ref().is_none_or(|hours| hours.hold(line.time));
         if !holds {
             return None;
         }
         let seen = self.checks.iter().map(|check| check.seen(row)).collect();
-        Some((reading.time.micros(), seen))
+        Some((line.time.micros(), seen))
     }
 
     /// Looks at every condition, since each may remember. A reading that lacks one of the values says nothing.
-    fn remembering(
-        &self,
-        reading: &Reading<'_>,
-        device: Option<&Device>,
-        memory: &mut Memory,
-    ) -> Option<(i64, Vec<Seen>)> {
+    fn remembering(&self, line: Line<'_>, memory: &mut Memory) -> Option<(i64, Vec<Seen>)> {
         let is_whole = self.checks.iter().all(|check| check.is_whole(&memory.row));
-        if !is_whole || !self.is_about(reading, device) {
+        if !is_whole || !self.is_about(line) {
             return None;
         }
-        let time = reading.time.micros();
-        memory.with(&reading.device, (self.rule.id, self.rule.version), |state, row| {
+        let time = line.time.micros();
+        memory.with(line.device, (self.rule.id, self.rule.version), |state, row| {
             let mut has_changed = false;
             let mut holds = true;
             let mut seen = Vec::with_capacity(self.checks.len());
@@ -294,7 +342,7 @@ impl Compiled {
                 has_changed |= changed;
                 seen.push(saw);
             }
-            holds = holds && self.hours.as_ref().is_none_or(|hours| hours.hold(reading.time));
+            holds = holds && self.hours.as_ref().is_none_or(|hours| hours.hold(line.time));
             if !holds {
                 has_changed |= state.since.take().is_some();
                 has_changed |= std::mem::take(&mut state.is_raised);
@@ -313,7 +361,8 @@ impl Compiled {
 }
 
 impl Scope {
-    fn has(&self, reading: &Reading<'_>, device: Option<&Device>) -> bool {
+    fn has(&self, line: Line<'_>) -> bool {
+        let device = line.registered;
         let has_tag = self.tags.is_empty()
             || device.is_some_and(|device| self.tags.iter().any(|tag| device.tags.contains(tag)));
         let has_group = self.groups.is_empty()
@@ -323,7 +372,7 @@ impl Scope {
         has_tag
             && has_group
             && self.area.as_ref().is_none_or(|area| {
-                position_of(reading, device).is_some_and(|position| area.fits(position))
+                position_of(line.value, device).is_some_and(|position| area.fits(position))
             })
     }
 }

@@ -332,3 +332,62 @@ async fn records_that_were_deleted_before_they_were_taken_do_not_stop_those_afte
     stack.settled().await;
     assert_eq!(stack.rows().await.as_array().unwrap().len() as u64, 300 - start);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_come_together_are_answered_one_by_one() {
+    let stack = Stack::start().await;
+    stack.weather_sensor().await;
+    stack.hot_rule(90.0, 0).await;
+    let payload = |second: i64, temp: f64| reading(second, temp).to_string();
+    let given = [
+        ("data/EWR", payload(0, 95.0)),
+        ("data/EWR", "nothing".to_owned()),
+        ("news", payload(1, 95.0)),
+        ("data/JFK", payload(2, 50.0)),
+        ("command/EWR", "{}".to_owned()),
+        ("data/EWR", payload(3, 96.0)),
+        ("answer/EWR", "nothing".to_owned()),
+        ("data/EWR", payload(3, 97.0)),
+    ];
+    let given: Vec<(&str, &[u8])> =
+        given.iter().map(|(topic, payload)| (*topic, payload.as_bytes())).collect();
+    let answers = stack.devices.receive_all(&principal("admin"), &given).await;
+    let kinds: Vec<_> = answers
+        .iter()
+        .map(|answer| match answer {
+            None => "none".to_owned(),
+            Some((device, Outcome::Stored)) => format!("{device} stored"),
+            Some((device, Outcome::Refused { .. })) => format!("{device} refused"),
+            Some((device, other)) => format!("{device} {other:?}"),
+        })
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            "EWR stored",
+            "EWR refused",
+            "none",
+            "JFK stored",
+            "EWR Denied",
+            "EWR stored",
+            "EWR refused",
+            "EWR stored"
+        ]
+    );
+    stack.settled().await;
+    assert_eq!(stack.all_letters().await.len(), 2);
+    let rows = json!([
+        ["EWR", 1_356_998_400, "temp", 95.0],
+        ["EWR", 1_356_998_403, "temp", 96.0],
+        ["JFK", 1_356_998_402, "temp", 50.0],
+    ]);
+    assert_eq!(stack.rows().await, rows, "of two with one time the first counts");
+    assert_eq!(stack.alerts().await.len(), 2);
+    assert_eq!(stack.devices.house.meters.accepted.get(), 4);
+
+    stack.log.close().await;
+    let answers = stack.devices.receive_all(&principal("admin"), &given[..4]).await;
+    let lost =
+        |answer: &Option<(&str, Outcome)>| matches!(answer, None | Some((_, Outcome::Unavailable)));
+    assert!(answers.iter().all(lost), "{answers:?}");
+}

@@ -138,7 +138,7 @@ fn send(stack: &Stack, (device, readings): (String, Vec<Value>)) -> Result<()> {
     Ok(())
 }
 
-fn copy(from: &Path, to: &Path) -> Result<()> {
+pub(super) fn copy(from: &Path, to: &Path) -> Result<()> {
     if from.is_file() {
         std::fs::copy(from, to).with_context(|| format!("copy {}", from.display()))?;
         return Ok(());

@@ -30,7 +30,7 @@ pub fn rules(ground: &Ground) -> Result<Report> {
 }
 
 /// Rules of every kind that looks at one reading, none of which ever matches: what costs is the looking.
-fn many(count: usize) -> Value {
+pub(super) fn many(count: usize) -> Value {
     let rules = (0..count).map(|number| {
         let beyond = 1_000 + number;
         let condition = match number % 3 {
@@ -81,7 +81,7 @@ fn looked(stack: &Stack) -> Result<(f64, f64)> {
     ))
 }
 
-fn reading(sensor: &str, second: usize, temp: f64) -> Value {
+pub(super) fn reading(sensor: &str, second: usize, temp: f64) -> Value {
     let (hour, minute) = (second / 3_600, second / 60 % 60);
     let time = format!(
         "2013-{:02}-{:02}T{:02}:{minute:02}:{:02}Z",
@@ -93,7 +93,7 @@ fn reading(sensor: &str, second: usize, temp: f64) -> Value {
     json!({"sensor": sensor, "time": time, "values": {"temp": temp, "humid": 50.5, "wind": 3.25}})
 }
 
-fn send(api: &Http, device: &str, readings: &Value) -> Result<()> {
+pub(super) fn send(api: &Http, device: &str, readings: &Value) -> Result<()> {
     let taken = api.post(&format!("/v1/devices/{device}/readings"), readings)?.ok()?;
     ensure!(taken["refused"].as_array().is_some_and(Vec::is_empty), "refused: {taken}");
     Ok(())
