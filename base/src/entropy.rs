@@ -48,6 +48,11 @@ impl Entropy {
     pub fn number(&self) -> u64 {
         u64::from_le_bytes(self.bytes())
     }
+
+    /// From 0 up to 1, which it never is.
+    pub fn fraction(&self) -> f64 {
+        (self.number() >> 11) as f64 / (1_u64 << 53) as f64
+    }
 }
 
 fn split_mix(state: &mut u64) -> u64 {

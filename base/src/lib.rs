@@ -2,7 +2,7 @@
 //! access, supervised tasks, metrics, limits by address and by time, who holds what for too long, the seal on secrets in rows, and the connections of
 //! doors, bare or under TLS.
 //!
-//! It holds no feature logic, opens no socket and no file but those of keys, and names no other crate of the workspace.
+//! It holds no feature logic, opens no socket and no file but by a path that it is given, and names no other crate of the workspace.
 //! Start at [`Base`], the bundle that every part receives first.
 
 pub mod access;
@@ -20,7 +20,9 @@ mod tally;
 mod tasks;
 mod time;
 pub mod tls;
+mod trust;
 pub mod watch;
+mod whole;
 
 pub use entropy::Entropy;
 pub use error::{ErrorKind, Failure};
@@ -36,7 +38,9 @@ pub use tally::Tally;
 pub use tasks::Tasks;
 pub use time::{Clock, Timestamp};
 pub use tls::Tls;
+pub use trust::trusting;
 pub use watch::Watch;
+pub use whole::write_whole;
 
 /// What surrounds every part; cloning it is cheap.
 #[derive(Clone)]

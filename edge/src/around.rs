@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base::watch::{Begin, Running, What};
@@ -12,14 +12,38 @@ use base::{ErrorKind, Spent};
 use futures::FutureExt;
 
 use crate::extract::Peer;
-use crate::forwarded::Secured;
 use crate::framing::Framing;
 use crate::guard::{Entrance, Shared, host_of};
-use crate::problem::{Cause, Error};
+use crate::places::Place;
+use crate::problem::{Cause, Error, Result};
 
 /// Names a request in its answer and in the log; a caller may give one of its own.
 #[derive(Debug, Clone)]
 pub struct RequestId(pub Arc<str>);
+
+/// How a request came here.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Arrival {
+    /// Under TLS, to us or to a proxy that is believed.
+    pub(crate) is_secured: bool,
+    pub(crate) framing: Framing,
+}
+
+/// What a request carries through its routes. One thing, for each is a piece of memory and a place in a map.
+#[derive(Clone)]
+pub(crate) struct Passage {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) id: RequestId,
+    pub(crate) trace: Trace,
+    pub(crate) place: Arc<Place>,
+}
+
+impl Passage {
+    pub(crate) fn of(extensions: &Extensions) -> Result<&Self> {
+        let text = "an extractor of edge was used outside of its routes";
+        extensions.get().ok_or_else(|| Error::internal(text))
+    }
+}
 
 /// Says which operation it is: while it runs, and afterwards, also when its handler panicked.
 #[derive(Clone)]
@@ -63,21 +87,29 @@ const REQUEST_ID_BYTES_MAX: usize = 64;
 
 pub(crate) async fn around(
     State(shared): State<Arc<Shared>>,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Response {
     let started = shared.base.clock.instant();
-    let is_open_path = shared.open_paths.have(request.uri().path());
+    // Of a preflight nothing is read; what lets a page go on, says so itself.
+    let is_open_path =
+        *request.method() != Method::OPTIONS && shared.open_paths.have(request.uri().path());
     let id = request_id(&shared, request.headers());
     let trace = Trace::begin(&shared, &id);
     let spent = Spent::default();
-    let is_secured = request.extensions().get::<Secured>().is_some_and(|it| it.0);
+    let arrival = request.extensions().get::<Arrival>().copied().unwrap_or_default();
+    let is_secured = arrival.is_secured;
     let is_hsts = is_secured && shared.hsts.is_some() && is_named(&request);
-    request.extensions_mut().insert(RequestId(id.clone()));
-    request.extensions_mut().insert(trace.clone());
-    request.extensions_mut().insert(shared.clone());
 
-    let mut response = spent.clone().scope(answer(&shared, request, next)).await;
+    let admitted = admit(&shared, arrival.framing, &request);
+    let mut response = match admitted {
+        Ok(place) => {
+            let (shared, id, trace) = (shared.clone(), RequestId(id.clone()), trace.clone());
+            let passage = Passage { shared, id, trace, place };
+            spent.clone().scope(answer(passage, request, next)).await
+        }
+        Err(error) => error.into_response(),
+    };
 
     let matched = trace.0.0.get();
     let operation = matched.map_or("unmatched", |matched| matched.operation);
@@ -109,19 +141,18 @@ fn is_named(request: &Request) -> bool {
     host.is_some_and(|name| name != "localhost" && !name.ends_with(".localhost"))
 }
 
-async fn answer(shared: &Shared, mut request: Request, next: Next) -> Response {
-    let framing = request.extensions().get::<Framing>().copied().unwrap_or_default();
-    if let Err(error) = framing.check() {
-        return error.into_response();
-    }
-    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+/// A place for a request that can be read in one way only.
+fn admit(shared: &Shared, framing: Framing, request: &Request) -> Result<Arc<Place>> {
+    framing.check()?;
+    shared.places.take(request.extensions().get::<Peer>().map(|peer| peer.0))
+}
+
+async fn answer(passage: Passage, mut request: Request, next: Next) -> Response {
+    let shared = passage.shared.clone();
     // Held at least until there is an answer, and longer by what goes on without its caller.
-    let place = match shared.places.take(peer) {
-        Ok(place) => place,
-        Err(error) => return error.into_response(),
-    };
-    request.extensions_mut().insert(place.clone());
-    bounded(shared, next.run(request)).await
+    let _place = passage.place.clone();
+    request.extensions_mut().insert(passage);
+    bounded(&shared, next.run(request)).await
 }
 
 /// Runs the work of a request within the time limit; a panic becomes an answer.
@@ -171,6 +202,7 @@ fn finish(shared: &Shared, id: &str, is_secured: bool, headers: &mut HeaderMap) 
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
         (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
     ];
+    headers.reserve(DEFAULTS.len() + 2);
     for (name, value) in DEFAULTS {
         headers.entry(name).or_insert(HeaderValue::from_static(value));
     }

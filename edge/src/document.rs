@@ -155,6 +155,9 @@ fn written(operation: &Operation, said: &Description) -> Value {
             "content": { kind: { "schema": body } },
         });
     }
+    if operation.is_cross_origin {
+        written["x-cross-origin"] = true.into();
+    }
     written["responses"] = responses(operation, said);
     written["security"] = match operation.access {
         Access::Public => json!([]),

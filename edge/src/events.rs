@@ -11,8 +11,9 @@ use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use schemars::{SchemaGenerator, json_schema};
 
+use crate::around::Passage;
 use crate::document::Description;
-use crate::extract::{Input, Peer, shared};
+use crate::extract::{Input, Peer};
 use crate::guard::{Admission, Shared};
 use crate::problem::{Error, Result};
 use crate::reply::Reply;
@@ -143,10 +144,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Streams {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
-        let shared = shared(&parts.extensions)?;
-        let admission = parts.extensions.get::<Admission>().cloned();
-        let admission =
-            admission.ok_or_else(|| Error::internal("a stream was opened before the gate"))?;
+        let shared = Passage::of(&parts.extensions)?.shared.clone();
+        let admission = Admission::of(&parts.extensions)?.clone();
         let peer = parts.extensions.get::<Peer>().copied();
         Ok(Self { shared, admission, peer })
     }

@@ -1,5 +1,4 @@
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, OptionalFromRequestParts, Request, State};
@@ -12,12 +11,11 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::around::RequestId;
+use crate::around::{Passage, RequestId};
 use crate::document::Description;
 use crate::guard::{
-    BodyLimit, Caller, Shared, is_from_this_machine, is_same_origin, session_cookie,
+    Admission, Caller, Shared, is_from_this_machine, is_same_origin, session_cookie,
 };
-use crate::places::Place;
 use crate::problem::{Error, Result};
 
 /// Something that a handler takes. It says itself what that means for the document.
@@ -170,7 +168,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
-        let caller = parts.extensions.get::<Self>().cloned();
+        let caller = Admission::of(&parts.extensions)?.caller.clone();
         caller.ok_or_else(|| Error::internal("a public operation asked who is calling"))
     }
 }
@@ -179,7 +177,7 @@ impl<S: Send + Sync> OptionalFromRequestParts<S> for Caller {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>> {
-        Ok(parts.extensions.get::<Self>().cloned())
+        Ok(Admission::of(&parts.extensions)?.caller.clone())
     }
 }
 
@@ -220,7 +218,7 @@ impl<S: Send + Sync> FromRequestParts<S> for RequestId {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
-        parts.extensions.get::<Self>().cloned().ok_or_else(not_behind_routes)
+        Ok(Passage::of(&parts.extensions)?.id.clone())
     }
 }
 
@@ -309,14 +307,6 @@ inputs!(A, B, C, D, E);
 inputs!(A, B, C, D, E, F);
 inputs!(A, B, C, D, E, F, G);
 
-pub(crate) fn shared(extensions: &axum::http::Extensions) -> Result<Arc<Shared>> {
-    extensions.get::<Arc<Shared>>().cloned().ok_or_else(not_behind_routes)
-}
-
-pub(crate) fn not_behind_routes() -> Error {
-    Error::internal("an extractor of edge was used outside of its routes")
-}
-
 fn is_json(headers: &HeaderMap) -> bool {
     let Some(given) = headers.get(header::CONTENT_TYPE).and_then(|given| given.to_str().ok())
     else {
@@ -356,24 +346,23 @@ pub(crate) async fn read(shared: &Shared, mut body: Body, bytes_max: usize) -> R
 
 /// The whole body of a request that says it is of the right type.
 async fn body_of(request: Request, (is_right, right): (bool, &str)) -> Result<Bytes> {
-    let shared = shared(request.extensions())?;
-    let limit = request.extensions().get::<BodyLimit>().copied();
-    let BodyLimit(bytes_max) = limit.ok_or_else(not_behind_routes)?;
+    let Passage { shared, place, .. } = Passage::of(request.extensions())?.clone();
+    let bytes_max = Admission::of(request.extensions())?.body_bytes_max;
     if !is_right {
         discard(request).await;
         let text = format!("the body must be {right}");
         let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
         return Err(Error::with_status(ErrorKind::Invalid, status, text));
     }
-    let place = Place::of(request.extensions())?;
     place.body(read(&shared, request.into_body(), bytes_max)).await?
 }
 
 /// Reads what is left of a refused request, within limits: a client that is still sending would
 /// otherwise see a broken connection in place of the refusal.
 pub(crate) async fn discard(request: Request) {
-    let extensions = request.extensions();
-    let (Ok(shared), Ok(place)) = (shared(extensions), Place::of(extensions)) else { return };
+    let Ok(Passage { shared, place, .. }) = Passage::of(request.extensions()).cloned() else {
+        return;
+    };
     // Whoever asks before sending has sent nothing yet, and shall not be told to.
     if request.headers().contains_key(header::EXPECT) {
         return;

@@ -8,10 +8,6 @@ use base::Cidr;
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// A request came to somebody under TLS: to us, or to a proxy that is believed.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Secured(pub(crate) bool);
-
 /// The address of whoever asks, and whether they did so under TLS.
 pub(crate) fn seen(
     headers: &HeaderMap,

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::extract::{FromRequestParts, RawPathParams, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header, uri};
+use axum::http::{
+    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header, uri,
+};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base::access::{Action, Authority, Door, Principal, Refused, Resource, Subject};
@@ -16,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-use crate::around::{Trace, caught};
+use crate::around::{Passage, caught};
 use crate::extract::{Peer, discard};
 use crate::metrics::Counts;
 use crate::once::{self, Claims};
@@ -167,12 +169,20 @@ pub(crate) struct Entrance {
     pub(crate) body_bytes_max: usize,
 }
 
-/// What a stream asks again when keys or grants change.
+/// What the gate found; a stream asks it again when keys or grants change.
 #[derive(Clone)]
 pub(crate) struct Admission {
     pub(crate) caller: Option<Caller>,
     pub(crate) action: Option<(Action, String)>,
     pub(crate) shown: Proof,
+    /// How long a body may be.
+    pub(crate) body_bytes_max: usize,
+}
+
+impl Admission {
+    pub(crate) fn of(extensions: &Extensions) -> Result<&Self> {
+        extensions.get().ok_or_else(|| Error::internal("something was asked of the gate before it"))
+    }
 }
 
 /// What is looked at again for as long as a stream or a socket is open.
@@ -238,18 +248,14 @@ impl Seen {
     }
 }
 
-/// How long a body may be, for the extractor that reads it.
-#[derive(Clone, Copy)]
-pub(crate) struct BodyLimit(pub(crate) usize);
-
 pub(crate) async fn pass(
     shared: Arc<Shared>,
     entrance: Arc<Entrance>,
     request: Request,
     next: Next,
 ) -> Response {
-    if let Some(trace) = request.extensions().get::<Trace>() {
-        trace.matched(&entrance);
+    if let Ok(passage) = Passage::of(request.extensions()) {
+        passage.trace.matched(&entrance);
     }
     let (mut parts, body) = request.into_parts();
     let admitted = admit(&shared, &entrance, &mut parts).await;
@@ -288,7 +294,8 @@ async fn run(shared: &Arc<Shared>, entrance: &Entrance, request: Request, next: 
     if entrance.operation.is_at_the_door {
         return next.run(request).await;
     }
-    let (trace, own) = (request.extensions().get::<Trace>().cloned(), shared.clone());
+    let trace = Passage::of(request.extensions()).ok().map(|passage| passage.trace.clone());
+    let own = shared.clone();
     let work = async move { caught(&own, next.run(request)).await };
     let spawned = match trace {
         Some(trace) => shared.handlers.spawn("http_handler", trace.follow(work)),
@@ -312,12 +319,8 @@ impl Drop for Handling {
 }
 
 async fn admit(shared: &Shared, entrance: &Entrance, request: &mut Parts) -> Result<()> {
-    let admission = permit(shared, &entrance.operation, request).await?;
-    if let Some(caller) = &admission.caller {
-        request.extensions.insert(caller.clone());
-    }
+    let admission = permit(shared, entrance, request).await?;
     request.extensions.insert(admission);
-    request.extensions.insert(BodyLimit(entrance.body_bytes_max));
     if !entrance.operation.takes_any_query {
         check_query(&request.uri, &entrance.query)?;
     }
@@ -329,14 +332,16 @@ async fn admit(shared: &Shared, entrance: &Entrance, request: &mut Parts) -> Res
     Ok(())
 }
 
-async fn permit(shared: &Shared, operation: &Operation, request: &mut Parts) -> Result<Admission> {
-    let nobody = Admission { caller: None, action: None, shown: Proof::Known };
+async fn permit(shared: &Shared, entrance: &Entrance, request: &mut Parts) -> Result<Admission> {
+    let Entrance { operation, body_bytes_max, .. } = entrance;
+    let body_bytes_max = *body_bytes_max;
+    let nobody = Admission { caller: None, action: None, shown: Proof::Known, body_bytes_max };
     let action = match operation.access {
         Access::Public => return Ok(nobody),
         Access::LoopbackOr(_) if is_from_this_machine(request) => return Ok(nobody),
         Access::Optional => {
             return Ok(match identify(shared, operation, request).await {
-                Ok((caller, shown)) => Admission { caller: Some(caller), action: None, shown },
+                Ok((caller, shown)) => Admission { caller: Some(caller), shown, ..nobody },
                 Err(_) => nobody,
             });
         }
@@ -348,11 +353,11 @@ async fn permit(shared: &Shared, operation: &Operation, request: &mut Parts) -> 
         return Err(Error::new(ErrorKind::Forbidden, "only somebody's session may do this"));
     }
     let Some(action) = action else {
-        return Ok(Admission { caller: Some(caller), action: None, shown });
+        return Ok(Admission { caller: Some(caller), shown, ..nobody });
     };
     let path = fill(operation.resource, request).await?;
     caller.authorize(action, &path)?;
-    Ok(Admission { caller: Some(caller), action: Some((action, path)), shown })
+    Ok(Admission { caller: Some(caller), action: Some((action, path)), shown, body_bytes_max })
 }
 
 /// How the text of a key is announced: by RFC 6750, and as clients of some compatible APIs do.

@@ -3,9 +3,10 @@
 //!
 //! It knows no feature and makes no decision of its own about who may do what: that is
 //! [`base::access::Authority`]. Pages of other origins get what says so by [`Operation::cross_origin`], and never with
-//! cookies; any other preflight is an `OPTIONS` that no operation names and is answered with 405. Start at [`Routes`].
+//! cookies; a preflight for another method of such a path is refused, any other one is an `OPTIONS` that no operation names (405). Start at [`Routes`].
 
 mod around;
+mod challenge;
 mod config;
 mod document;
 mod elsewhere;
@@ -32,6 +33,7 @@ pub use axum::Router;
 pub use axum::extract::State;
 
 pub use around::RequestId;
+pub use challenge::well_known;
 pub use config::Config;
 pub use document::{Description, Info};
 pub use elsewhere::elsewhere;

@@ -16,11 +16,10 @@ use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::around::bounded;
+use crate::around::{Passage, bounded};
 use crate::extract::read;
-use crate::guard::{BoxFuture, Caller, Entrance, Shared, handle};
+use crate::guard::{Admission, BoxFuture, Entrance, Shared, handle};
 use crate::operation::{Access, Operation};
-use crate::places::Place;
 use crate::problem::{Error, Result};
 
 /// Where the keys of requests are kept, and what became of them.
@@ -100,7 +99,7 @@ pub(crate) fn key(
         return Ok(None);
     }
     let refused = |detail: &str| Err(Error::unreadable("the key cannot be used").at(NAME, detail));
-    let has_caller = request.extensions.get::<Caller>().is_some();
+    let has_caller = Admission::of(&request.extensions)?.caller.is_some();
     if !is_taken(operation) || !has_caller || shared.claims.is_none() {
         return refused("this operation does not take it");
     }
@@ -125,7 +124,7 @@ pub(crate) async fn once(
 ) -> Response {
     let (parts, body) = request.into_parts();
     let body = async {
-        let place = Place::of(&parts.extensions)?;
+        let place = &Passage::of(&parts.extensions)?.place;
         place.body(read(&shared, body, entrance.body_bytes_max)).await?
     };
     let body = match body.await {
@@ -136,8 +135,8 @@ pub(crate) async fn once(
         let text = "too many requests with an Idempotency-Key are being worked on";
         return Error::new(ErrorKind::Unavailable, text).into_response();
     };
-    let (Some(caller), Some(claims)) = (parts.extensions.get::<Caller>(), shared.claims.clone())
-    else {
+    let caller = Admission::of(&parts.extensions).ok().and_then(|it| it.caller.clone());
+    let (Some(caller), Some(claims)) = (caller, shared.claims.clone()) else {
         return Error::internal("a key came through the gate without a caller").into_response();
     };
     let keyed = Keyed {

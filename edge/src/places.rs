@@ -6,7 +6,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use axum::http::Extensions;
 use base::{ErrorKind, Share, Shares};
 use futures::poll;
 use parking_lot::Mutex;
@@ -14,7 +13,6 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::Config;
-use crate::extract::not_behind_routes;
 use crate::problem::{Error, Result};
 
 pub(crate) struct Places {
@@ -76,10 +74,6 @@ impl Places {
 }
 
 impl Place {
-    pub(crate) fn of(extensions: &Extensions) -> Result<Arc<Self>> {
-        extensions.get::<Arc<Self>>().cloned().ok_or_else(not_behind_routes)
-    }
-
     /// Waits for a body, aside, and has its place again when it is there.
     pub(crate) async fn body<T>(&self, arrival: impl Future<Output = T>) -> Result<T> {
         let mut arrival = pin!(arrival);

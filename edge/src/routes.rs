@@ -5,7 +5,7 @@ use axum::Router;
 use axum::extract::Request;
 use axum::handler::Handler;
 use axum::http::request::Parts;
-use axum::http::{Method, header};
+use axum::http::{HeaderMap, Method, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
@@ -168,7 +168,9 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
 
 /// Answers a browser that asks what a page of another origin may send to one path.
 fn preflights(methods: Vec<Method>) -> MethodRouter {
-    on(MethodFilter::OPTIONS, move || futures::future::ready(preflight(&methods)))
+    on(MethodFilter::OPTIONS, move |headers: HeaderMap| {
+        futures::future::ready(preflight(&methods, &headers))
+    })
 }
 
 fn document_handler(

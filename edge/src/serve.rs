@@ -16,8 +16,9 @@ use tokio::sync::Semaphore;
 use tower::ServiceExt;
 
 use crate::Config;
+use crate::around::Arrival;
 use crate::extract::Peer;
-use crate::forwarded::{Secured, seen};
+use crate::forwarded::seen;
 use crate::framing::Framing;
 use crate::socket::{Activity, Held, Socket};
 
@@ -95,10 +96,9 @@ async fn connection(
         move |mut request: hyper::Request<Incoming>| {
             let answering = activity.begin();
             let (client, is_secured) = seen(request.headers(), from, &config.trusted_proxies);
-            request.extensions_mut().insert(Peer(client));
-            request.extensions_mut().insert(Secured(is_secured));
             let framing = Framing::of(&request);
-            request.extensions_mut().insert(framing);
+            request.extensions_mut().insert(Peer(client));
+            request.extensions_mut().insert(Arrival { is_secured, framing });
             let answer = router.clone().oneshot(request.map(Body::new));
             async move {
                 let mut response = answer.await.unwrap_or_else(|never| match never {});

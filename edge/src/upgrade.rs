@@ -18,8 +18,9 @@ use hyper_util::server::conn::auto::upgrade::downcast;
 use schemars::SchemaGenerator;
 use sha1::{Digest, Sha1};
 
+use crate::around::Passage;
 use crate::document::Description;
-use crate::extract::{Input, Peer, shared};
+use crate::extract::{Input, Peer};
 use crate::guard::{Admission, BoxFuture, Proof, Seen, Shared, Via, is_same_origin};
 use crate::problem::{Error, Result};
 use crate::reply::Reply;
@@ -112,8 +113,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Upgrade {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
         let Peer(peer) = Peer::from_request_parts(parts, state).await?;
-        let shared = shared(&parts.extensions)?;
-        let admission = parts.extensions.get::<Admission>().cloned();
+        let shared = Passage::of(&parts.extensions)?.shared.clone();
+        let admission = Admission::of(&parts.extensions)?.clone();
         let key = wanted(&parts.headers)?;
         let digest = Sha1::new().chain_update(key.as_bytes()).chain_update(GUID).finalize();
         let accept = HeaderValue::from_str(&STANDARD.encode(digest)).map_err(Error::internal)?;
@@ -125,7 +126,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Upgrade {
             .flat_map(|it| it.split(','))
             .map(|it| it.trim().to_owned())
             .collect();
-        let guest = admission.and_then(|admission| shown(&shared, parts, admission));
+        let guest = shown(&shared, parts, admission);
         // HTTP/2 has another way to the same, which is not there.
         let on = parts.extensions.remove::<OnUpgrade>().ok_or_else(not_one)?;
         Ok(Self { shared, guest, peer, accept, protocols, on })

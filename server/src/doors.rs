@@ -29,6 +29,7 @@ use anyhow::Result;
 use articles::Articles;
 use base::access::Authority;
 use base::{Base, Tasks};
+use certificates::Certificates;
 use comments::Comments;
 use delivery::Delivery;
 use devices::Devices;
@@ -60,6 +61,8 @@ pub(crate) struct Doors {
     pub(crate) sockets: Sockets,
     pub(crate) mqtt: Mqtt,
     pub(crate) kv: Kv,
+    /// Nothing where the certificate is from files, or there is none.
+    pub(crate) certificates: Option<Certificates>,
     /// The room of a development tool.
     pub(crate) added: Option<(Added, Ground)>,
 }

@@ -27,6 +27,10 @@ use crate::config::Settings;
 
 pub use wiring::{Added, Ground};
 
+/// See docs/decisions/0022.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The backend of a product company in one binary.
 #[derive(Parser)]
 #[command(name = "madang", version, arg_required_else_help = true)]

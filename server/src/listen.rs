@@ -91,7 +91,7 @@ pub(crate) struct Entrances {
 impl Entrances {
     /// Opens every port that the configuration names or leaves as it usually is.
     pub(crate) async fn open(config: &Config, ports: Ports, base: &Base) -> Result<Self> {
-        let shown = Shown::open(&config.tls, base)?;
+        let shown = Shown::open(&config.tls, &config.data_dir, base)?;
         let tls = |of: fn(&Shown) -> &Tls| shown.as_ref().map(|shown| of(shown).clone());
         let usual = ["127.0.0.1:8080", "127.0.0.1:8443"];
         let ports_of = (ports.http, ports.http_tls);
@@ -116,7 +116,10 @@ impl Entrances {
         }
         if let Some(address) = &config.sockets.listen_tls {
             let tls = tls(|it| &it.other);
-            ensure!(tls.is_some(), "[sockets] listen_tls wants [tls] certificate and key");
+            ensure!(
+                tls.is_some(),
+                "[sockets] listen_tls wants [tls] certificate and key, or [tls.acme]"
+            );
             stomp.push(entry("sockets", address, Port::Configured, tls).await?);
         }
         Ok(Self { http, mqtt, kv, stomp, shown })
@@ -133,7 +136,7 @@ pub(crate) async fn entries<T>(
 ) -> Result<Entries> {
     ensure!(
         tls.is_some() || door.listen_tls.is_none(),
-        "[{name}] listen_tls wants [tls] certificate and key"
+        "[{name}] listen_tls wants [tls] certificate and key, or [tls.acme]"
     );
     let address = door.listen.as_deref().unwrap_or(usual[0]);
     let bare = entry(name, address, bare, None).await?;

@@ -197,14 +197,6 @@ async fn announce(file: &Path, running: &Running) -> Result<()> {
     if let Some(password) = credentials.resp_password {
         text["resp_password"] = password.into();
     }
-    let folder = match file.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    // A temporary file is readable by its owner only, and so is what it becomes.
-    let mut unfinished = tempfile::NamedTempFile::new_in(folder)
-        .with_context(|| format!("write {}", file.display()))?;
-    std::io::Write::write_all(&mut unfinished, text.to_string().as_bytes())?;
-    unfinished.persist(file).with_context(|| format!("write {}", file.display()))?;
-    Ok(())
+    base::write_whole(file, text.to_string().as_bytes())
+        .with_context(|| format!("write {}", file.display()))
 }

@@ -1,13 +1,12 @@
-//! `[tls]`: what doors show, from files that may change while the server runs.
-
-mod lifetime;
+//! `[tls]`: what doors show, from files that may change while the server runs, or from an authority that speaks ACME.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use base::{Base, Timestamp, Tls};
+use base::{Base, Failure, Timestamp, Tls};
+use certificates::{ACME_TLS, Certificates, Challenge, Validity};
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as text;
 use parking_lot::RwLock;
 use prometheus_client::metrics::gauge::Gauge;
@@ -22,7 +21,7 @@ use rustls::sign::CertifiedKey;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// With a certificate and a key every door is there under TLS too.
+/// With a certificate and a key, or with an authority that issues them, every door is there under TLS too.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Config {
@@ -35,6 +34,8 @@ pub(crate) struct Config {
     pub(crate) check_every: Duration,
     /// A PEM file of authorities: who comes to MQTT under TLS shows a certificate of one of them, beside the key.
     pub(crate) mqtt_client_authorities: Option<PathBuf>,
+    /// In place of the two files: where certificates are ordered.
+    pub(crate) acme: certificates::Config,
 }
 
 impl Default for Config {
@@ -44,6 +45,7 @@ impl Default for Config {
             key: None,
             check_every: Duration::from_secs(5),
             mqtt_client_authorities: None,
+            acme: certificates::Config::default(),
         }
     }
 }
@@ -58,7 +60,14 @@ pub(crate) struct Shown {
     pub(crate) mqtt: Tls,
     /// Of protocols that have nothing to agree on.
     pub(crate) other: Tls,
-    files: Arc<Files>,
+    source: Source,
+}
+
+/// Where the certificate is from.
+#[derive(Clone)]
+enum Source {
+    Files(Arc<Files>),
+    Authority(Certificates),
 }
 
 /// The two files, and what of them is shown.
@@ -87,51 +96,90 @@ impl ResolvesServerCert for Current {
 }
 
 impl Shown {
-    /// Reads the files; nothing where the configuration names none.
-    pub(crate) fn open(config: &Config, base: &Base) -> Result<Option<Self>> {
+    /// Reads the files, or what an authority issued before; nothing where the configuration names neither.
+    pub(crate) fn open(config: &Config, data_dir: &Path, base: &Base) -> Result<Option<Self>> {
+        if config.acme.is_on() {
+            let has_files = config.certificate.is_some() || config.key.is_some();
+            ensure!(!has_files, "[tls] certificate and key exclude acme.domains");
+            let (folder, keys) =
+                (data_dir.join("certificates"), data_dir.join("keys/certificates"));
+            let made = Certificates::open(config.acme.clone(), &folder, &keys, base)?;
+            // Whoever offers this protocol first would else be spoken HTTP to in it.
+            let asked = matches!(made.challenge(), Challenge::TlsAlpn01).then_some(ACME_TLS);
+            let resolver = made.resolver();
+            return Self::show(config, &resolver, asked, Source::Authority(made)).map(Some);
+        }
         let (certificate, key) = match (&config.certificate, &config.key) {
             (Some(certificate), Some(key)) => (certificate.clone(), key.clone()),
             (None, None) if config.mqtt_client_authorities.is_none() => return Ok(None),
             _ => bail!("[tls] certificate and key go together"),
         };
         ensure!(!config.check_every.is_zero(), "[tls] check_every is zero");
-        let provider = Arc::new(ring::default_provider());
         let (seen, found) = read(&certificate, &key)?;
-        let found = usable(&found, &provider)?;
+        let found = usable(&found, &ring::default_provider())?;
         let now = base.clock.now();
         if let Some(end) = found.end.filter(|end| *end <= now) {
             tracing::warn!(%end, file = %certificate.display(), "the certificate has ended");
         }
-        let end = Gauge::default();
         let about =
             "When the certificate that doors show ends, in seconds since 1970; 0 is unknown";
-        base.metrics.register("madang_tls_certificate_end_seconds", about, end.clone());
+        let end = base.metrics.register("tls_certificate_end_seconds", about, Gauge::default());
         end.set(seconds(found.end));
         let current = Arc::new(Current(RwLock::new(Arc::new(found.certified))));
-        let authorities = config.mqtt_client_authorities.as_deref();
-        let verifier = authorities.map(|file| clients_of(file, &provider)).transpose()?;
-        let door = |alpn: &[&[u8]], verifier| door(&provider, &current, alpn, verifier);
-        Ok(Some(Self {
-            http: door(&[b"h2".as_slice(), b"http/1.1"], None)?,
-            mqtt: door(&[], verifier)?,
-            other: door(&[], None)?,
-            files: Arc::new(Files {
-                certificate,
-                key,
-                check_every: config.check_every,
-                seen: RwLock::new(seen),
-                current,
-                end,
-            }),
-        }))
+        let resolver: Arc<dyn ResolvesServerCert> = current.clone();
+        let files = Files {
+            certificate,
+            key,
+            check_every: config.check_every,
+            seen: RwLock::new(seen),
+            current,
+            end,
+        };
+        Self::show(config, &resolver, None, Source::Files(Arc::new(files))).map(Some)
     }
 
-    /// Looks at the files for as long as the server runs.
-    pub(crate) async fn follow(self, base: Base) -> Result<(), base::Failure> {
+    fn show(
+        config: &Config,
+        resolver: &Arc<dyn ResolvesServerCert>,
+        asked: Option<&'static [u8]>,
+        source: Source,
+    ) -> Result<Self> {
+        let provider = Arc::new(ring::default_provider());
+        let authorities = config.mqtt_client_authorities.as_deref();
+        let verifier = authorities.map(|file| clients_of(file, &provider)).transpose()?;
+        let door = |alpn: &[&[u8]], verifier| door(&provider, resolver, alpn, verifier);
+        let spoken: Vec<&[u8]> = [b"h2".as_slice(), b"http/1.1"].into_iter().chain(asked).collect();
+        Ok(Self {
+            http: door(&spoken, None)?,
+            mqtt: door(&[], verifier)?,
+            other: door(&[], None)?,
+            source,
+        })
+    }
+
+    /// Looks at the files, or sees to the certificate, for as long as the server runs.
+    pub(crate) async fn follow(self, base: Base) -> Result<(), Failure> {
+        let files = match &self.source {
+            Source::Files(files) => files,
+            Source::Authority(certificates) => return certificates.keep().await,
+        };
         loop {
-            base.clock.sleep(self.files.check_every).await;
-            let (files, now) = (self.files.clone(), base.clock.now());
+            base.clock.sleep(files.check_every).await;
+            let (files, now) = (files.clone(), base.clock.now());
             tokio::task::spawn_blocking(move || files.look(now)).await?;
+        }
+    }
+
+    /// What answers an authority that asks the bare HTTP door, where it is told to ask there.
+    pub(crate) fn answers(&self) -> Option<Certificates> {
+        self.authority().filter(|made| made.challenge() == Challenge::Http01)
+    }
+
+    /// Who orders the certificate, where it is not from files.
+    pub(crate) fn authority(&self) -> Option<Certificates> {
+        match &self.source {
+            Source::Files(_) => None,
+            Source::Authority(certificates) => Some(certificates.clone()),
         }
     }
 }
@@ -205,7 +253,7 @@ fn file(path: &Path) -> Result<Vec<u8>> {
 fn usable(found: &Found<'_>, provider: &CryptoProvider) -> Result<Usable> {
     let (path, pem) = &found.certificate;
     let chain = certificates(path, pem)?;
-    let end = lifetime::end_of(&chain[0]);
+    let end = Validity::of(&chain[0]).map(|validity| validity.end);
     let (path, pem) = &found.key;
     let key = PrivateKeyDer::from_pem_slice(pem);
     let key = key.with_context(|| format!("[tls] {} holds no private key", path.display()))?;
@@ -236,7 +284,7 @@ fn clients_of(path: &Path, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn Cli
 
 fn door(
     provider: &Arc<CryptoProvider>,
-    current: &Arc<Current>,
+    resolver: &Arc<dyn ResolvesServerCert>,
     alpn: &[&[u8]],
     verifier: Option<Arc<dyn ClientCertVerifier>>,
 ) -> Result<Tls> {
@@ -247,7 +295,7 @@ fn door(
         Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
     };
-    let mut config = builder.with_cert_resolver(current.clone());
+    let mut config = builder.with_cert_resolver(resolver.clone());
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     // Who comes back shows a ticket in place of a signature of ours; nothing is kept for that.
     config.ticketer = ring::Ticketer::new().context("[tls] tickets")?;

@@ -30,6 +30,7 @@ use crate::config::Config;
 use crate::doors::Doors;
 use crate::listen::{Entrances, Entries, Entry, Ports};
 use crate::sample;
+use crate::tls::Shown;
 
 /// The same surroundings, with tasks on either group of threads.
 pub(crate) struct Bases {
@@ -153,6 +154,7 @@ pub(crate) async fn open(
         keys: Arc::new(DeviceKeys(identity.clone())),
     };
     let devices = Devices::open(config.devices.clone(), &bases.handlers, needs).await?;
+    devices.roll_up_by(&jobs).await.context("have readings rolled up")?;
     let needs = articles::Needs { db: db.clone(), identity: identity.clone(), results };
     let articles = Articles::open(config.articles.clone(), &bases.handlers, needs).await?;
     commands.start().await.context("carry out the commands that wait")?;
@@ -190,6 +192,7 @@ pub(crate) async fn open(
         articles,
         sockets,
         mqtt: mqtt.clone(),
+        certificates: None,
         added,
     };
     Ok(Rooms { doors, log, mqtt, kv, authority })
@@ -210,7 +213,8 @@ pub(crate) async fn start(
     let here = || format!("http://{}", addresses.http);
     config.identity.origin = config.http.public_url.clone().unwrap_or_else(here);
     config.articles.origin = config.identity.origin.trim_end_matches('/').to_owned();
-    let rooms = open(&config, Some(addresses.mqtt), bases, added).await?;
+    let mut rooms = open(&config, Some(addresses.mqtt), bases, added).await?;
+    rooms.doors.certificates = entrances.shown.as_ref().and_then(Shown::authority);
     let sessions = Arc::new(BrowserSessions(rooms.doors.identity.clone()));
     let edge_config = config.http.part.clone();
     let router = rooms.doors.router(rooms.authority.clone(), sessions, edge_config.clone());
@@ -237,14 +241,19 @@ impl Running {
     /// Lets clients in.
     fn open_doors(&self, entrances: Entrances, config: &edge::Config, base: &Base) -> Result<()> {
         let Entrances { http, mqtt, kv, stomp, shown } = entrances;
+        let answers = shown.as_ref().and_then(Shown::answers);
         if let Some(shown) = shown {
             let on = base.clone();
-            base.tasks.supervise("tls_files", move || shown.clone().follow(on.clone()));
+            base.tasks.supervise("certificate", move || shown.clone().follow(on.clone()));
         }
         for Entry { listener, tls, address } in http.each() {
             let router = match self.elsewhere(tls.is_some(), address) {
                 Some(url) => edge::elsewhere(url),
                 None => self.router.clone(),
+            };
+            let router = match answers.clone().filter(|_| tls.is_none()) {
+                Some(answers) => edge::well_known(router, move |token| answers.http_answer(token)),
+                None => router,
             };
             let served = edge::serve(listener, tls, router, config.clone(), base.clone());
             base.tasks.spawn("http", served);

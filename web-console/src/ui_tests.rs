@@ -9,8 +9,9 @@ use sha2::{Digest as _, Sha256};
 use crate::asset::{Encoding, asset, gzip, paths};
 
 /// Our own scripts and styles, packed together; the base map and what is vendored are counted apart. A rule editor for every
-/// condition, why an alert fired, a page of each device, accounts with second factors, a queue of comments, a page of keys, one of tools and one of clients of MQTT made it 108.
-const APP_GZIP_BYTES_MAX: usize = 108 * 1024;
+/// condition, why an alert fired, a page of each device, accounts with second factors, a queue of comments, a page of keys, one of tools and one of clients of MQTT made it 108; how long readings
+/// are kept, and the tools that somebody let in, 110.
+const APP_GZIP_BYTES_MAX: usize = 110 * 1024;
 /// What signing in and the overview ask for, each file packed by itself as it is sent; the texts of other pages come with them.
 const FIRST_GZIP_BYTES_MAX: usize = 46 * 1024;
 const VENDOR_JS_GZIP_BYTES_MAX: usize = 110 * 1024;
@@ -277,6 +278,16 @@ fn the_console_stays_small() {
     println!(
         "gzip: app {app}, first page {first}, vendored scripts {vendor}, base map {map} bytes"
     );
+    let readme = read("ui/README.md");
+    for (what, most) in [
+        ("our scripts and styles together", APP_GZIP_BYTES_MAX),
+        ("what signing in and the overview ask for", FIRST_GZIP_BYTES_MAX),
+        ("vendored scripts", VENDOR_JS_GZIP_BYTES_MAX),
+        ("base map", MAP_GZIP_BYTES_MAX),
+    ] {
+        let line = format!("{what} {} KB", most / 1024);
+        assert!(readme.replace('\n', " ").contains(&line), "ui/README.md does not say: {line}");
+    }
     assert!(app <= APP_GZIP_BYTES_MAX, "app: {app} bytes");
     assert!(first <= FIRST_GZIP_BYTES_MAX, "first page: {first} bytes");
     assert!(vendor <= VENDOR_JS_GZIP_BYTES_MAX, "vendored scripts: {vendor} bytes");

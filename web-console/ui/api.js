@@ -11,7 +11,7 @@
 /** @typedef {{ id: string, name: string, is_backed_up: boolean, created: string, used: string | null }} Passkey */
 /** @typedef {{ devices: number, sensors: number, rules: number, readings_total: number, readings_per_second: number, alerts_total: number, alerts_today: number, messages_held: number, messages_waiting: number, dead_letters: number, version: string, uptime_seconds: number, mqtt?: string | null }} Overview */
 /** @typedef {{ name: string, unit?: string | null, label?: string | null }} SensorValue */
-/** @typedef {{ name: string, values: SensorValue[], silent_after_seconds?: number | null, lateness_seconds?: number | null, created?: string }} Sensor */
+/** @typedef {{ name: string, values: SensorValue[], silent_after_seconds?: number | null, lateness_seconds?: number | null, retention?: Record<string, number | null> | null, created?: string }} Sensor */
 /** @typedef {Record<string, number | null>} Values */
 /** @typedef {{ sensor: string, time: string, values: Values }} Last */
 /** @typedef {{ name: string, label?: string | null, latitude: number | null, longitude: number | null, sensors: string[], actuators?: string[], tags?: string[], group?: string | null, created?: string, health?: Health, last?: Last[] }} Device */
@@ -264,10 +264,15 @@ export const unlinkProvider = (name) => nothing('DELETE', `/v1/account/providers
 
 /** @param {PageRequest} [page] @returns {Promise<Page<Tool>>} */
 export const tools = (page) => json('GET', address('/v1/oidc/tools', paged(page)));
-/** @param {{ name: string, redirect_uris: string[], logout_uris: string[], has_secret: boolean }} body @returns {Promise<ToolMade>} */
+/** @param {{ name: string, redirect_uris: string[], logout_uris: string[], has_secret: boolean, id_token_signed_response_alg?: string }} body @returns {Promise<ToolMade>} */
 export const createTool = (body) => json('POST', '/v1/oidc/tools', { body });
 /** @param {string} id */
 export const deleteTool = (id) => nothing('DELETE', `/v1/oidc/tools/${part(id)}`);
+
+/** @returns {Promise<Page<{ id: string, name: string, scope: string, since: string }>>} */
+export const givenTools = () => json('GET', '/v1/account/tools');
+/** @param {string} id */
+export const leaveTool = (id) => nothing('DELETE', `/v1/account/tools/${part(id)}`);
 
 // Invitations and the audit log.
 

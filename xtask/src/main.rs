@@ -72,6 +72,7 @@ pub(crate) const PACKAGES: &[(&str, &str)] = &[
     ("sqlite3", "/usr/bin/sqlite3"),
     ("curl", "/usr/bin/curl"),
     ("openssl", "/usr/bin/openssl"),
+    ("pebble", "/usr/bin/pebble"),
     ("python3-authlib", "/usr/lib/python3/dist-packages/authlib/__init__.py"),
     ("python3-requests", "/usr/lib/python3/dist-packages/requests/__init__.py"),
     ("python3-stomp", "/usr/lib/python3/dist-packages/stomp/__init__.py"),

@@ -47,7 +47,8 @@ fn names() -> impl Iterator<Item = &'static str> {
 }
 
 /// What proofs start beside what tests do.
-const PEERS: &[(&str, &str)] = &[("rabbitmq-server", "/usr/lib/rabbitmq")];
+const PEERS: &[(&str, &str)] =
+    &[("mosquitto", "/usr/sbin/mosquitto"), ("rabbitmq-server", "/usr/lib/rabbitmq")];
 
 /// Proves the binary of this tree in the release profile, or another one.
 pub(crate) fn prove(name: &str, binary: Option<PathBuf>) -> Result<()> {

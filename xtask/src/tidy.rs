@@ -1,6 +1,7 @@
 //! The dependency rules and invariants of ARCHITECTURE.md, as tests.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,8 +22,11 @@ const OWNED: &[(&str, &str)] = &[
     ("redis", "kv"),
     ("lettre", "delivery"),
     ("argon2", "identity"),
+    ("aws-lc-rs", "identity"),
+    ("instant-acme", "certificates"),
     ("rust-embed", "web-console"),
     ("clap", "server"),
+    ("mimalloc", "server"),
 ];
 
 /// The arrows between engines; ARCHITECTURE.md lists the same.
@@ -173,6 +177,46 @@ fn nothing_names_a_package_registry() {
         for host in &hosts {
             assert!(!text.contains(host), "{} names {host}", file.display());
         }
+    }
+}
+
+#[test]
+fn every_file_that_a_page_names_is_there() {
+    // Not what a build or a start makes.
+    let kept = tracked(|path| path.contains('/') && !path.starts_with('.'));
+    let root = root();
+    let tops: BTreeSet<_> =
+        kept.iter().filter_map(|path| path.strip_prefix(&root).ok()?.iter().next()).collect();
+    let mut count = 0;
+    for page in tracked(|path| Path::new(path).extension().is_some_and(|end| end == "md")) {
+        let text = fs::read_to_string(&page).unwrap();
+        let outside: Vec<&str> = text.split("```").step_by(2).collect();
+        for name in outside.iter().flat_map(|part| part.split('`').skip(1).step_by(2)) {
+            // What the guide has one write is not there yet.
+            let is_toy = page.ends_with("add-a-feature.md") && name.contains("notes");
+            let is_pattern = name.contains([' ', '<', '{', '*']) || name.contains("NAME");
+            let is_ours =
+                name.split_once('/').is_some_and(|(top, _)| tops.contains(OsStr::new(top)));
+            if is_toy || is_pattern || !is_ours {
+                continue;
+            }
+            count += 1;
+            assert!(root.join(name).exists(), "{}: there is no {name}", page.display());
+        }
+    }
+    assert!(count > 50, "the reader found only {count} files");
+}
+
+#[test]
+fn the_guide_to_a_feature_takes_what_the_workspace_has() {
+    let guide = fs::read_to_string(root().join("docs/guides/add-a-feature.md")).unwrap();
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let taken = guide.lines().filter_map(|line| line.strip_suffix(".workspace = true"));
+    let taken: Vec<&str> = taken.collect();
+    assert!(taken.len() > 10, "{taken:?}");
+    for name in taken {
+        let is_there = manifest.lines().any(|line| line.starts_with(&format!("{name} = ")));
+        assert!(is_there, "Cargo.toml has no {name}");
     }
 }
 

@@ -89,6 +89,10 @@ pub struct Config {
     pub mails_waiting_max: usize,
     /// Mails with links that are written and sent at once.
     pub mails_at_once: usize,
+    /// After being asked for, a mail waits between a half of this and the whole: so nobody sees by what the server does next whether an address
+    /// has an account.
+    #[serde(with = "text")]
+    pub mails_pause: Duration,
     /// Accounts of this installation, held in memory.
     pub accounts_max: usize,
     /// Keys of this installation, held in memory.
@@ -105,6 +109,9 @@ pub struct Config {
     pub hash_at_once: usize,
     /// Passwords that may wait to be hashed.
     pub hash_waiting_max: usize,
+    /// Hashes are made where no other work wants a core. One that has not ended after so long is made once more with the priority of others.
+    #[serde(with = "text")]
+    pub hash_patience: Duration,
     /// The time in which attempts to sign in are counted.
     #[serde(with = "text")]
     pub attempts_window: Duration,
@@ -200,6 +207,7 @@ impl Default for Config {
             invitations_max: 1_000,
             mails_waiting_max: 256,
             mails_at_once: 4,
+            mails_pause: Duration::from_secs(2),
             accounts_max: 100_000,
             keys_max: 100_000,
             grants_per_key_max: 32,
@@ -208,6 +216,7 @@ impl Default for Config {
             hash_passes: 2,
             hash_at_once: 2,
             hash_waiting_max: 32,
+            hash_patience: Duration::from_millis(250),
             attempts_window: Duration::from_mins(15),
             attempts_per_pair_max: 10,
             attempts_per_account_max: 100,

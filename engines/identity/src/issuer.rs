@@ -19,6 +19,7 @@ use crate::{Error, Identity};
 pub use asking::{Asked, Asking, Step};
 pub use given::{Exchange, Issued};
 pub use leaving::Leaving;
+pub use signing::Algorithm;
 pub(crate) use signing::Signing;
 pub use tools::{NewTool, Shown, Tool, ToolCredentials, ToolId};
 
@@ -113,7 +114,7 @@ impl Identity {
             "response_modes_supported": ["query"],
             "grant_types_supported": ["authorization_code", "refresh_token"],
             "subject_types_supported": ["public"],
-            "id_token_signing_alg_values_supported": ["ES256"],
+            "id_token_signing_alg_values_supported": Algorithm::ALL.map(Algorithm::as_str),
             "token_endpoint_auth_methods_supported": methods,
             "revocation_endpoint_auth_methods_supported": methods,
             "introspection_endpoint_auth_methods_supported": &methods[..2],

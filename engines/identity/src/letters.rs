@@ -1,14 +1,14 @@
 //! The mails that identity writes: who gets them, what stands in them, and their way out.
 //!
-//! Whoever asks for one is answered before anybody looks whether there is such an account, so neither the answer nor
-//! its time tells. The token of a link is never in rows: rows have its hash, and the mail is handed over at once.
+//! Whoever asks for one is answered before anybody looks whether there is such an account, and that is done some time later, so neither the
+//! answer, nor its time, nor that of what is asked right after it tells. The token of a link is never in rows: rows have its hash, and the mail is handed over at once.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use base::{AccountId, Failure, OrganisationId};
+use base::{AccountId, Base, Failure, OrganisationId};
 use prometheus_client::metrics::counter::Counter;
 use relational::params;
 use tokio::sync::{Semaphore, mpsc};
@@ -66,23 +66,33 @@ pub(crate) enum Changed {
 /// Takes errands to whoever writes them.
 pub(crate) struct Post {
     mailer: Option<Arc<dyn Mailer>>,
-    errands: mpsc::Sender<Errand>,
+    errands: mpsc::Sender<Waiting>,
+    base: Base,
+    pause: Duration,
     written: Counter,
     failed: Counter,
+}
+
+/// An errand, and from when on it is run.
+pub(crate) struct Waiting {
+    errand: Errand,
+    begins: Instant,
 }
 
 impl Post {
     /// Beside it, what [`deliver`] takes.
     pub(crate) fn new(
         config: &Config,
-        base: &base::Base,
+        base: &Base,
         mailer: Option<Arc<dyn Mailer>>,
-    ) -> (Self, mpsc::Receiver<Errand>) {
+    ) -> (Self, mpsc::Receiver<Waiting>) {
         let (errands, waiting) = mpsc::channel(config.mails_waiting_max.max(1));
         let counter = |name, help| base.metrics.register(name, help, Counter::default());
         let post = Self {
             mailer,
             errands,
+            base: base.clone(),
+            pause: config.mails_pause,
             written: counter("identity_mails", "Mails with links that were sent."),
             failed: counter("identity_mails_failed", "Mails with links that could not be sent."),
         };
@@ -98,12 +108,15 @@ impl Post {
         if !self.can_send() {
             return Err(Error::NoMail);
         }
-        self.errands.try_send(errand).map_err(|_| Error::MailsWaiting)
+        // What is done for somebody takes longer than what is done for nobody; when it is done is left to chance.
+        let part = f64::midpoint(1.0, self.base.entropy.fraction());
+        let begins = self.base.clock.instant() + self.pause.mul_f64(part);
+        self.errands.try_send(Waiting { errand, begins }).map_err(|_| Error::MailsWaiting)
     }
 }
 
 /// Writes the mails that are asked for, a few at once: a mail server that stalls holds up one of them.
-pub(crate) fn deliver(identity: &Identity, mut waiting: mpsc::Receiver<Errand>) {
+pub(crate) fn deliver(identity: &Identity, mut waiting: mpsc::Receiver<Waiting>) {
     let (tasks, places) = (identity.0.base.tasks.clone(), identity.0.config.mails_at_once.max(1));
     let (spawns, identity) = (tasks.clone(), identity.clone());
     let places = Arc::new(Semaphore::new(places));
@@ -114,7 +127,13 @@ pub(crate) fn deliver(identity: &Identity, mut waiting: mpsc::Receiver<Errand>) 
                 () = stopping.cancelled() => return,
                 next = waiting.recv() => next,
             };
-            let Some(errand) = next else { return };
+            let Some(Waiting { errand, begins }) = next else { return };
+            let clock = &identity.0.base.clock;
+            let pause = begins.saturating_duration_since(clock.instant());
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = clock.sleep(pause) => {}
+            }
             let place = places.clone().acquire_owned().await;
             let identity = identity.clone();
             // One that panics is one mail that is not written.
@@ -151,20 +170,22 @@ impl Identity {
         let origin = &self.0.origin;
         Ok(match errand {
             Errand::SignIn { email } => {
+                let limit = self.0.config.mailed_link_time_max;
                 let Some((account, organisation)) = self.account_of_email(&email).await? else {
+                    self.store_nothing(Kind::SignIn, limit).await?;
                     return Ok(None);
                 };
-                let limit = self.0.config.mailed_link_time_max;
                 let ticket = self.new_ticket(Kind::SignIn, (account, organisation), limit);
                 self.store_ticket(&ticket).await?;
                 let link = origin.page("link", &ticket.secret);
                 Some(letter(organisation, email, Text::SignIn, &link, limit))
             }
             Errand::Reset { email } => {
+                let limit = self.0.config.mailed_link_time_max;
                 let Some((account, organisation)) = self.account_of_email(&email).await? else {
+                    self.store_nothing(Kind::Reset, limit).await?;
                     return Ok(None);
                 };
-                let limit = self.0.config.mailed_link_time_max;
                 let ticket = self.new_ticket(Kind::Reset, (account, organisation), limit);
                 self.store_ticket(&ticket).await?;
                 let link = origin.page("reset", &ticket.secret);
@@ -252,6 +273,21 @@ impl Identity {
             created,
             expires: created.plus(limit),
         }
+    }
+
+    /// The same work in the rows for an address that has no account: a link of somebody, taken back in the same commit.
+    async fn store_nothing(&self, kind: Kind, limit: Duration) -> Result<(), Error> {
+        let anybody = {
+            let live = self.0.live.read();
+            live.accounts.iter().next().map(|(id, account)| (*id, account.organisation))
+        };
+        let Some(anybody) = anybody else { return Ok(()) };
+        let ticket = self.new_ticket(kind, anybody, limit);
+        let stored = self.0.db.write(async move |tx| {
+            tickets::insert(tx, &ticket).await?;
+            tickets::withdraw(tx, &ticket).await
+        });
+        stored.await
     }
 
     async fn store_ticket(&self, ticket: &NewTicket) -> Result<(), Error> {

@@ -51,8 +51,8 @@ pub use factors::{NewTotp, RecoveryCodes};
 pub use grant::Grant;
 pub use invitations::{Invitation, InvitationId, Invited};
 pub use issuer::{
-    Asked, Asking, Exchange, Given, Issued, Leaving, NewTool, Shown, Step, Tool, ToolCredentials,
-    ToolId,
+    Algorithm, Asked, Asking, Exchange, Given, Issued, Leaving, NewTool, Shown, Step, Tool,
+    ToolCredentials, ToolId,
 };
 pub use keys::{Key, KeyCredentials, NewKey};
 pub use letters::{Letter, Mailer};

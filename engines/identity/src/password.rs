@@ -1,10 +1,13 @@
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use argon2::password_hash::PasswordHasher;
 use argon2::{Algorithm, Argon2, Params, PasswordHash, PasswordVerifier, Version};
+use base::watch::Thread;
 use base::{Base, Entropy};
 use prometheus_client::metrics::counter::Counter;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::{Config, Error, Identity};
 
@@ -12,16 +15,22 @@ const CHARACTERS_MIN: usize = 10;
 const USER_CHARACTERS_MIN: usize = 8;
 const BYTES_MAX: usize = 1_024;
 
-/// Hashes passwords with Argon2id, a few at once, away from the threads that serve doors.
+/// Hashes passwords with Argon2id, a few at once, on threads that run last of all: a hash takes tens of milliseconds, and whoever wakes up
+/// meanwhile, a door, a handler, a database beside, would wait for a core. A hash that gets too little time so is made once more
+/// with the priority of other work, and so are the next ones until it has ended: log-ins end under any load.
 pub(crate) struct Hasher {
     argon2: Argon2<'static>,
     entropy: Entropy,
     /// A hash that no password has, to spend the same work on an account that does not exist.
     nobody: Arc<str>,
-    running: Arc<Semaphore>,
     places: Arc<Semaphore>,
+    running: Arc<Semaphore>,
+    /// Of threads that run last, also of those for whose result nobody waits any more.
+    aside: Arc<Semaphore>,
+    patience: Duration,
     checks: Counter,
     hashes: Counter,
+    hurried: Counter,
 }
 
 /// A password that is long enough, and not so long that hashing it is an attack.
@@ -61,8 +70,10 @@ impl Hasher {
             argon2: Argon2::new(Algorithm::Argon2id, Version::V0x13, params),
             entropy: base.entropy.clone(),
             nobody: nobody.into(),
-            running: Arc::new(Semaphore::new(config.hash_at_once)),
             places: Arc::new(Semaphore::new(config.hash_at_once + config.hash_waiting_max)),
+            running: Arc::new(Semaphore::new(config.hash_at_once)),
+            aside: Arc::new(Semaphore::new(config.hash_at_once)),
+            patience: config.hash_patience,
             checks: base.metrics.register(
                 "identity_password_checks",
                 "Passwords compared with a hash.",
@@ -73,15 +84,19 @@ impl Hasher {
                 "New passwords that were hashed.",
                 Counter::default(),
             ),
+            hurried: base.metrics.register(
+                "identity_password_hurries",
+                "Hashes of passwords that were made with the priority of other work, for want of time.",
+                Counter::default(),
+            ),
         })
     }
 
     /// The hash as a PHC string, with a salt of its own.
     pub(crate) async fn hash(&self, password: &str) -> Result<String, Error> {
         let (argon2, password) = (self.argon2.clone(), password.to_owned());
-        let (salt, hashes) = (self.entropy.bytes::<16>(), self.hashes.clone());
-        self.run(move || {
-            hashes.inc();
+        let salt = self.entropy.bytes::<16>();
+        self.run(&self.hashes, move || {
             let hash: PasswordHash = argon2
                 .hash_password_with_salt(password.as_bytes(), &salt)
                 .map_err(|error| Error::Hash(error.to_string()))?;
@@ -98,10 +113,8 @@ impl Hasher {
         let exists = hash.is_some();
         let hash = hash.unwrap_or(&self.nobody).to_owned();
         let (argon2, password) = (self.argon2.clone(), password.to_owned());
-        let checks = self.checks.clone();
-        self.run(move || {
+        self.run(&self.checks, move || {
             let hash = PasswordHash::new(&hash).map_err(|_| Error::Stored("hash of a password"))?;
-            checks.inc();
             let is_right = argon2.verify_password(password.as_bytes(), &hash).is_ok();
             Ok(is_right && exists)
         })
@@ -110,19 +123,61 @@ impl Hasher {
 
     async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+        counter: &Counter,
+        work: impl Fn() -> Result<T, Error> + Send + Sync + 'static,
     ) -> Result<T, Error> {
         let place = self.places.clone().try_acquire_owned().map_err(|_| Error::Busy)?;
         let turn = self.running.clone().acquire_owned().await;
         let turn = turn.expect("the semaphore is never closed");
-        let work = tokio::task::spawn_blocking(move || {
-            let result = work();
-            // Held until the work is over, also when nobody waits for it any more.
-            drop((place, turn));
-            result
+        counter.inc();
+        // The place is held until the work is over, also when nobody waits for it any more.
+        let work = Arc::new(move || {
+            let _place = &place;
+            work()
         });
-        work.await.map_err(|error| Error::Hash(error.to_string()))?
+        let Ok(aside) = self.aside.clone().try_acquire_owned() else {
+            self.hurried.inc();
+            return hurry(turn, work).await;
+        };
+        let mut last = pin!(run_last(aside, work.clone()));
+        if let Ok(result) = tokio::time::timeout(self.patience, &mut last).await {
+            return result;
+        }
+        self.hurried.inc();
+        tokio::select! {
+            result = last => result,
+            result = hurry(turn, work) => result,
+        }
     }
+}
+
+/// On a thread of its own, since one that runs last stays so.
+async fn run_last<T: Send + 'static>(
+    aside: OwnedSemaphorePermit,
+    work: Arc<impl Fn() -> Result<T, Error> + Send + Sync + 'static>,
+) -> Result<T, Error> {
+    let (done, result) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("password".into()).spawn(move || {
+        Thread::current().slow();
+        let result = work();
+        drop((work, aside));
+        // Nobody waits where it was made once more and that was quicker.
+        done.send(result).ok();
+    });
+    thread.map_err(|error| Error::Hash(error.to_string()))?;
+    result.await.map_err(|_| Error::Hash("it panicked".into()))?
+}
+
+async fn hurry<T: Send + 'static>(
+    turn: OwnedSemaphorePermit,
+    work: Arc<impl Fn() -> Result<T, Error> + Send + Sync + 'static>,
+) -> Result<T, Error> {
+    let result = tokio::task::spawn_blocking(move || {
+        let result = work();
+        drop((work, turn));
+        result
+    });
+    result.await.map_err(|error| Error::Hash(error.to_string()))?
 }
 
 impl Identity {
@@ -178,6 +233,30 @@ mod tests {
         assert!(first.is_ok() && second.is_ok());
         assert!(matches!(third, Err(Error::Busy)));
         assert!(hasher.hash("three").await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_hash_that_gets_no_time_is_made_once_more() {
+        let config = Config {
+            hash_at_once: 1,
+            hash_waiting_max: 1,
+            hash_patience: Duration::ZERO,
+            ..Config::default()
+        };
+        let (hasher, base) = hasher(&config);
+        let says = |text: &str| assert!(base.metrics.text().contains(text), "{text}");
+        let hash = hasher.hash("correct horse").await.unwrap();
+        says("identity_password_hurries_total 1");
+        says("identity_password_hashes_total 1");
+        // Until the one that runs last is over, the next ones do not wait for it; nor is there a place more.
+        let aside = hasher.aside.clone().acquire_owned().await.unwrap();
+        assert!(hasher.verify("correct horse", Some(&hash)).await.unwrap());
+        says("identity_password_hurries_total 2");
+        drop(aside);
+        let patient = Config { hash_patience: Duration::from_mins(1), ..config };
+        let (hasher, base) = self::hasher(&patient);
+        assert!(hasher.verify("correct horse", Some(&hash)).await.unwrap());
+        assert!(base.metrics.text().contains("identity_password_hurries_total 0"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 use relational::Migration;
 
-pub(crate) const MIGRATIONS: &[Migration] = &[FIRST, ENTERING, ISSUER];
+pub(crate) const MIGRATIONS: &[Migration] = &[FIRST, ENTERING, ISSUER, ALGORITHMS];
 
 const FIRST: Migration = Migration {
     id: "0001-identity",
@@ -247,5 +247,14 @@ CREATE TABLE signing_key (
     sealed BLOB NOT NULL,
     created BIGINT NOT NULL
 );
+",
+};
+
+/// Nothing is ES256, which was all that there was.
+const ALGORITHMS: Migration = Migration {
+    id: "0004-algorithms",
+    sql: "
+ALTER TABLE tool ADD COLUMN algorithm VARCHAR(10);
+ALTER TABLE signing_key ADD COLUMN algorithm VARCHAR(10);
 ",
 };

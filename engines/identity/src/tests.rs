@@ -34,8 +34,8 @@ struct House {
 }
 
 fn quick() -> Config {
-    let sign_up = SignUp::Open;
-    Config { hash_memory_kib: 64, hash_passes: 1, sign_up, ..Config::default() }
+    let (sign_up, mails_pause) = (SignUp::Open, Duration::ZERO);
+    Config { hash_memory_kib: 64, hash_passes: 1, sign_up, mails_pause, ..Config::default() }
 }
 
 async fn house(config: Config) -> House {

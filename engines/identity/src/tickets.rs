@@ -65,6 +65,12 @@ pub(crate) async fn insert(tx: &mut Tx, new: &NewTicket) -> Result<(), Error> {
     Ok(())
 }
 
+pub(crate) async fn withdraw(tx: &mut Tx, made: &NewTicket) -> Result<(), Error> {
+    let hash = token::stored(&made.secret).ok_or(Error::LinkInvalid)?;
+    tx.execute("DELETE FROM ticket WHERE token_hash = ?", params![hash]).await?;
+    Ok(())
+}
+
 /// Looks whether a token could be used, without using it.
 pub(crate) async fn look(
     read: &mut Read,

@@ -2,7 +2,9 @@
 
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use base::ErrorKind;
 use base::access::Action;
+use certificates::{Phase, Status};
 use edge::{Json, NoContent, Operation, Routes, State};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -37,6 +39,29 @@ struct StuckView {
     /// The statement that runs, or that ran last.
     step: Option<String>,
     seconds: f64,
+}
+
+/// The certificate of the doors, where an authority issues it.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Certificate")]
+struct CertificateBody {
+    /// Whom it is ordered from.
+    directory: String,
+    domains: Vec<String>,
+    /// `http-01` or `tls-alpn-01`.
+    challenge: &'static str,
+    /// `none` (nobody is let in under TLS), `shown`, or `ended` (it is shown all the same).
+    state: &'static str,
+    begin: Option<String>,
+    end: Option<String>,
+    is_ordering: bool,
+    /// When the next order is made.
+    next_order: Option<String>,
+    /// Orders that failed since one did not.
+    failures: u32,
+    failed: Option<String>,
+    /// Why the last one failed.
+    fault: Option<String>,
 }
 
 pub(super) fn routes(doors: &Doors) -> Routes<Doors> {
@@ -78,6 +103,16 @@ pub(super) fn routes(doors: &Doors) -> Routes<Doors> {
                 .at_the_door(),
             stuck,
         )
+        .add(
+            Operation::get("/v1/certificate")
+                .id("showCertificate")
+                .summary("How it stands with the certificate of the doors under TLS, where an authority issues it.")
+                .tag("system")
+                .loopback_or(Action("system.metrics"))
+                .kinds(&[ErrorKind::NotFound])
+                .at_the_door(),
+            certificate,
+        )
 }
 
 async fn livez() -> NoContent {
@@ -110,4 +145,31 @@ async fn stuck(State(doors): State<Doors>) -> Json<StuckBody> {
 async fn metrics(State(doors): State<Doors>) -> Response {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], doors.base.metrics.text()).into_response()
+}
+
+async fn certificate(State(doors): State<Doors>) -> edge::Result<Json<CertificateBody>> {
+    let Some(certificates) = &doors.certificates else {
+        return Err(edge::Error::not_found("no authority issues the certificate here"));
+    };
+    let Status { directory, domains, challenge, validity, phase, next, failures, failure } =
+        certificates.status();
+    let now = doors.base.clock.now();
+    let (failed, fault) = failure.map(|(at, fault)| (at.to_string(), fault)).unzip();
+    Ok(Json(CertificateBody {
+        directory,
+        domains,
+        challenge: challenge.as_str(),
+        state: match &validity {
+            None => "none",
+            Some(validity) if validity.end <= now => "ended",
+            Some(_) => "shown",
+        },
+        begin: validity.map(|validity| validity.begin.to_string()),
+        end: validity.map(|validity| validity.end.to_string()),
+        is_ordering: phase == Phase::Ordering,
+        next_order: next.map(|next| next.to_string()),
+        failures,
+        failed,
+        fault,
+    }))
 }

@@ -12,7 +12,7 @@ use edge::{
     Caller, Created, Form, Json, NoContent, Operation, PageBody, Paging, Path, Refusal, Routes,
     State,
 };
-use identity::{Error, Exchange, Given, Issued, NewTool, Shown, Tool, ToolId, actions};
+use identity::{Algorithm, Error, Exchange, Given, Issued, NewTool, Shown, Tool, ToolId, actions};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -34,6 +34,36 @@ struct NewToolBody {
     /// Whether it can keep a secret; a page or an app on somebody's machine cannot.
     #[serde(default = "keeps_secrets")]
     has_secret: bool,
+    /// How its ID tokens are signed; `RS256` is for tools that know nothing else.
+    #[serde(default)]
+    id_token_signed_response_alg: AlgorithmName,
+}
+
+#[derive(Clone, Copy, Default, Deserialize, Serialize, JsonSchema)]
+enum AlgorithmName {
+    #[default]
+    #[serde(rename = "ES256")]
+    Es256,
+    #[serde(rename = "RS256")]
+    Rs256,
+}
+
+impl From<AlgorithmName> for Algorithm {
+    fn from(name: AlgorithmName) -> Self {
+        match name {
+            AlgorithmName::Es256 => Self::Es256,
+            AlgorithmName::Rs256 => Self::Rs256,
+        }
+    }
+}
+
+impl From<Algorithm> for AlgorithmName {
+    fn from(algorithm: Algorithm) -> Self {
+        match algorithm {
+            Algorithm::Es256 => Self::Es256,
+            Algorithm::Rs256 => Self::Rs256,
+        }
+    }
 }
 
 fn keeps_secrets() -> bool {
@@ -50,6 +80,7 @@ struct ToolBody {
     redirect_uris: Vec<String>,
     logout_uris: Vec<String>,
     has_secret: bool,
+    id_token_signed_response_alg: AlgorithmName,
     created_by: String,
     created: String,
 }
@@ -112,6 +143,7 @@ impl From<Tool> for ToolBody {
             redirect_uris: tool.redirect_uris,
             logout_uris: tool.logout_uris,
             has_secret: tool.has_secret,
+            id_token_signed_response_alg: tool.algorithm.into(),
             created_by: tool.created_by,
             created: tool.created.to_string(),
         }
@@ -411,8 +443,9 @@ async fn create(
     caller: Caller,
     Json(body): Json<NewToolBody>,
 ) -> edge::Result<Created<ToolMade>> {
-    let NewToolBody { name, redirect_uris, logout_uris, has_secret } = body;
-    let new = NewTool { name, redirect_uris, logout_uris, has_secret };
+    let NewToolBody { name, redirect_uris, logout_uris, has_secret, .. } = body;
+    let algorithm = body.id_token_signed_response_alg.into();
+    let new = NewTool { name, redirect_uris, logout_uris, has_secret, algorithm };
     let made = doors.identity.create_tool(by(&caller), new).await.map_err(refused)?;
     Ok(Created(ToolMade { tool: made.tool.into(), secret: made.secret }))
 }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::future::{Future, ready};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -73,16 +72,8 @@ pub(super) fn add(
         secret_sha256: hash(&secret),
         grants,
     });
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    // Whole or not at all, and readable by its owner only.
-    let mut unfinished = tempfile::NamedTempFile::new_in(folder)
+    base::write_whole(path, toml::to_string(&file)?.as_bytes())
         .with_context(|| format!("write {}", path.display()))?;
-    unfinished.write_all(toml::to_string(&file)?.as_bytes())?;
-    unfinished.as_file().sync_all()?;
-    unfinished.persist(path).with_context(|| format!("write {}", path.display()))?;
     Ok(format!("{id}:{secret}"))
 }
 

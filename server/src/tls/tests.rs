@@ -34,12 +34,19 @@ impl Place {
     }
 
     fn open(&self) -> Result<Option<Shown>> {
-        Shown::open(&self.config(), &self.base)
+        Shown::open(&self.config(), self.folder.path(), &self.base)
+    }
+}
+
+fn files(shown: &Shown) -> &Files {
+    match &shown.source {
+        Source::Files(files) => files,
+        Source::Authority(_) => panic!("it is from an authority"),
     }
 }
 
 fn shown(shown: &Shown) -> Vec<u8> {
-    shown.files.current.0.read().cert[0].to_vec()
+    files(shown).current.0.read().cert[0].to_vec()
 }
 
 fn der(pem: &str) -> Vec<u8> {
@@ -49,13 +56,14 @@ fn der(pem: &str) -> Vec<u8> {
 #[test]
 fn without_files_there_is_no_tls_and_one_alone_is_an_error() {
     let place = Place::new();
-    assert!(Shown::open(&Config::default(), &place.base).unwrap().is_none());
+    let open = |config: &Config| Shown::open(config, place.folder.path(), &place.base);
+    assert!(open(&Config::default()).unwrap().is_none());
     for alone in [
         Config { key: None, ..place.config() },
         Config { certificate: None, ..place.config() },
         Config { mqtt_client_authorities: Some("a".into()), ..Config::default() },
     ] {
-        let error = Shown::open(&alone, &place.base).err().unwrap();
+        let error = open(&alone).err().unwrap();
         assert!(error.to_string().contains("go together"), "{error}");
     }
 }
@@ -84,16 +92,16 @@ fn a_changed_file_is_taken_over_and_a_bad_one_changes_nothing() {
     let (first, _) = place.write(2030);
     let open = place.open().unwrap().unwrap();
     let now = place.base.clock.now();
-    open.files.look(now);
+    files(&open).look(now);
     assert_eq!(shown(&open), der(&first));
 
     let (second, key) = place.write(2031);
-    open.files.look(now);
+    files(&open).look(now);
     assert_eq!(shown(&open), der(&second));
-    assert!(place.base.metrics.text().contains("madang_tls_certificate_end_seconds 1956"));
+    assert!(place.base.metrics.text().contains("\nmadang_tls_certificate_end_seconds 1956"));
 
     let stays = |why: &str| {
-        open.files.look(now);
+        files(&open).look(now);
         assert_eq!(shown(&open), der(&second), "{why}");
     };
     place.put("key.pem", &KeyPair::generate().unwrap().serialize_pem());
@@ -109,22 +117,25 @@ fn a_changed_file_is_taken_over_and_a_bad_one_changes_nothing() {
     place.put("key.pem", &key);
     stays("the same again");
     let (third, _) = place.write(2032);
-    open.files.look(now);
+    files(&open).look(now);
     assert_eq!(shown(&open), der(&third));
 }
 
 #[test]
-fn the_end_of_a_certificate_is_read_in_both_forms() {
-    for year in [2030, 2049, 2050, 3000] {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        params.not_after = date_time_ymd(year, 12, 31);
-        let made = params.self_signed(&key).unwrap();
-        let expected = format!("{year}-12-31T00:00:00Z");
-        let end = lifetime::end_of(made.der()).unwrap();
-        assert!(end.to_string().starts_with(&expected[..19]), "{end} {expected}");
-        for length in 0..made.der().len().min(200) {
-            assert_eq!(lifetime::end_of(&made.der()[..length]), None);
-        }
-    }
+fn an_authority_and_files_exclude_each_other_and_it_needs_no_file() {
+    let place = Place::new();
+    place.write(2030);
+    let acme: certificates::Config = serde_json::from_value(serde_json::json!({
+        "domains": ["madang.example"], "terms_agreed": true, "challenge": "tls-alpn-01",
+    }))
+    .unwrap();
+    let open = |config: &Config| Shown::open(config, place.folder.path(), &place.base);
+    let error = open(&Config { acme: acme.clone(), ..place.config() }).err().unwrap();
+    assert!(error.to_string().contains("exclude"), "{error}");
+    let shown = open(&Config { acme, ..Config::default() }).unwrap().unwrap();
+    assert_eq!(shown.authority().unwrap().status().validity, None);
+    assert!(shown.answers().is_none(), "the HTTPS door is asked");
+    let wrong = certificates::Config { domains: vec!["*.a.b".to_owned()], ..Default::default() };
+    let error = open(&Config { acme: wrong, ..Config::default() }).err().unwrap();
+    assert!(error.to_string().starts_with("[tls.acme] domains"), "{error}");
 }

@@ -135,7 +135,7 @@ fn schedules_are_made_paused_and_ended_and_the_servers_own_stays() {
     assert_eq!(resumed["next"], json!(next));
     let names: Vec<Value> = api.all("/v1/job-schedules").unwrap();
     let names: Vec<&str> = names.iter().map(|one| one["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["jobs-forget", "morning"]);
+    assert_eq!(names, ["devices-roll-up", "jobs-forget", "morning"]);
     assert_eq!(api.delete("/v1/job-schedules/jobs-forget").unwrap().status, 409);
     assert_eq!(api.delete("/v1/job-schedules/morning").unwrap().status, 204);
     assert_eq!(api.delete("/v1/job-schedules/morning").unwrap().status, 404);

@@ -60,9 +60,15 @@ struct Tool {
 
 impl Tool {
     fn new(stack: &Stack, callback: &Callback, has_secret: bool) -> Self {
+        Self::signed(stack, callback, (has_secret, "ES256"))
+    }
+
+    /// A tool that takes ID tokens of one algorithm only.
+    fn signed(stack: &Stack, callback: &Callback, (has_secret, by): (bool, &str)) -> Self {
         let (back, bye) =
             (format!("{}/callback", callback.place), format!("{}/bye", callback.place));
-        let body = json!({"name": "Wiki & <b>", "redirect_uris": [back], "logout_uris": [bye], "has_secret": has_secret});
+        let body = json!({"name": "Wiki & <b>", "redirect_uris": [back], "logout_uris": [bye],
+            "has_secret": has_secret, "id_token_signed_response_alg": by});
         let made = stack.api().post("/v1/oidc/tools", &body).unwrap().ok().unwrap();
         Self {
             given: json!({
@@ -72,6 +78,7 @@ impl Tool {
                 "back": back,
                 "verifier": VERIFIER,
                 "nonce": "n-1",
+                "algorithm": by,
             }),
         }
     }
@@ -146,12 +153,13 @@ fn a_real_tool_learns_who_somebody_is_with_a_secret_and_without() {
     let stack = launch(&folder).start().unwrap();
     with_password(&stack);
     let (browser, callback) = (Browser::open(1000, 800, "en").unwrap(), Callback::open());
-    for (round, (has_secret, method)) in
-        [(true, "client_secret_basic"), (true, "client_secret_post"), (false, "none")]
-            .into_iter()
-            .enumerate()
-    {
-        let tool = Tool::new(&stack, &callback, has_secret);
+    let kinds = [
+        (true, "client_secret_basic", "ES256"),
+        (true, "client_secret_post", "RS256"),
+        (false, "none", "RS256"),
+    ];
+    for (round, (has_secret, method, by)) in kinds.into_iter().enumerate() {
+        let tool = Tool::signed(&stack, &callback, (has_secret, by));
         let method = json!({"method": method, "scope": "openid email profile offline_access"});
         let (url, state) = tool.begin(&method);
         follow(&browser, &callback, &url);
@@ -363,12 +371,56 @@ fn a_tool_signs_somebody_out_when_they_say_so() {
     browser.find("oidc-sign-in").unwrap();
 }
 
+#[test]
+fn people_see_the_tools_that_they_let_in_and_take_that_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let stack = launch(&folder).start().unwrap();
+    with_password(&stack);
+    let (browser, callback) = (Browser::open(1000, 1400, "ko").unwrap(), Callback::open());
+    let account = format!("http://{}/#/account", stack.http_address());
+    let mut held = vec![];
+    for more in [json!({}), json!({"scope": "openid email offline_access"})] {
+        let tool = Tool::new(&stack, &callback, true);
+        let (url, state) = tool.begin(&more);
+        follow(&browser, &callback, &url);
+        if held.is_empty() {
+            sign_in(&browser);
+            browser.find("oidc-allow").unwrap();
+            // Nobody was let in yet.
+            browser.go(&account).unwrap();
+            browser.find("sessions-list").unwrap();
+            assert_eq!(browser.count("[data-test=given-list]").unwrap(), 0);
+            follow(&browser, &callback, &url);
+        }
+        browser.click("oidc-allow").unwrap();
+        let found = tool.finish(&callback.heard(), &state, &json!({}));
+        assert_eq!(userinfo(&stack, &found["token"]), 200, "{found}");
+        held.push(found);
+    }
+    browser.go(&account).unwrap();
+    let list = browser.text("given-list").unwrap();
+    assert!(list.contains("Wiki & <b>") && list.contains("로그아웃한 뒤에도"), "{list}");
+    assert_eq!(browser.count("[data-test=given-leave]").unwrap(), 2);
+    // The newest stands first.
+    browser.click("given-leave").unwrap();
+    let one_left = "return document.querySelectorAll('[data-test=given-leave]').length === 1";
+    browser.until("one tool", one_left).unwrap();
+    assert_eq!(userinfo(&stack, &held[1]["token"]), 401, "taken back");
+    assert_eq!(userinfo(&stack, &held[0]["token"]), 200, "the other one stays");
+    browser.click("given-leave").unwrap();
+    let none_left = "return !document.querySelector('[data-test=given-list]')";
+    browser.until("no tool", none_left).unwrap();
+    assert_eq!(userinfo(&stack, &held[0]["token"]), 401);
+    assert!(browser.complaints().unwrap().is_empty(), "{:?}", browser.complaints());
+}
+
 /// A whole log-in by forms, as it also runs on other databases.
 pub(crate) fn a_whole_log_in(launch: &Launch) {
     const BACK: &str = "https://wiki.example/callback";
     let stack = launch.start().unwrap();
     with_password(&stack);
-    let body = json!({"name": "Wiki", "redirect_uris": [BACK], "has_secret": true});
+    let body = json!({"name": "Wiki", "redirect_uris": [BACK], "has_secret": true,
+        "id_token_signed_response_alg": "RS256"});
     let made = stack.api().post("/v1/oidc/tools", &body).unwrap().ok().unwrap();
     let (id, secret) = (made["tool"]["id"].as_str().unwrap(), made["secret"].as_str().unwrap());
     let own = stack.stranger().header("sec-fetch-site", "same-origin");

@@ -55,7 +55,7 @@ fn what_is_revoked_ends_within_a_second_at_every_door() {
 
 #[test]
 fn what_attackers_try_opens_and_tells_nothing() {
-    holds(identity::attack_alike);
+    holds(identity::attack);
 }
 
 #[test]
@@ -136,6 +136,21 @@ fn a_backlog_of_readings_is_taken_once() {
 #[test]
 fn nobody_is_shown_an_article_that_is_older_than_what_was_acknowledged() {
     holds(people::articles_speed);
+}
+
+#[test]
+fn a_fleet_that_comes_back_at_once_is_let_in_and_heard() {
+    holds(devices::fleet);
+}
+
+#[test]
+fn a_broker_with_too_much_to_do_drops_nothing_silently() {
+    holds(devices::mosquitto_beside);
+}
+
+#[test]
+fn two_consumers_lose_nothing_when_they_are_killed() {
+    holds(devices::two_consumers);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::json;
-use testkit::{Browser, Certificates, Launch, Stack, free_port, within};
+use testkit::{Browser, Certificates, Launch, Pebble, Stack, free_port, within};
 
 use crate::launch;
 
@@ -375,4 +375,77 @@ fn a_bare_door_that_the_network_reaches_sends_people_to_https() {
     let ask = |more: &[&str]| curl(&certificates, "1", &[&what, more].concat()).1;
     assert_eq!(ask(&[&url]), "308 https://madang.example/devices");
     assert_eq!(ask(&["--json", "{}", &url]), "403 ");
+}
+
+/// How it stands with the certificate of an authority, once it is as wanted.
+fn certificate(stack: &Stack, wanted: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+    within(SOON, "the certificate", || {
+        let found = stack.api().get("/v1/certificate")?.ok()?;
+        Ok(wanted(&found).then_some(found))
+    })
+    .unwrap()
+}
+
+/// Asks the HTTPS door for the name in the certificate, trusting one authority only.
+fn asks_as(stack: &Stack, authority: &str) -> bool {
+    let port = stack.port("http_tls");
+    let (resolved, url) =
+        (format!("madang.test:{port}:127.0.0.1"), format!("https://madang.test:{port}/livez"));
+    let mut command = Command::new("curl");
+    command.args(["-sf", "--max-time", "20", "--cacert", authority, "--resolve", &resolved, &url]);
+    command.status().unwrap().success()
+}
+
+/// The authority is not there yet when the server starts, and not any more when it starts again.
+fn comes_from_an_authority(challenge: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let made = Certificates::new(&folder.path().join("authority")).unwrap();
+    let port = free_port().unwrap();
+    let launch = crate::launch(&folder)
+        .environment("MADANG__TLS__ACME__DOMAINS", "[\"madang.test\"]")
+        .environment("MADANG__TLS__ACME__TERMS_AGREED", "true")
+        .environment("MADANG__TLS__ACME__CHALLENGE", challenge)
+        .environment("MADANG__TLS__ACME__DIRECTORY", &format!("https://127.0.0.1:{port}/dir"))
+        .environment("MADANG__TLS__ACME__CERTIFICATE_AUTHORITIES", &made.path("authority.pem"))
+        .environment("MADANG__TLS__ACME__BACK_OFF_MIN", "200ms");
+    let stack = launch.start().unwrap();
+    let found = certificate(&stack, |it| it["failures"].as_u64() >= Some(1));
+    assert_eq!(found["state"], "none", "{found}");
+    assert!(found["fault"].as_str().unwrap().contains("refused"), "{found}");
+    assert!(!asks_as(&stack, &made.path("authority.pem")), "let in without a certificate");
+
+    let bare = stack.http_address().rsplit_once(':').unwrap().1.parse().unwrap();
+    let doors = (bare, stack.port("http_tls").parse().unwrap());
+    let pebble = Pebble::start(port, &made, doors, Duration::from_hours(90 * 24)).unwrap();
+    let found = certificate(&stack, |it| it["state"] == "shown");
+    assert_eq!((&found["failures"], &found["fault"]), (&json!(0), &json!(null)), "{found}");
+    let root = folder.path().join("root.pem");
+    std::fs::write(&root, pebble.root().unwrap()).unwrap();
+    let root = root.display().to_string();
+    assert!(asks_as(&stack, &root), "{found}");
+    assert!(!asks_as(&stack, &made.path("authority.pem")), "of another authority");
+    let ping =
+        redis(&stack, "redis-cli", &root, &["--sni", "madang.test", "PING"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&ping.stdout).trim(), "PONG", "the other doors show it too");
+    let stranger = stack.stranger().get("/.well-known/acme-challenge/abc").unwrap();
+    assert_eq!(
+        stranger.content_type, "text/html; charset=utf-8",
+        "the console's, as of any other path"
+    );
+
+    drop((pebble, stack));
+    let stack = launch.start().unwrap();
+    assert!(asks_as(&stack, &root), "what was issued is shown after a restart");
+    let found = certificate(&stack, |it| it["next_order"].is_string());
+    assert_eq!((&found["state"], &found["failures"]), (&json!("shown"), &json!(0)), "{found}");
+}
+
+#[test]
+fn a_certificate_comes_from_an_authority_that_asks_the_bare_door() {
+    comes_from_an_authority("http-01");
+}
+
+#[test]
+fn a_certificate_comes_from_an_authority_that_asks_the_https_door() {
+    comes_from_an_authority("tls-alpn-01");
 }

@@ -5,13 +5,17 @@ import sys
 
 import requests
 from authlib.integrations.requests_client import OAuth2Session
-from authlib.jose import jwt
+from authlib.jose import JsonWebToken
 from authlib.oidc.core import CodeIDToken
 
 deed, given = sys.argv[1], json.loads(sys.argv[2])
 places = requests.get(given["issuer"] + "/.well-known/openid-configuration", timeout=30).json()
 assert places["issuer"] == given["issuer"], places["issuer"]
 secret = given.get("secret")
+# What the tool was made for, and nothing else.
+algorithm = given["algorithm"]
+assert algorithm in places["id_token_signing_alg_values_supported"], places
+jwt = JsonWebToken([algorithm])
 tool = OAuth2Session(
     given["id"],
     secret,

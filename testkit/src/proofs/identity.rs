@@ -6,7 +6,7 @@ mod revoked;
 mod rights;
 mod speed;
 
-pub use attack::{attack, attack_alike};
+pub use attack::attack;
 pub use providers::providers;
 pub use revoked::revoked;
 pub use rights::{OTHER_ACTIONS, rights};

@@ -1,4 +1,4 @@
-// How one's own account is entered: second factor, passkeys, sessions.
+// How one's own account is entered: second factor, passkeys, sessions; and the tools that were let in with it.
 import { h, html, useState } from 'preact';
 import { account, refreshAccount } from '../account.js';
 import * as api from '../api.js';
@@ -20,6 +20,7 @@ export default function Account() {
     <section class="card"><h2>${t('second.title')}</h2><${Codes} /></section>
     ${api.knowsPasskeys() && html`<section class="card"><h2>${t('passkeys.title')}</h2><${Passkeys} /></section>`}
     <${Links} />
+    <${Given} />
     <section class="card"><h2>${t('sessions.title')}</h2><${Sessions} /></section>
   </div>`;
 }
@@ -98,6 +99,18 @@ function Links() {
     )}</ul>
     ${free.length > 0 && html`<${Again} value=${password} set=${setPassword} />
       <footer>${free.map(({ name }) => html`<button type="button" data-test=${`link-${name}`} onClick=${() => begin(name)}>${t('links.begin', { name: nameOf(name) })}</button>`)}</footer>`}
+  </section>`;
+}
+
+/** The tools that this account let in, and what each may know. */
+function Given() {
+  const { data, again } = useLoad(api.givenTools, []);
+  if (!data || data.items.length === 0) return null;
+  const told = (/** @type {string} */ scope) => Object.entries({ email: t('given.email'), profile: t('given.profile'), offline: t('given.offline') }).map(([word, text]) => scope.includes(word) && `${text} · `);
+  return html`<section class="card"><h2>${t('given.title')}</h2>
+    <ul class="sessions" data-test="given-list">${data.items.map(
+      ({ id, name, scope, since }) => html`<li key=${id}><span>${name}<span class="faint small block">${told(scope)}<${Time} at=${since} /></span></span><button type="button" data-test="given-leave" onClick=${() => api.leaveTool(id).then(again, complain)}>${t('links.end')}</button></li>`,
+    )}</ul>
   </section>`;
 }
 

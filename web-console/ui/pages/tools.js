@@ -27,9 +27,10 @@ function Add({ onDone }) {
   const [back, setBack] = useState('');
   const [after, setAfter] = useState('');
   const [secret, setSecret] = useState(true);
+  const [older, setOlder] = useState(false);
   const [made, setMade] = useState(/** @type {import('../api.js').ToolMade | null} */ (null));
   const send = async () => {
-    setMade(await createTool({ name: name.trim(), redirect_uris: lines(back), logout_uris: lines(after), has_secret: secret }));
+    setMade(await createTool({ name: name.trim(), redirect_uris: lines(back), logout_uris: lines(after), has_secret: secret, id_token_signed_response_alg: older ? 'RS256' : undefined }));
     setName('');
     setBack('');
     setAfter('');
@@ -47,6 +48,7 @@ function Add({ onDone }) {
       area(t('tools.back'), back, setBack, 'tool-back'),
       area(t('tools.after'), after, setAfter, 'tool-after'),
       html`<label class="check"><input type="checkbox" checked=${secret} data-test="tool-secret" onChange=${(/** @type {Event} */ event) => setSecret(checkedOf(event))} /> ${t('tools.secret')}</label>`,
+      html`<label class="check"><input type="checkbox" checked=${older} data-test="tool-rs256" onChange=${(/** @type {Event} */ event) => setOlder(checkedOf(event))} /> ${t('tools.algorithm')}</label>`,
     ],
   })}
   ${made && html`<p>${t('tools.hand-over')}</p>

@@ -17,9 +17,7 @@ use hyper::header::{
     CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT,
 };
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
@@ -82,7 +80,11 @@ impl Client {
     }
 
     pub(crate) async fn with_names(egress: Egress, names: Arc<dyn Names>) -> Result<Self, Error> {
-        let tls = TlsConnector::from(Arc::new(tls(&egress).await?));
+        let more = egress.certificate_authorities.clone();
+        let tls = tokio::task::spawn_blocking(move || base::trusting(more.as_deref())).await;
+        let tls = tls.unwrap_or_else(|error| Err(io::Error::other(error)));
+        let wrong = |error| Error::Config(format!("egress.certificate_authorities: {error}"));
+        let tls = TlsConnector::from(Arc::new(tls.map_err(wrong)?));
         Ok(Self(Arc::new(Inner { egress, names, tls })))
     }
 
@@ -226,32 +228,6 @@ fn head(verb: Verb, request: &Request<'_>) -> Result<hyper::Request<Full<Bytes>>
 
 fn broken(target: &Target, reason: &dyn Display) -> Error {
     Error::Broken { host: target.host().to_owned(), reason: reason.to_string() }
-}
-
-/// The public certificate authorities and those that the configuration names.
-async fn tls(egress: &Egress) -> Result<ClientConfig, Error> {
-    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    if let Some(path) = &egress.certificate_authorities {
-        let wrong = |error: &dyn Display| {
-            let path = path.display();
-            Error::Config(format!("egress.certificate_authorities: {path}: {error}"))
-        };
-        let pem = tokio::fs::read(path).await.map_err(|error| wrong(&error))?;
-        let mut count = 0;
-        for certificate in CertificateDer::pem_slice_iter(&pem) {
-            let certificate = certificate.map_err(|error| wrong(&error))?;
-            roots.add(certificate).map_err(|error| wrong(&error))?;
-            count += 1;
-        }
-        if count == 0 {
-            return Err(wrong(&"there is no certificate in it"));
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Error::Config(format!("egress: {error}")))?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::{ACCESS, GRANT, Grant, REFRESH, Shown, ToolId, delete, seconds};
+use super::{ACCESS, Algorithm, GRANT, Grant, REFRESH, Shown, Tool, ToolId, delete, seconds};
 use crate::audit::{Change, note};
 use crate::{Error, Identity, token};
 
@@ -48,7 +48,7 @@ const VERIFIER_BYTES: std::ops::RangeInclusive<usize> = 43..=128;
 impl Identity {
     /// Exchanges a code. One that comes twice was stolen, or the first was: what was given for it ends.
     pub async fn exchange_code(&self, given: Exchange) -> Result<Issued, Error> {
-        let tool = self.shown_tool(&given.tool).await?.id;
+        let Tool { id: tool, algorithm, .. } = self.shown_tool(&given.tool).await?;
         let hash = token::stored(&given.code).ok_or(NOT_VALID)?;
         let next = self.next();
         let (base, wanted) = (self.0.base.clone(), next.clone());
@@ -72,12 +72,12 @@ impl Identity {
             Ok::<_, Error>(Some(grant))
         });
         let grant = used.await?.ok_or(NOT_VALID)?;
-        self.issued(&grant, next, grant.nonce.as_deref()).await
+        self.issued(&grant, next, (grant.nonce.as_deref(), algorithm)).await
     }
 
     /// Exchanges a refresh token for the next two texts (RFC 9700, section 4.14). One that comes twice ends what it was of.
     pub async fn refresh_tool(&self, shown: &Shown, refresh: &str) -> Result<Issued, Error> {
-        let tool = self.shown_tool(shown).await?.id;
+        let Tool { id: tool, algorithm, .. } = self.shown_tool(shown).await?;
         let hash = refresh.strip_prefix(REFRESH).and_then(token::stored).ok_or(NOT_VALID)?;
         let next = self.next();
         let (base, wanted) = (self.0.base.clone(), next.clone());
@@ -99,7 +99,7 @@ impl Identity {
             Ok::<_, Error>(Some(grant))
         });
         let grant = used.await?.ok_or(NOT_VALID)?;
-        self.issued(&grant, next, None).await
+        self.issued(&grant, next, (None, algorithm)).await
     }
 
     /// Who somebody is, for a tool that shows what it got. Asked of rows each time.
@@ -202,7 +202,7 @@ impl Identity {
         &self,
         grant: &Grant,
         next: Next,
-        nonce: Option<&str>,
+        (nonce, algorithm): (Option<&str>, Algorithm),
     ) -> Result<Issued, Error> {
         let lifetime = self.0.config.access_time_max;
         let access_token = format!("{ACCESS}{}", next.access);
@@ -221,7 +221,7 @@ impl Identity {
         if let Some(nonce) = nonce {
             claims["nonce"] = nonce.into();
         }
-        let id_token = self.sign(&claims).await?;
+        let id_token = self.sign(&claims, algorithm).await?;
         let refresh_token = grant.is_offline.then(|| format!("{REFRESH}{}", next.refresh));
         let scope = grant.scope.clone();
         Ok(Issued { access_token, lifetime, refresh_token, id_token, scope })

@@ -4,7 +4,7 @@ use relational::{Row, params};
 use subtle::ConstantTimeEq;
 use url::{Host, Url};
 
-use super::Given;
+use super::{Algorithm, Given};
 use crate::accounts::normal_name;
 use crate::audit::{By, Change, note, subject_text};
 use crate::sessions::account_of;
@@ -27,6 +27,8 @@ pub struct NewTool {
     pub logout_uris: Vec<String>,
     /// Whether it can keep a secret: a page or an app on somebody's machine cannot.
     pub has_secret: bool,
+    /// How its ID tokens are signed.
+    pub algorithm: Algorithm,
 }
 
 /// A tool that is known.
@@ -38,6 +40,7 @@ pub struct Tool {
     pub redirect_uris: Vec<String>,
     pub logout_uris: Vec<String>,
     pub has_secret: bool,
+    pub algorithm: Algorithm,
     pub created_by: String,
     pub created: Timestamp,
     secret_hash: Option<String>,
@@ -60,8 +63,8 @@ const URI_BYTES_MAX: usize = 1_000;
 const URIS_MAX: usize = 10;
 const SECRET: &str = "madang_toolsecret_";
 const COLUMNS: &str =
-    "SELECT id, organisation, name, redirect_uris, logout_uris, secret_hash, created_by, created
-    FROM tool";
+    "SELECT id, organisation, name, redirect_uris, logout_uris, secret_hash, algorithm,
+    created_by, created FROM tool";
 
 impl Tool {
     fn of(row: &Row) -> Result<Self, Error> {
@@ -70,6 +73,9 @@ impl Tool {
             Ok::<Vec<String>, Error>(text.lines().map(str::to_owned).collect())
         };
         let secret_hash: Option<String> = row.get("secret_hash")?;
+        // Those of before had no word for it.
+        let algorithm: Option<String> = row.get("algorithm")?;
+        let algorithm = algorithm.map(|text| text.parse()).transpose();
         Ok(Self {
             id: row.get("id")?,
             organisation: row.get("organisation")?,
@@ -77,6 +83,7 @@ impl Tool {
             redirect_uris: lines("redirect_uris")?,
             logout_uris: lines("logout_uris")?,
             has_secret: secret_hash.is_some(),
+            algorithm: algorithm.map_err(|_| Error::Stored("tool"))?.unwrap_or_default(),
             created_by: row.get("created_by")?,
             created: row.get("created")?,
             secret_hash,
@@ -103,7 +110,7 @@ impl Identity {
     /// Makes a tool known to the principal's organisation: its accounts may enter it.
     pub async fn create_tool(&self, by: By<'_>, new: NewTool) -> Result<ToolCredentials, Error> {
         let inner = &self.0;
-        let NewTool { name, redirect_uris, logout_uris, has_secret } = new;
+        let NewTool { name, redirect_uris, logout_uris, has_secret, algorithm } = new;
         let name = normal_name(&name)?;
         let are_few = redirect_uris.len() <= URIS_MAX && logout_uris.len() <= URIS_MAX;
         let are_places = redirect_uris.iter().chain(&logout_uris).all(|uri| is_place(uri));
@@ -119,6 +126,7 @@ impl Identity {
             redirect_uris,
             logout_uris,
             has_secret,
+            algorithm,
             created_by: subject_text(by.0.subject),
             created: now,
             secret_hash: secret.as_deref().and_then(token::stored),
@@ -136,15 +144,18 @@ impl Identity {
             }
             let sql =
                 "INSERT INTO tool (id, organisation, name, redirect_uris, logout_uris, secret_hash,
-                created_by, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
+                algorithm, created_by, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
             let Tool { id, organisation, name, created_by, created, secret_hash, .. } = &row;
             let (back, after) = (row.redirect_uris.join("\n"), row.logout_uris.join("\n"));
+            let how = row.algorithm.as_str();
             let values =
-                params![id, organisation, name, back, after, secret_hash, created_by, created];
+                params![id, organisation, name, back, after, secret_hash, how, created_by, created];
             tx.execute(sql, values).await?;
             note(tx, &base, &change).await
         });
         stored.await?;
+        // It may be the first that wants keys of its kind.
+        self.forget_signing_keys();
         Ok(ToolCredentials { tool, secret })
     }
 

@@ -216,6 +216,39 @@ async fn nothing_tells_whether_an_address_has_an_account() {
     }
 }
 
+#[tokio::test]
+async fn a_mail_is_written_some_time_after_it_was_asked_for_and_costs_as_much_for_nobody() {
+    let pause = Duration::from_millis(600);
+    let (house, mails) = with_mail(Config { mails_pause: pause, ..quick() }).await;
+    house.administrator().await;
+    // Of the password.
+    mails.next().await;
+    let clock = house.base.clock.clone();
+    let written = || {
+        let text = house.base.metrics.text();
+        let line =
+            text.lines().find(|line| line.starts_with("madang_relational_transactions_total"));
+        line.unwrap().rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    let (before, began) = (written(), clock.instant());
+    house.identity.mail_reset(HERE, "admin@localhost").unwrap();
+    mails.next().await;
+    let took = clock.instant().duration_since(began);
+    assert!(took >= pause / 2, "{took:?}");
+    let for_somebody = written() - before;
+    assert_eq!(house.rows("SELECT 1 AS one FROM ticket WHERE kind = 'reset'").await, 1);
+    for email in ["nobody@localhost", "admin@localhost"] {
+        house.identity.mail_reset(HERE, email).unwrap();
+    }
+    mails.next().await;
+    assert_eq!(written() - before, 3 * for_somebody, "nobody's costs a commit too");
+    assert_eq!(
+        house.rows("SELECT 1 AS one FROM ticket WHERE kind = 'reset'").await,
+        2,
+        "and leaves none"
+    );
+}
+
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn texts(error: Error) -> String {
     error.to_string()

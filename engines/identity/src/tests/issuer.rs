@@ -11,8 +11,8 @@ use sha2::{Digest, Sha256};
 
 use super::{DAY, House, PASSWORD, house, http, quick};
 use crate::{
-    Asked, Asking, Error, Exchange, Holds, Issued, Leaving, NewSession, NewTool, Shown, Step,
-    ToolCredentials,
+    Algorithm, Asked, Asking, Error, Exchange, Holds, Issued, Leaving, NewSession, NewTool, Shown,
+    Step, ToolCredentials,
 };
 
 const BACK: &str = "https://wiki.example/callback";
@@ -21,8 +21,17 @@ const VERIFIER: &str = "a-verifier-of-at-least-forty-three-characters-long";
 const MINUTE: Duration = Duration::from_mins(1);
 
 async fn made(house: &House, by: &Principal, has_secret: bool) -> ToolCredentials {
+    made_with(house, by, has_secret, Algorithm::default()).await
+}
+
+async fn made_with(
+    house: &House,
+    by: &Principal,
+    has_secret: bool,
+    algorithm: Algorithm,
+) -> ToolCredentials {
     let (redirect_uris, logout_uris) = (vec![BACK.into()], vec![AFTER.into()]);
-    let new = NewTool { name: "Wiki".into(), redirect_uris, logout_uris, has_secret };
+    let new = NewTool { name: "Wiki".into(), redirect_uris, logout_uris, has_secret, algorithm };
     house.identity.create_tool(http(by), new).await.unwrap()
 }
 
@@ -264,7 +273,8 @@ async fn a_request_that_is_not_right_goes_back_in_the_protocols_words_or_nowhere
     ] {
         let redirect_uris = vec![uri.to_owned()];
         let (name, logout_uris) = ("Evil".to_owned(), vec![]);
-        let new = NewTool { name, redirect_uris, logout_uris, has_secret: true };
+        let algorithm = Algorithm::default();
+        let new = NewTool { name, redirect_uris, logout_uris, has_secret: true, algorithm };
         let made = house.identity.create_tool(http(&admin), new).await;
         assert!(matches!(made, Err(Error::Redirect)), "{uri}");
     }
@@ -425,16 +435,93 @@ async fn a_tool_gives_back_and_asks_after_its_own_texts_only() {
     house.identity.revoke_text(&shown(&wiki), &refresh).await.unwrap();
 }
 
+/// What stands before the claims.
+fn head(issued: &Issued) -> Value {
+    let head = URL_SAFE_NO_PAD.decode(issued.id_token.split('.').next().unwrap()).unwrap();
+    serde_json::from_slice(&head).unwrap()
+}
+
+async fn keys_of(house: &House, algorithm: &str) -> Vec<Value> {
+    let (keys, _) = house.identity.public_keys().await.unwrap();
+    let keys = keys["keys"].as_array().unwrap().clone();
+    keys.into_iter().filter(|key| key["alg"] == algorithm).collect()
+}
+
 #[tokio::test]
-async fn a_signing_key_is_shown_before_it_signs_and_after() {
+async fn a_tool_that_knows_only_rs256_gets_it_and_others_stay_as_they_were() {
     let house = house(quick()).await;
     let admin = house.administrator().await;
     let wiki = made(&house, &admin, true).await;
-    let kid = |issued: &Issued| {
-        let head = URL_SAFE_NO_PAD.decode(issued.id_token.split('.').next().unwrap()).unwrap();
-        let head: Value = serde_json::from_slice(&head).unwrap();
-        head["kid"].as_str().unwrap().to_owned()
+    assert_eq!(
+        (keys_of(&house, "ES256").await.len(), keys_of(&house, "RS256").await.len()),
+        (1, 0)
+    );
+    let old = made_with(&house, &admin, true, Algorithm::Rs256).await;
+    let tools = house.identity.tools(admin.organisation, &base::PageRequest::default()).await;
+    let kinds: Vec<_> = tools.unwrap().items.iter().map(|tool| tool.algorithm).collect();
+    assert_eq!(kinds, [Algorithm::Es256, Algorithm::Rs256]);
+    let keys = keys_of(&house, "RS256").await;
+    assert_eq!((keys.len(), &keys[0]["kty"], &keys[0]["e"]), (1, &"RSA".into(), &"AQAB".into()));
+    assert_eq!(keys[0]["n"].as_str().unwrap().len(), 342, "2048 bits");
+    let private = ["d", "p", "q", "dp", "dq", "qi"];
+    assert!(private.iter().all(|part| keys[0].get(*part).is_none()));
+
+    let session = house.sign_in("admin@localhost", PASSWORD).await.unwrap();
+    let (public, _) = house.identity.public_keys().await.unwrap();
+    for (tool, algorithm) in [(&old, "RS256"), (&wiki, "ES256")] {
+        let issued = house.issued(&session, tool, offline(tool)).await;
+        assert_eq!(head(&issued)["alg"], algorithm);
+        assert_eq!(crate::jwt::signed(&issued.id_token, &public), Some(claims(&issued)));
+        let refreshed = house.refreshed(tool, &issued).await.unwrap();
+        assert_eq!(head(&refreshed)["alg"], algorithm, "after a refresh");
+        // A head that names the other algorithm is none of ours.
+        let other = if algorithm == "RS256" { "ES256" } else { "RS256" };
+        let mut forged = head(&issued);
+        forged["alg"] = other.into();
+        let (_, rest) = issued.id_token.split_once('.').unwrap();
+        let forged = format!("{}.{rest}", URL_SAFE_NO_PAD.encode(forged.to_string()));
+        assert_eq!(crate::jwt::signed(&forged, &public), None);
+    }
+    let said = house.identity.openid_configuration();
+    let offered = &said["id_token_signing_alg_values_supported"];
+    assert_eq!(*offered, serde_json::json!(["ES256", "RS256"]));
+}
+
+#[tokio::test]
+async fn another_node_has_the_first_key_for_rsa_once_a_tool_wants_it() {
+    let house = house(quick()).await;
+    let admin = house.administrator().await;
+    let wiki = made(&house, &admin, true).await;
+    let session = house.sign_in("admin@localhost", PASSWORD).await.unwrap();
+    house.issued(&session, &wiki, asked(&wiki)).await;
+    let node = house.again(quick()).await;
+    assert_eq!(node.public_keys().await.unwrap(), house.identity.public_keys().await.unwrap());
+    let new = NewTool {
+        name: "Old".into(),
+        redirect_uris: vec![BACK.into()],
+        logout_uris: vec![],
+        has_secret: true,
+        algorithm: Algorithm::Rs256,
     };
+    let old = node.create_tool(http(&admin), new).await.unwrap();
+    // This node read its keys just now, and has none for it.
+    let issued = house.issued(&session, &old, asked(&old)).await;
+    assert_eq!(head(&issued)["alg"], "RS256");
+    assert_eq!(node.public_keys().await.unwrap(), house.identity.public_keys().await.unwrap());
+}
+
+#[tokio::test]
+async fn a_signing_key_is_shown_before_it_signs_and_after() {
+    for algorithm in Algorithm::ALL {
+        signs_for_months(algorithm).await;
+    }
+}
+
+async fn signs_for_months(algorithm: Algorithm) {
+    let house = house(quick()).await;
+    let admin = house.administrator().await;
+    let wiki = made_with(&house, &admin, true, algorithm).await;
+    let kid = |issued: &Issued| head(issued)["kid"].as_str().unwrap().to_owned();
     let mut tokens: Vec<Issued> = vec![];
     let mut shown_before: HashSet<String> = HashSet::new();
     for day in 0..65 {
@@ -448,12 +535,8 @@ async fn a_signing_key_is_shown_before_it_signs_and_after() {
         if let Some(yesterdays) = tokens.last() {
             assert!(crate::jwt::signed(&yesterdays.id_token, &keys).is_some(), "day {day}");
         }
-        shown_before = keys["keys"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|key| key["kid"].as_str().unwrap().to_owned())
-            .collect();
+        let fitting = keys_of(&house, algorithm.as_str()).await;
+        shown_before = fitting.iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect();
         assert!((1..=3).contains(&shown_before.len()), "day {day}: {shown_before:?}");
         tokens.push(issued);
         house.base.clock.advance(DAY);

@@ -25,19 +25,16 @@ type Section = fn(&Ground, &mut Report) -> Result<()>;
 /// twice, connections by the thousand, headers that are made up, requests within requests, sockets without anybody, and tokens
 /// that end while something is open. Each part says what it tried and how often the answer was wrong.
 pub fn attack(ground: &Ground) -> Result<Report> {
-    let mut report = attack_alike(ground)?;
-    run(&APART, ground, &mut report);
-    Ok(report)
-}
-
-/// The parts whose answers are the same on every machine and that hold today, for every change.
-pub fn attack_alike(ground: &Ground) -> Result<Report> {
     let mut report = Report::default();
-    run(&ALIKE, ground, &mut report);
+    for (name, section) in PARTS {
+        if let Err(error) = section(ground, &mut report) {
+            report.bound(false, format!("{name} broke off: {error:#}"));
+        }
+    }
     Ok(report)
 }
 
-const ALIKE: [(&str, Section); 10] = [
+const PARTS: [(&str, Section); 12] = [
     ("stuffing", entries::stuffing),
     ("telling by text", telling::by_text),
     ("fixation", pages::fixation),
@@ -45,20 +42,12 @@ const ALIKE: [(&str, Section); 10] = [
     ("reuse", entries::reuse),
     ("reconnects", entries::reconnects),
     ("spoofing", origins::spoofing),
+    ("origins", origins::origins),
     ("smuggling", smuggling::smuggling),
     ("sockets", pages::sockets),
     ("ends", entries::ends),
+    ("telling by time", telling::by_time),
 ];
-const APART: [(&str, Section); 2] =
-    [("telling by time", telling::by_time), ("origins", origins::origins)];
-
-fn run(sections: &[(&str, Section)], ground: &Ground, report: &mut Report) {
-    for (name, section) in sections {
-        if let Err(error) = section(ground, report) {
-            report.bound(false, format!("{name} broke off: {error:#}"));
-        }
-    }
-}
 
 /// A stack whose visitors may sign up often.
 fn launch(ground: &Ground, folder: &std::path::Path) -> Launch {

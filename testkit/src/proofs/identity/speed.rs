@@ -2,7 +2,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -17,9 +17,11 @@ const ROUNDS: usize = 9;
 const PIPELINE: usize = 50;
 const LOG_INS: usize = 50;
 const BEARER_MAX: f64 = 2.0;
+/// Of a log-in while there is no core to spare.
+const STARVED_MAX: Duration = Duration::from_secs(10);
 
 /// A check of a bearer key costs at most 2 µs of processor; 50 log-ins by password at once leave the p99 of HTTP within
-/// 20 %.
+/// 20 %; and they come in also where others take every core.
 pub fn speed(ground: &Ground) -> Result<Report> {
     let mut report = Report::default();
     let folder = tempfile::tempdir()?;
@@ -32,6 +34,7 @@ pub fn speed(ground: &Ground) -> Result<Report> {
     let stack = launch.start()?;
     bearer(ground, &stack, &mut report)?;
     log_ins(ground, &stack, &mut report)?;
+    starved(ground, &stack, &mut report)?;
     Ok(report)
 }
 
@@ -87,8 +90,12 @@ fn cost(stack: &Stack, header: &str, requests: usize) -> Result<f64> {
     Ok(spent.as_secs_f64() * 1e6 / (requests / PIPELINE * PIPELINE) as f64)
 }
 
+fn person() -> Value {
+    json!({"email": "mina@example.org", "password": "correct horse"})
+}
+
 fn log_ins(ground: &Ground, stack: &Stack, report: &mut Report) -> Result<()> {
-    let person = json!({"email": "mina@example.org", "password": "correct horse"});
+    let person = person();
     stack.stranger().post("/v1/accounts", &person)?.ok()?;
     let requests = ground.count(100, 2_000);
     read_p99(stack, requests)?;
@@ -138,6 +145,40 @@ fn log_in(stack: &Stack, person: &Value, is_over: &AtomicBool) -> Result<usize> 
         }
     }
     Ok(count)
+}
+
+/// Log-ins while others that never wait take every core twice: what gives way to all must end all the same.
+#[allow(clippy::disallowed_methods, reason = "a development tool measures real time")]
+fn starved(ground: &Ground, stack: &Stack, report: &mut Report) -> Result<()> {
+    let is_over = AtomicBool::new(false);
+    let cores = thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let mut times = thread::scope(|scope| {
+        for _ in 0..2 * cores {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        let times: Result<Vec<Duration>> = (0..ground.count(1, 10))
+            .map(|_| {
+                let began = Instant::now();
+                stack.stranger().post("/v1/session", &person())?.ok()?;
+                Ok(began.elapsed())
+            })
+            .collect();
+        is_over.store(true, Ordering::Relaxed);
+        times
+    })?;
+    times.sort_unstable();
+    let (middle, longest) = (times[times.len() / 2], times[times.len() - 1]);
+    let count = times.len();
+    let line = format!(
+        "beside {} threads that never wait: a log-in takes {middle:?}, {longest:?} at most ({count} times)",
+        2 * cores
+    );
+    report.bound(longest <= STARVED_MAX, line);
+    Ok(())
 }
 
 fn median(values: &mut [f64]) -> f64 {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use super::{
     ELSEWHERE, PASSWORD, Tried, WRONG, browser, cookie, header, launch, person, sign_in, sign_up,
@@ -189,50 +189,74 @@ const OPEN: [&str; 7] = [
     "/v1/oidc/revoke",
     "/v1/oidc/userinfo",
 ];
+/// What begins so and is for pages of this origin alone: somebody's session makes the token, and the others are pages and what they load.
+const OWN: [(&str, &str); 5] = [
+    ("POST", "/comments/{site}/tokens"),
+    ("GET", "/comments/sign-in"),
+    ("GET", "/comments/sign-in.js"),
+    ("GET", "/comments/pages.css"),
+    ("GET", "/comments/demo"),
+];
 /// What those pages send.
 const SENT: &str = "authorization,content-type";
 
-/// Each path of the document, with each of its methods: what may be asked of elsewhere is allowed before and readable after, errors
-/// too; nothing else is, and never with cookies.
+/// Each operation of the document: what may be asked of elsewhere is allowed before and readable after, errors too; nothing else is, and
+/// never with cookies. Which may be is said here, and the document says the same.
 pub(super) fn origins(ground: &Ground, report: &mut Report) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let stack = launch(ground, folder.path()).start()?;
     sign_up(&stack, "mina@example.org")?;
     let cookie = sign_in(&stack, "mina@example.org")?;
     let document = stack.stranger().get("/openapi.json")?.ok()?;
-    let mut tried = Tried::default();
+    let (mut tried, mut own) = (Tried::default(), 0);
     for (path, operations) in document["paths"].as_object().context("paths")? {
-        let filled: Vec<_> =
-            path.split('/').map(|part| if part.starts_with('{') { "x" } else { part }).collect();
-        let filled = filled.join("/");
-        let is_open = OPEN.iter().any(|open| path.starts_with(open));
         for (method, operation) in operations.as_object().context("operations")? {
             let method = method.to_uppercase();
-            for origin in [ELSEWHERE, "null"] {
-                preflight(&stack, (&method, &filled, origin), is_open, &mut tried)?;
-                let is_stream = operation["responses"]["200"]["content"].get("text/event-stream");
-                let security = operation["security"].as_array();
-                // Whoever asks needs to be nobody.
-                let is_public = security.is_some_and(|all| {
-                    all.is_empty()
-                        || all.iter().any(|one| one.as_object().is_some_and(Map::is_empty))
-                });
-                let whose = if is_public { Whose::Everybodys } else { Whose::Somebodys };
-                if is_stream.is_none() {
-                    let asked_for = (&*method, &*filled, origin);
-                    asked(&stack, asked_for, (is_open, whose, &cookie), &mut tried)?;
-                }
-            }
+            let is_own = OWN.contains(&(&*method, &**path));
+            own += usize::from(is_own);
+            let is_open = begins_open(path) && !is_own;
+            let said = operation["x-cross-origin"].as_bool().unwrap_or(false);
+            tried.check(said == is_open, || format!("the document says {said} of {method} {path}"));
+            of_operation(&stack, (&method, path, operation), (is_open, &cookie), &mut tried)?;
         }
     }
+    ensure!(own == OWN.len(), "{own} of {} operations are there", OWN.len());
     for path in ["/conduit/api/nowhere", "/comments/x/nowhere", "/v1/nowhere", "/"] {
-        let is_open = OPEN.iter().any(|open| path.starts_with(open));
         for method in ["GET", "PATCH"] {
-            let about = (is_open, Whose::Somebodys, &*cookie);
+            let about = (begins_open(path), Whose::Somebodys, &*cookie);
             asked(&stack, (method, path, ELSEWHERE), about, &mut tried)?;
         }
     }
     tried.tell(report, "what other origins may ask and read");
+    Ok(())
+}
+
+fn begins_open(path: &str) -> bool {
+    OPEN.iter().any(|open| path.starts_with(open))
+}
+
+fn of_operation(
+    stack: &Stack,
+    (method, path, operation): (&str, &str, &Value),
+    (is_open, cookie): (bool, &str),
+    tried: &mut Tried,
+) -> Result<()> {
+    let filled: Vec<_> =
+        path.split('/').map(|part| if part.starts_with('{') { "x" } else { part }).collect();
+    let filled = filled.join("/");
+    let is_stream = operation["responses"]["200"]["content"].get("text/event-stream").is_some();
+    let security = operation["security"].as_array();
+    // Whoever asks needs to be nobody.
+    let is_public = security.is_some_and(|all| {
+        all.is_empty() || all.iter().any(|one| one.as_object().is_some_and(Map::is_empty))
+    });
+    let whose = if is_public { Whose::Everybodys } else { Whose::Somebodys };
+    for origin in [ELSEWHERE, "null"] {
+        preflight(stack, (method, &filled, origin), is_open, tried)?;
+        if !is_stream {
+            asked(stack, (method, &filled, origin), (is_open, whose, cookie), tried)?;
+        }
+    }
     Ok(())
 }
 

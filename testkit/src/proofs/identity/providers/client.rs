@@ -22,8 +22,10 @@ pub(super) fn client(ground: &Ground, report: &mut Report) -> Result<()> {
     let mut tried = Tried::default();
     for round in 0..ground.count(1, 10) {
         for method in ["client_secret_basic", "client_secret_post", "none"] {
-            let tool = Tool::new(&stack, &browser, method)?;
-            lets_in(&stack, &tool, round, &mut tried)?;
+            for algorithm in ["ES256", "RS256"] {
+                let tool = Tool::new(&stack, &browser, (method, algorithm))?;
+                lets_in(&stack, &tool, round, &mut tried)?;
+            }
         }
     }
     tried.tell(report, "log-ins by us into a tool that uses Authlib");
@@ -33,13 +35,14 @@ pub(super) fn client(ground: &Ground, report: &mut Report) -> Result<()> {
 struct Tool(Value);
 
 impl Tool {
-    fn new(stack: &Stack, maker: &Http, method: &str) -> Result<Self> {
-        let body = json!({"name": "Wiki", "redirect_uris": [BACK], "has_secret": method != "none"});
+    fn new(stack: &Stack, maker: &Http, (method, algorithm): (&str, &str)) -> Result<Self> {
+        let body = json!({"name": "Wiki", "redirect_uris": [BACK], "has_secret": method != "none",
+            "id_token_signed_response_alg": algorithm});
         let made = maker.post("/v1/oidc/tools", &body)?.ok()?;
         Ok(Self(json!({
             "issuer": stack.stranger().origin(), "id": made["tool"]["id"], "secret": made["secret"],
             "back": BACK, "verifier": VERIFIER, "nonce": "n-1", "method": method,
-            "scope": "openid email profile offline_access",
+            "scope": "openid email profile offline_access", "algorithm": algorithm,
         })))
     }
 
