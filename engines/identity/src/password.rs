@@ -1,11 +1,13 @@
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread::ThreadId;
 use std::time::Duration;
 
-use argon2::password_hash::PasswordHasher;
-use argon2::{Algorithm, Argon2, Params, PasswordHash, PasswordVerifier, Version};
+use argon2::password_hash::phc::{Output, Salt};
+use argon2::{Algorithm, Argon2, Block, Params, PasswordHash, Version};
 use base::watch::Thread;
 use base::{Base, Entropy};
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -14,6 +16,8 @@ use crate::{Config, Error, Identity};
 const CHARACTERS_MIN: usize = 10;
 const USER_CHARACTERS_MIN: usize = 8;
 const BYTES_MAX: usize = 1_024;
+/// How long a thread waits with its memory for the next password.
+const IDLE_MAX: Duration = Duration::from_secs(1);
 
 /// Hashes passwords with Argon2id, a few at once, on threads that run last of all: a hash takes tens of milliseconds, and whoever wakes up
 /// meanwhile, a door, a handler, a database beside, would wait for a core. A hash that gets too little time so is made once more
@@ -27,6 +31,7 @@ pub(crate) struct Hasher {
     running: Arc<Semaphore>,
     /// Of threads that run last, also of those for whose result nobody waits any more.
     aside: Arc<Semaphore>,
+    lasts: Lasts,
     patience: Duration,
     checks: Counter,
     hashes: Counter,
@@ -73,6 +78,7 @@ impl Hasher {
             places: Arc::new(Semaphore::new(config.hash_at_once + config.hash_waiting_max)),
             running: Arc::new(Semaphore::new(config.hash_at_once)),
             aside: Arc::new(Semaphore::new(config.hash_at_once)),
+            lasts: Lasts::default(),
             patience: config.hash_patience,
             checks: base.metrics.register(
                 "identity_password_checks",
@@ -96,11 +102,15 @@ impl Hasher {
     pub(crate) async fn hash(&self, password: &str) -> Result<String, Error> {
         let (argon2, password) = (self.argon2.clone(), password.to_owned());
         let salt = self.entropy.bytes::<16>();
-        self.run(&self.hashes, move || {
-            let hash: PasswordHash = argon2
-                .hash_password_with_salt(password.as_bytes(), &salt)
-                .map_err(|error| Error::Hash(error.to_string()))?;
-            Ok(hash.to_string())
+        self.run(&self.hashes, move |memory| {
+            let made = PasswordHash {
+                algorithm: Algorithm::Argon2id.ident(),
+                version: Some(Version::V0x13.into()),
+                params: argon2.params().try_into().map_err(not_hashed)?,
+                salt: Some(Salt::new(&salt).map_err(not_hashed)?),
+                hash: Some(output(&argon2, password.as_bytes(), &salt, memory)?),
+            };
+            Ok(made.to_string())
         })
         .await
     }
@@ -112,11 +122,14 @@ impl Hasher {
         }
         let exists = hash.is_some();
         let hash = hash.unwrap_or(&self.nobody).to_owned();
-        let (argon2, password) = (self.argon2.clone(), password.to_owned());
-        self.run(&self.checks, move || {
-            let hash = PasswordHash::new(&hash).map_err(|_| Error::Stored("hash of a password"))?;
-            let is_right = argon2.verify_password(password.as_bytes(), &hash).is_ok();
-            Ok(is_right && exists)
+        let password = password.to_owned();
+        self.run(&self.checks, move |memory| {
+            let stored = || Error::Stored("hash of a password");
+            let hash = PasswordHash::new(&hash).map_err(|_| stored())?;
+            let argon2 = argon2_of(&hash).ok_or_else(stored)?;
+            let (salt, wanted) = hash.salt.zip(hash.hash).ok_or_else(stored)?;
+            // Compared in the same time whatever differs.
+            Ok(output(&argon2, password.as_bytes(), &salt, memory)? == wanted && exists)
         })
         .await
     }
@@ -124,22 +137,22 @@ impl Hasher {
     async fn run<T: Send + 'static>(
         &self,
         counter: &Counter,
-        work: impl Fn() -> Result<T, Error> + Send + Sync + 'static,
+        work: impl Fn(&mut Memory) -> Result<T, Error> + Send + Sync + 'static,
     ) -> Result<T, Error> {
         let place = self.places.clone().try_acquire_owned().map_err(|_| Error::Busy)?;
         let turn = self.running.clone().acquire_owned().await;
         let turn = turn.expect("the semaphore is never closed");
         counter.inc();
         // The place is held until the work is over, also when nobody waits for it any more.
-        let work = Arc::new(move || {
+        let work = Arc::new(move |memory: &mut Memory| {
             let _place = &place;
-            work()
+            work(memory)
         });
         let Ok(aside) = self.aside.clone().try_acquire_owned() else {
             self.hurried.inc();
             return hurry(turn, work).await;
         };
-        let mut last = pin!(run_last(aside, work.clone()));
+        let mut last = pin!(self.run_last(aside, work.clone()));
         if let Ok(result) = tokio::time::timeout(self.patience, &mut last).await {
             return result;
         }
@@ -149,35 +162,119 @@ impl Hasher {
             result = hurry(turn, work) => result,
         }
     }
-}
 
-/// On a thread of its own, since one that runs last stays so.
-async fn run_last<T: Send + 'static>(
-    aside: OwnedSemaphorePermit,
-    work: Arc<impl Fn() -> Result<T, Error> + Send + Sync + 'static>,
-) -> Result<T, Error> {
-    let (done, result) = oneshot::channel();
-    let thread = std::thread::Builder::new().name("password".into()).spawn(move || {
-        Thread::current().slow();
-        let result = work();
-        drop((work, aside));
-        // Nobody waits where it was made once more and that was quicker.
-        done.send(result).ok();
-    });
-    thread.map_err(|error| Error::Hash(error.to_string()))?;
-    result.await.map_err(|_| Error::Hash("it panicked".into()))?
+    async fn run_last<T: Send + 'static>(
+        &self,
+        aside: OwnedSemaphorePermit,
+        work: Arc<impl Fn(&mut Memory) -> Result<T, Error> + Send + Sync + 'static>,
+    ) -> Result<T, Error> {
+        let (done, result) = oneshot::channel();
+        self.lasts.run(Box::new(move |memory| {
+            let result = work(memory);
+            Box::new(move || {
+                drop((work, aside));
+                // Nobody waits where it was made once more and that was quicker.
+                done.send(result).ok();
+            })
+        }))?;
+        result.await.map_err(|_| Error::Hash("it panicked".into()))?
+    }
 }
 
 async fn hurry<T: Send + 'static>(
     turn: OwnedSemaphorePermit,
-    work: Arc<impl Fn() -> Result<T, Error> + Send + Sync + 'static>,
+    work: Arc<impl Fn(&mut Memory) -> Result<T, Error> + Send + Sync + 'static>,
 ) -> Result<T, Error> {
     let result = tokio::task::spawn_blocking(move || {
-        let result = work();
+        let result = work(&mut Memory::new());
         drop((work, turn));
         result
     });
     result.await.map_err(|error| Error::Hash(error.to_string()))?
+}
+
+/// What Argon2 fills.
+type Memory = Vec<Block>;
+/// Gives what says that it is over, once its thread can take another.
+type Job = Box<dyn FnOnce(&mut Memory) -> Box<dyn FnOnce()> + Send>;
+
+/// Threads that run last of all, as many as there are jobs at once. Each keeps its memory while there is work: to give it back and
+/// to take it anew for each job would hold up whoever in this process maps memory at the same time.
+#[derive(Clone, Default)]
+struct Lasts(Arc<Mutex<Vec<Idle>>>);
+
+/// One that waits for its next job.
+struct Idle {
+    thread: ThreadId,
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Lasts {
+    fn run(&self, mut job: Job) -> Result<(), Error> {
+        // One that ended by a panic takes nothing any more.
+        while let Some(idle) = { self.0.lock().pop() } {
+            match idle.jobs.send(job) {
+                Ok(()) => return Ok(()),
+                Err(mpsc::SendError(back)) => job = back,
+            }
+        }
+        let all = self.clone();
+        std::thread::Builder::new()
+            .name("password".into())
+            .spawn(move || all.work(job))
+            .map(drop)
+            .map_err(not_hashed)
+    }
+
+    fn work(&self, first: Job) {
+        Thread::current().slow();
+        let thread = std::thread::current().id();
+        let (jobs, given) = mpsc::channel();
+        let mut memory = Memory::new();
+        let mut next = Some(first);
+        loop {
+            if let Some(job) = next.take() {
+                let over = job(&mut memory);
+                self.0.lock().push(Idle { thread, jobs: jobs.clone() });
+                over();
+            }
+            next = given.recv_timeout(IDLE_MAX).ok();
+            // Whoever has taken it out of the idle ones is about to give it a job.
+            if next.is_none() && self.leave(thread) {
+                return;
+            }
+        }
+    }
+
+    /// Whether it was idle, and is not to be had any more.
+    fn leave(&self, thread: ThreadId) -> bool {
+        let mut idle = self.0.lock();
+        let place = idle.iter().position(|one| one.thread == thread);
+        place.map(|place| idle.swap_remove(place)).is_some()
+    }
+}
+
+fn argon2_of(hash: &PasswordHash) -> Option<Argon2<'static>> {
+    let algorithm = Algorithm::try_from(hash.algorithm.as_str()).ok()?;
+    let version = hash.version.map(Version::try_from).transpose().ok()?.unwrap_or_default();
+    Some(Argon2::new(algorithm, version, Params::try_from(hash).ok()?))
+}
+
+fn output(
+    argon2: &Argon2<'_>,
+    password: &[u8],
+    salt: &[u8],
+    memory: &mut Memory,
+) -> Result<Output, Error> {
+    memory.resize(argon2.params().block_count(), Block::default());
+    let length = argon2.params().output_len().unwrap_or(Params::DEFAULT_OUTPUT_LEN);
+    let mut out = vec![0; length];
+    argon2.hash_password_into_with_memory(password, salt, &mut out, memory).map_err(not_hashed)?;
+    Output::new(&out).map_err(not_hashed)
+}
+
+fn not_hashed(error: impl std::fmt::Display) -> Error {
+    Error::Hash(error.to_string())
 }
 
 impl Identity {
@@ -215,6 +312,49 @@ mod tests {
         assert_ne!(hash, hasher.hash("correct horse").await.unwrap(), "each has its own salt");
         let error = hasher.verify("correct horse", Some("plain")).await.unwrap_err();
         assert!(matches!(error, Error::Stored(_)), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_thread_hashes_again_and_leaves_with_its_memory() {
+        let (hasher, _) = hasher(&Config { hash_at_once: 2, ..Config::default() });
+        let idle = || hasher.lasts.0.lock().iter().map(|one| one.thread).collect::<Vec<_>>();
+        for _ in 0..3 {
+            hasher.hash("correct horse").await.unwrap();
+        }
+        let first = idle();
+        assert_eq!(first.len(), 1);
+        let (one, two) = tokio::join!(hasher.hash("one"), hasher.hash("two"));
+        assert!(one.is_ok() && two.is_ok());
+        let both = idle();
+        assert!(both.len() == 2 && both.contains(&first[0]));
+        let clock = Base::system().clock;
+        let gone = async {
+            while !idle().is_empty() {
+                clock.sleep(IDLE_MAX / 10).await;
+            }
+        };
+        tokio::time::timeout(10 * IDLE_MAX, gone).await.unwrap();
+        assert!(hasher.hash("three").await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_job_that_panics_ends_its_thread_and_no_other() {
+        let (hasher, _) = hasher(&Config::default());
+        let panics = hasher.run(&hasher.hashes, |_| -> Result<(), Error> { panic!("on purpose") });
+        assert!(matches!(panics.await, Err(Error::Hash(_))));
+        assert!(hasher.lasts.0.lock().is_empty());
+        assert!(hasher.hash("correct horse").await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_hash_made_with_other_settings_is_still_known() {
+        let (old, _) =
+            hasher(&Config { hash_memory_kib: 8_192, hash_passes: 3, ..Config::default() });
+        let (new, _) = hasher(&Config::default());
+        let hash = old.hash("correct horse").await.unwrap();
+        assert!(hash.starts_with("$argon2id$v=19$m=8192,t=3,p=1$"), "{hash}");
+        assert!(new.verify("correct horse", Some(&hash)).await.unwrap());
+        assert!(!new.verify("correct horsE", Some(&hash)).await.unwrap());
     }
 
     #[tokio::test]

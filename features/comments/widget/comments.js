@@ -27,15 +27,15 @@
     pinned: ['Pinned', '고정'],
     edited: ['edited', '수정됨'],
     held: ['Waits for approval', '승인 대기'],
-    hidden: ['A secret comment', '비밀 댓글'],
+    hidden: ['Secret comment', '비밀 댓글'],
     deleted: ['Deleted', '삭제된 댓글'],
     closed: ['Closed', '댓글이 닫혔습니다'],
     done: ['Done', '완료'],
-    offline: ['Offline: tried again when connected', '오프라인: 연결되면 다시 보냅니다'],
+    offline: ['Offline: sent when connected', '오프라인: 연결되면 다시 보냅니다'],
     403: ['Not allowed, or a wrong password', '비밀번호가 다르거나 권한이 없습니다'],
-    422: ['Not taken: check name, password and text', '이름, 비밀번호, 내용을 확인하세요'],
-    429: ['Too often: wait a little', '잠시 뒤에 다시 하세요'],
-    500: ['It did not work', '실패했습니다'],
+    422: ['Check name, password and text', '이름, 비밀번호, 내용을 확인하세요'],
+    429: ['Too often: wait', '잠시 뒤에 다시 하세요'],
+    500: ['It failed', '실패했습니다'],
   };
   const css = `:host{display:block;--a:var(--madang-accent,light-dark(#0a6c5c,#5fd3bd));--l:var(--madang-line,color-mix(in srgb,currentcolor 20%,transparent));--r:var(--madang-radius,6px)}
 :host([theme]){color:CanvasText;color-scheme:light dark}:host([theme=light]){color-scheme:light}:host([theme=dark]){color-scheme:dark}
@@ -90,11 +90,34 @@ p,pre,.b ul,.b ol,blockquote{margin:.4em 0}blockquote{border-left:3px solid var(
       const [many, one] = (words[key] || words[500])[ko].split('|');
       return (n === 1 && one ? one : many).replace('{}', n);
     };
-    const ago = new Intl.RelativeTimeFormat(ko ? 'ko' : 'en', { numeric: 'auto' });
     const site = host.getAttribute('site');
     const base = new URL(site + '/', script.src);
     const url = host.getAttribute('url') || document.querySelector('link[rel=canonical]')?.href || location.href;
     const address = (path) => `${base}${path}?url=${encodeURIComponent(url)}`;
+
+    const load = async (before) => {
+      try {
+        const reply = await fetch(address('thread') + (before ? '&before=' + before : ''), { credentials });
+        const page = await reply.json();
+        if (!reply.ok) return say(page.detail);
+        const from = page.comments[0]?.id || 'g';
+        // What is older than an answer stays as it was read.
+        for (const [id, { held }] of known) if (!before && id >= from && !held) known.delete(id);
+        for (const one of page.comments) known.set(one.id, one);
+        if (before || !oldest) {
+          oldest = from;
+          older.hidden = !page.earlier;
+        }
+        if (!before) thread = page;
+        // One is shown before the others are made.
+        draw(!rows.size);
+        setTimeout(draw, 50);
+      } catch (problem) {
+        fail(problem, () => load(before));
+      }
+    };
+    // Asked for while the rest is made.
+    const loaded = load();
 
     // What this browser remembers: nothing of it is sent but its secret, and the name and the token that were given.
     const me = { browser: secret(), name: '', mine: {}, liked: {}, drafts: {} };
@@ -121,10 +144,11 @@ p,pre,.b ul,.b ol,blockquote{margin:.4em 0}blockquote{border-left:3px solid var(
     const status = h('p', { class: 'm', role: 'status' });
     const older = press(t('earlier'), () => load(oldest), { hidden: true });
     const list = h('ol', { class: 'k' });
+    const ago = new Intl.RelativeTimeFormat(ko ? 'ko' : 'en', { numeric: 'auto' });
     const root = host.attachShadow({ mode: 'open' });
     if (!sheet) (sheet = new CSSStyleSheet()).replaceSync(css);
     root.adoptedStyleSheets = [sheet];
-    root.append(h('section', { 'aria-label': t('comments', '') }, h('div', { class: 'r' }, title, sort, enter), top, status, older, list));
+    const whole = h('section', { 'aria-label': t('comments', '') }, h('div', { class: 'r' }, title, sort, enter), top, status, older, list);
 
     const say = (text) => (status.textContent = text);
     const again = () => {
@@ -139,26 +163,6 @@ p,pre,.b ul,.b ol,blockquote{margin:.4em 0}blockquote{border-left:3px solid var(
         setTimeout(again, 5e3);
       }
       say(t(problem.status || 'offline'));
-    };
-
-    const load = async (before) => {
-      try {
-        const reply = await fetch(address('thread') + (before ? '&before=' + before : ''), { credentials });
-        const read = await reply.json();
-        if (!reply.ok) return say(read.detail);
-        const first = read.comments[0]?.id || 'g';
-        // What is older than an answer stays as it was read.
-        for (const [id, { held }] of known) if (!before && id >= first && !held) known.delete(id);
-        for (const one of read.comments) known.set(one.id, one);
-        if (before || !oldest) {
-          oldest = first;
-          older.hidden = !read.earlier;
-        }
-        if (!before) thread = read;
-        draw();
-      } catch (problem) {
-        fail(problem, () => load(before));
-      }
     };
 
     // Some changes at once are one reading; readers do not all come at the same moment.
@@ -178,7 +182,7 @@ p,pre,.b ul,.b ol,blockquote{margin:.4em 0}blockquote{border-left:3px solid var(
       throw { status: reply.status };
     };
 
-    const draw = () => {
+    const draw = (few) => {
       if (!thread) return;
       title.textContent = t('comments', thread.count);
       enter.textContent = me.token ? `${me.name} · ${t('out')}` : t('in');
@@ -198,6 +202,7 @@ p,pre,.b ul,.b ol,blockquote{margin:.4em 0}blockquote{border-left:3px solid var(
         let at = list.firstChild;
         const ones = (kids.get(parent) || []).sort(parent ? older : (a, b) => !!b.pinned - !!a.pinned || orders[sort.value]?.(a, b) || older(a, b));
         for (const one of ones) {
+          if (few && rows.size) break;
           const row = show(one, kids.has(one.id) && kids.get(one.id).length, closed);
           if (row.li === at) at = at.nextSibling;
           else list.insertBefore(row.li, at);
@@ -218,7 +223,7 @@ p,pre,.b ul,.b ol,blockquote{margin:.4em 0}blockquote{border-left:3px solid var(
           body: h('div', { class: 'b' }),
           like: button('like', () => like(id)),
           reply: button('reply', () => put(row, form(id))),
-          show: button('show', () => reveal(row, id, (own) => draw((bodies[id] = own.body)))),
+          show: button('show', () => reveal(row, id, (own) => draw(void (bodies[id] = own.body)))),
           edit: button('edit', () => reveal(row, id, (own, password) => put(row, form(own.parent, own, password)))),
           remove: button('remove', () => ask(row, id, 'remove', (password) => call(`comments/${id}/delete`, { password }).then(() => load()))),
           report: button('report', () => ask(row, id, 'report', () => call(`comments/${id}/report`), true)),
@@ -241,7 +246,7 @@ p,pre,.b ul,.b ol,blockquote{margin:.4em 0}blockquote{border-left:3px solid var(
       const [unit, length] = Object.entries({ year: 31536e3, month: 2592e3, day: 86400, hour: 3600, minute: 60 }).find(([, length]) => -seconds >= length) || ['second', 1e9];
       const since = ago.format(Math.round(seconds / length), unit);
       const marks = ['owner', 'pinned', 'secret', 'held', 'edited'].filter((key) => one[key]).map((key) => h('span', { class: 'i' }, t(key)));
-      row.head.replaceChildren(h('b', {}, one.name), ...marks, h('time', { title: new Date(one.at).toLocaleString() }, since));
+      row.head.replaceChildren(h('b', {}, one.name), ...marks, h('time', { onmouseenter: ({ target }) => (target.title = new Date(one.at).toLocaleString()) }, since));
       set(row.article, { 'aria-label': `${one.name}, ${since}` });
       row.body.replaceChildren();
       if (body) build(body, row.body);
@@ -402,7 +407,8 @@ p,pre,.b ul,.b ol,blockquote{margin:.4em 0}blockquote{border-left:3px solid var(
       draw();
     };
 
-    load();
+    // Shown with its first comment, laid out once.
+    loaded.then(() => root.append(whole));
     return () => {
       const events = new EventSource(address('events'));
       events.addEventListener('changed', soon);
