@@ -113,16 +113,11 @@ impl Inner {
         let kept = kept.filter(|kept| kept.directory == self.config.directory);
         let contacts: Vec<&str> = self.config.contacts.iter().map(String::as_str).collect();
         let builder = || Account::builder_with_http(Box::new(self.web.clone()));
-        let account = if let Some(KeptAccount { contacts: known, credentials, directory }) = kept {
-            let text = serde_json::to_vec(&credentials);
-            let account = builder().from_credentials(credentials).await?;
-            if known != self.config.contacts {
-                account.update_contacts(&contacts).await?;
-                let credentials = text.and_then(|text| serde_json::from_slice(&text));
-                let credentials = credentials.map_err(instant_acme::Error::from)?;
-                let contacts = self.config.contacts.clone();
-                self.store.write(ACCOUNT, &KeptAccount { directory, contacts, credentials })?;
-            }
+        let known = match kept {
+            Some(kept) => self.known(kept, &contacts).await?,
+            None => None,
+        };
+        let account = if let Some(account) = known {
             account
         } else {
             let new = NewAccount {
@@ -132,8 +127,7 @@ impl Inner {
             };
             let directory = self.config.directory.clone();
             let (account, credentials) = builder().create(&new, directory.clone(), None).await?;
-            let contacts = self.config.contacts.clone();
-            self.store.write(ACCOUNT, &KeptAccount { directory, contacts, credentials })?;
+            self.keep_account(directory, credentials);
             tracing::info!(
                 account = account.id(),
                 "an account at the certificate authority is made"
@@ -142,6 +136,32 @@ impl Inner {
         };
         *self.account.lock() = Some(account.clone());
         Ok(account)
+    }
+
+    /// The kept account with the contacts of now; nothing where the authority does not know it any more.
+    async fn known(&self, kept: KeptAccount, contacts: &[&str]) -> Result<Option<Account>, Error> {
+        let KeptAccount { contacts: known, credentials, directory } = kept;
+        let text = serde_json::to_vec(&credentials);
+        let builder = Account::builder_with_http(Box::new(self.web.clone()));
+        let account = builder.from_credentials(credentials).await?;
+        if known != self.config.contacts {
+            match account.update_contacts(contacts).await {
+                Err(error) if is(&error, NO_SUCH_ACCOUNT) => return Ok(None),
+                updated => updated?,
+            }
+            let credentials = text.and_then(|text| serde_json::from_slice(&text));
+            self.keep_account(directory, credentials.map_err(instant_acme::Error::from)?);
+        }
+        Ok(Some(account))
+    }
+
+    /// It is good also where it cannot be kept; the next start makes another one then.
+    fn keep_account(&self, directory: String, credentials: AccountCredentials) {
+        let contacts = self.config.contacts.clone();
+        let kept = KeptAccount { directory, contacts, credentials };
+        if let Err(error) = self.store.write(ACCOUNT, &kept) {
+            tracing::error!(%error, "the account at the certificate authority is not kept");
+        }
     }
 
     fn forget_account(&self) -> Result<(), Error> {
@@ -185,7 +205,10 @@ impl Inner {
         let directory = self.config.directory.clone();
         let kept = Kept { directory, domains: domains.clone(), chain, key };
         let usable = kept.usable()?;
-        self.store.write(CERTIFICATE, &kept)?;
+        // It is as good as one that is kept, until the next start; an order each time would use up what the authority gives.
+        if let Err(error) = self.store.write(CERTIFICATE, &kept) {
+            tracing::error!(%error, "the certificate is shown, but is not kept");
+        }
         Ok(usable)
     }
 

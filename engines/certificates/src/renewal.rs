@@ -19,6 +19,8 @@ const ASK_AFTER_MIN: Duration = Duration::from_mins(1);
 const ASK_AFTER_MAX: Duration = Duration::from_hours(24);
 /// Longer than this nobody is left alone, whatever the authority says.
 const LEFT_ALONE_MAX: Duration = Duration::from_hours(7 * 24);
+/// After an order that succeeded there is no other for so long, or for a sixth of the certificate's life.
+const AFTER_SUCCESS: Duration = Duration::from_hours(24);
 
 /// When the authority was asked without success; in milliseconds since 1970, as it is kept.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
@@ -29,14 +31,14 @@ pub(crate) struct Attempts {
     /// Not before this is another order made.
     #[serde(skip)]
     not_before: i64,
-    /// When the last order was begun that came to nothing, or has not ended.
+    /// When the last order was begun.
     begun: i64,
     /// Until when the authority wants to be left alone.
     left_alone: i64,
 }
 
 impl Attempts {
-    fn not_before(&self) -> Timestamp {
+    pub(crate) fn not_before(&self) -> Timestamp {
         Timestamp::from_millis(self.not_before)
     }
 
@@ -87,7 +89,9 @@ impl Inner {
             }
             _ => now,
         };
-        due.max(not_before)
+        // A moment that was noted while the clock was ahead is not waited for.
+        let longest = LEFT_ALONE_MAX.max(self.config.back_off_max.mul_f64(1.25));
+        due.max(not_before.min(now.plus(longest)))
     }
 
     async fn renew(&self, now: Timestamp) {
@@ -102,7 +106,13 @@ impl Inner {
         match self.order(replaces).await {
             Ok(usable) => {
                 self.web.take_not_before();
-                self.attempted(|attempts| *attempts = Attempts::default());
+                // Also where the new one is due at once, by a wrong clock or the authority's wish.
+                let life = usable.validity.end.since(usable.validity.begin);
+                let not_before = now.plus(AFTER_SUCCESS.min(life / 6)).millis();
+                let begun = now.millis();
+                self.attempted(|attempts| {
+                    *attempts = Attempts { begun, not_before, ..Attempts::default() };
+                });
                 self.orders(true);
                 tracing::info!(
                     domains = ?self.config.domains,

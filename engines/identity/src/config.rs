@@ -5,6 +5,7 @@ use jiff::fmt::serde::unsigned_duration::friendly::compact::required as text;
 use serde::{Deserialize, Serialize};
 
 use crate::origin::Origin;
+use crate::password::MEMORY_KIB_MAX;
 use crate::providers::Providers;
 use crate::{Error, Grant, Holds};
 
@@ -101,11 +102,11 @@ pub struct Config {
     pub grants_per_key_max: usize,
     /// Keys of one label that the server itself made and that still open; the oldest are revoked first.
     pub server_keys_max: u32,
-    /// Memory of one password hash (OWASP: 19 MiB with two passes).
+    /// Memory of one password hash (OWASP: 19 MiB with two passes), at most 1 GiB.
     pub hash_memory_kib: u32,
     /// Passes over that memory.
     pub hash_passes: u32,
-    /// Passwords that are hashed at once.
+    /// Passwords that are hashed at once; up to twice as many where they have to be made once more, see `hash_patience`.
     pub hash_at_once: usize,
     /// Passwords that may wait to be hashed.
     pub hash_waiting_max: usize,
@@ -270,6 +271,9 @@ impl Config {
         }
         if self.signing_announced >= self.signing_time_max {
             return Err(Error::Config("signing_announced must be below signing_time_max".into()));
+        }
+        if self.hash_memory_kib > MEMORY_KIB_MAX {
+            return Err(Error::Config(format!("hash_memory_kib must be at most {MEMORY_KIB_MAX}")));
         }
         if self.hash_at_once == 0 {
             return Err(Error::Config("hash_at_once must be at least 1".into()));

@@ -124,15 +124,16 @@ pub(crate) fn deliver(identity: &Identity, mut waiting: mpsc::Receiver<Waiting>)
         let stopping = spawns.stopping();
         loop {
             let next = tokio::select! {
-                () = stopping.cancelled() => return,
                 next = waiting.recv() => next,
+                // What was asked for before the end is still written, without the pause.
+                () = stopping.cancelled() => waiting.try_recv().ok(),
             };
             let Some(Waiting { errand, begins }) = next else { return };
             let clock = &identity.0.base.clock;
             let pause = begins.saturating_duration_since(clock.instant());
             tokio::select! {
-                () = stopping.cancelled() => return,
                 () = clock.sleep(pause) => {}
+                () = stopping.cancelled() => {}
             }
             let place = places.clone().acquire_owned().await;
             let identity = identity.clone();

@@ -1,4 +1,4 @@
-use std::pin::pin;
+use std::io;
 use std::sync::{Arc, mpsc};
 use std::thread::ThreadId;
 use std::time::Duration;
@@ -16,6 +16,8 @@ use crate::{Config, Error, Identity};
 const CHARACTERS_MIN: usize = 10;
 const USER_CHARACTERS_MIN: usize = 8;
 const BYTES_MAX: usize = 1_024;
+/// A row that asks for more is damaged.
+pub(crate) const MEMORY_KIB_MAX: u32 = 1 << 20;
 /// How long a thread waits with its memory for the next password.
 const IDLE_MAX: Duration = Duration::from_secs(1);
 
@@ -78,7 +80,7 @@ impl Hasher {
             places: Arc::new(Semaphore::new(config.hash_at_once + config.hash_waiting_max)),
             running: Arc::new(Semaphore::new(config.hash_at_once)),
             aside: Arc::new(Semaphore::new(config.hash_at_once)),
-            lasts: Lasts::default(),
+            lasts: Lasts { idle: Arc::default(), idle_max: IDLE_MAX },
             patience: config.hash_patience,
             checks: base.metrics.register(
                 "identity_password_checks",
@@ -152,22 +154,30 @@ impl Hasher {
             self.hurried.inc();
             return hurry(turn, work).await;
         };
-        let mut last = pin!(self.run_last(aside, work.clone()));
+        let mut last = match self.run_last(aside, work.clone()) {
+            Ok(last) => last,
+            Err(error) => {
+                tracing::warn!(%error, "no thread for passwords was to be had");
+                self.hurried.inc();
+                return hurry(turn, work).await;
+            }
+        };
+        let panicked = |_| Error::Hash("it panicked".into());
         if let Ok(result) = tokio::time::timeout(self.patience, &mut last).await {
-            return result;
+            return result.map_err(panicked)?;
         }
         self.hurried.inc();
         tokio::select! {
-            result = last => result,
+            result = last => result.map_err(panicked)?,
             result = hurry(turn, work) => result,
         }
     }
 
-    async fn run_last<T: Send + 'static>(
+    fn run_last<T: Send + 'static>(
         &self,
         aside: OwnedSemaphorePermit,
         work: Arc<impl Fn(&mut Memory) -> Result<T, Error> + Send + Sync + 'static>,
-    ) -> Result<T, Error> {
+    ) -> io::Result<oneshot::Receiver<Result<T, Error>>> {
         let (done, result) = oneshot::channel();
         self.lasts.run(Box::new(move |memory| {
             let result = work(memory);
@@ -177,7 +187,7 @@ impl Hasher {
                 done.send(result).ok();
             })
         }))?;
-        result.await.map_err(|_| Error::Hash("it panicked".into()))?
+        Ok(result)
     }
 }
 
@@ -200,8 +210,11 @@ type Job = Box<dyn FnOnce(&mut Memory) -> Box<dyn FnOnce()> + Send>;
 
 /// Threads that run last of all, as many as there are jobs at once. Each keeps its memory while there is work: to give it back and
 /// to take it anew for each job would hold up whoever in this process maps memory at the same time.
-#[derive(Clone, Default)]
-struct Lasts(Arc<Mutex<Vec<Idle>>>);
+#[derive(Clone)]
+struct Lasts {
+    idle: Arc<Mutex<Vec<Idle>>>,
+    idle_max: Duration,
+}
 
 /// One that waits for its next job.
 struct Idle {
@@ -210,20 +223,16 @@ struct Idle {
 }
 
 impl Lasts {
-    fn run(&self, mut job: Job) -> Result<(), Error> {
+    fn run(&self, mut job: Job) -> io::Result<()> {
         // One that ended by a panic takes nothing any more.
-        while let Some(idle) = { self.0.lock().pop() } {
+        while let Some(idle) = { self.idle.lock().pop() } {
             match idle.jobs.send(job) {
                 Ok(()) => return Ok(()),
                 Err(mpsc::SendError(back)) => job = back,
             }
         }
         let all = self.clone();
-        std::thread::Builder::new()
-            .name("password".into())
-            .spawn(move || all.work(job))
-            .map(drop)
-            .map_err(not_hashed)
+        std::thread::Builder::new().name("password".into()).spawn(move || all.work(job)).map(drop)
     }
 
     fn work(&self, first: Job) {
@@ -235,10 +244,10 @@ impl Lasts {
         loop {
             if let Some(job) = next.take() {
                 let over = job(&mut memory);
-                self.0.lock().push(Idle { thread, jobs: jobs.clone() });
+                self.idle.lock().push(Idle { thread, jobs: jobs.clone() });
                 over();
             }
-            next = given.recv_timeout(IDLE_MAX).ok();
+            next = given.recv_timeout(self.idle_max).ok();
             // Whoever has taken it out of the idle ones is about to give it a job.
             if next.is_none() && self.leave(thread) {
                 return;
@@ -248,7 +257,7 @@ impl Lasts {
 
     /// Whether it was idle, and is not to be had any more.
     fn leave(&self, thread: ThreadId) -> bool {
-        let mut idle = self.0.lock();
+        let mut idle = self.idle.lock();
         let place = idle.iter().position(|one| one.thread == thread);
         place.map(|place| idle.swap_remove(place)).is_some()
     }
@@ -257,7 +266,8 @@ impl Lasts {
 fn argon2_of(hash: &PasswordHash) -> Option<Argon2<'static>> {
     let algorithm = Algorithm::try_from(hash.algorithm.as_str()).ok()?;
     let version = hash.version.map(Version::try_from).transpose().ok()?.unwrap_or_default();
-    Some(Argon2::new(algorithm, version, Params::try_from(hash).ok()?))
+    let params = Params::try_from(hash).ok()?;
+    (params.m_cost() <= MEMORY_KIB_MAX).then(|| Argon2::new(algorithm, version, params))
 }
 
 fn output(
@@ -266,7 +276,9 @@ fn output(
     salt: &[u8],
     memory: &mut Memory,
 ) -> Result<Output, Error> {
-    memory.resize(argon2.params().block_count(), Block::default());
+    let count = argon2.params().block_count();
+    memory.try_reserve_exact(count.saturating_sub(memory.len())).map_err(not_hashed)?;
+    memory.resize(count, Block::default());
     let length = argon2.params().output_len().unwrap_or(Params::DEFAULT_OUTPUT_LEN);
     let mut out = vec![0; length];
     argon2.hash_password_into_with_memory(password, salt, &mut out, memory).map_err(not_hashed)?;
@@ -316,25 +328,42 @@ mod tests {
 
     #[tokio::test]
     async fn a_thread_hashes_again_and_leaves_with_its_memory() {
-        let (hasher, _) = hasher(&Config { hash_at_once: 2, ..Config::default() });
-        let idle = || hasher.lasts.0.lock().iter().map(|one| one.thread).collect::<Vec<_>>();
+        let minute = Duration::from_mins(1);
+        let config = Config { hash_at_once: 2, hash_patience: minute, ..Config::default() };
+        let (mut hasher, _) = hasher(&config);
+        let idle = |hasher: &Hasher| {
+            hasher.lasts.idle.lock().iter().map(|one| one.thread).collect::<Vec<_>>()
+        };
+        hasher.lasts.idle_max = minute;
         for _ in 0..3 {
             hasher.hash("correct horse").await.unwrap();
         }
-        let first = idle();
+        let first = idle(&hasher);
         assert_eq!(first.len(), 1);
         let (one, two) = tokio::join!(hasher.hash("one"), hasher.hash("two"));
         assert!(one.is_ok() && two.is_ok());
-        let both = idle();
+        let both = idle(&hasher);
         assert!(both.len() == 2 && both.contains(&first[0]));
+        // These wait for a minute; others leave at once.
+        hasher.lasts = Lasts { idle: Arc::default(), idle_max: Duration::ZERO };
+        assert!(hasher.hash("three").await.is_ok());
         let clock = Base::system().clock;
         let gone = async {
-            while !idle().is_empty() {
-                clock.sleep(IDLE_MAX / 10).await;
+            while !idle(&hasher).is_empty() {
+                clock.sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(10 * IDLE_MAX, gone).await.unwrap();
-        assert!(hasher.hash("three").await.is_ok());
+        tokio::time::timeout(minute, gone).await.unwrap();
+        assert!(hasher.hash("four").await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_stored_hash_that_wants_all_memory_is_an_error() {
+        let (hasher, _) = hasher(&Config::default());
+        let salt = "A".repeat(22);
+        let hash = format!("$argon2id$v=19$m=4294967295,t=1,p=1${salt}${}", "A".repeat(43));
+        let asked = hasher.verify("correct horse", Some(&hash)).await;
+        assert!(matches!(asked, Err(Error::Stored(_))), "{asked:?}");
     }
 
     #[tokio::test]
@@ -342,7 +371,7 @@ mod tests {
         let (hasher, _) = hasher(&Config::default());
         let panics = hasher.run(&hasher.hashes, |_| -> Result<(), Error> { panic!("on purpose") });
         assert!(matches!(panics.await, Err(Error::Hash(_))));
-        assert!(hasher.lasts.0.lock().is_empty());
+        assert!(hasher.lasts.idle.lock().is_empty());
         assert!(hasher.hash("correct horse").await.is_ok());
     }
 

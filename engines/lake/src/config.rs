@@ -62,7 +62,7 @@ impl Default for Config {
             flush_interval: Duration::from_secs(5),
             flush_rows: 50_000,
             tail_rows_max: 1_000_000,
-            tables_max: 1_000,
+            tables_max: 4_000,
             existing_keys_max: 100_000,
             compact_commits: 64,
             compact_files_min: 8,

@@ -15,27 +15,27 @@
     report: ['Report', '신고'],
     show: ['Show', '보기'],
     like: ['Like', '좋아요'],
-    answers: ['Answers: {}', '답글 {}개'],
+    answers: ['Replies: {}', '답글 {}개'],
     earlier: ['Earlier', '이전 댓글'],
     new: ['Newest', '최신순'],
     old: ['Oldest', '오래된순'],
-    best: ['Most liked', '좋아요순'],
+    best: ['Best', '좋아요순'],
     sort: ['Order', '순서'],
     in: ['Sign in', '로그인'],
     out: ['Sign out', '로그아웃'],
     owner: ['Author', '글쓴이'],
     pinned: ['Pinned', '고정'],
     edited: ['edited', '수정됨'],
-    held: ['Waits for approval', '승인 대기'],
+    held: ['To be approved', '승인 대기'],
     hidden: ['Secret comment', '비밀 댓글'],
     deleted: ['Deleted', '삭제된 댓글'],
-    closed: ['Closed', '댓글이 닫혔습니다'],
+    closed: ['Closed', '댓글 닫힘'],
     done: ['Done', '완료'],
-    offline: ['Offline: sent when connected', '오프라인: 연결되면 다시 보냅니다'],
-    403: ['Not allowed, or a wrong password', '비밀번호가 다르거나 권한이 없습니다'],
+    offline: ['Offline: sent once online', '오프라인: 연결되면 다시 보냅니다'],
+    403: ['Not allowed or wrong password', '비밀번호가 다르거나 권한이 없습니다'],
     422: ['Check name, password and text', '이름, 비밀번호, 내용을 확인하세요'],
     429: ['Too often: wait', '잠시 뒤에 다시 하세요'],
-    500: ['It failed', '실패했습니다'],
+    500: ['Failed', '실패했습니다'],
   };
   const css = `:host{display:block;--a:var(--madang-accent,light-dark(#0a6c5c,#5fd3bd));--l:var(--madang-line,color-mix(in srgb,currentcolor 20%,transparent));--r:var(--madang-radius,6px)}
 :host([theme]){color:CanvasText;color-scheme:light dark}:host([theme=light]){color-scheme:light}:host([theme=dark]){color-scheme:dark}
@@ -48,7 +48,7 @@ button{background:none;border:0;border-radius:var(--r);padding:.3em .5em;min-hei
 .p{opacity:1;background:var(--a);color:Canvas;padding:.3em 1em}:focus-visible{outline:2px solid var(--a)}:disabled{opacity:.5}
 form{display:grid;gap:.5em;margin:.75em 0}input,textarea,select{background:none;border:1px solid var(--l);border-radius:var(--r);padding:.4em .6em;max-width:100%}
 option{background:Canvas}.r input{max-width:11em}textarea{min-height:5em;resize:vertical}
-p,pre,.b ul,.b ol,blockquote{margin:.4em 0}blockquote{border-left:3px solid var(--l);padding-left:.75em}code{font-family:monospace}pre{overflow:auto}`;
+p,pre,.b ul,.b ol,blockquote{margin:.4em 0}blockquote{padding-left:.75em;border-left:2px solid var(--l)}code{font-family:monospace}pre{overflow:auto}`;
   const credentials = 'omit';
   const send = (place, body, method, more) => fetch(place, { method, credentials, headers: { 'content-type': 'application/json', ...more }, body: JSON.stringify(body) });
   let sheet;
@@ -95,29 +95,9 @@ p,pre,.b ul,.b ol,blockquote{margin:.4em 0}blockquote{border-left:3px solid var(
     const url = host.getAttribute('url') || document.querySelector('link[rel=canonical]')?.href || location.href;
     const address = (path) => `${base}${path}?url=${encodeURIComponent(url)}`;
 
-    const load = async (before) => {
-      try {
-        const reply = await fetch(address('thread') + (before ? '&before=' + before : ''), { credentials });
-        const page = await reply.json();
-        if (!reply.ok) return say(page.detail);
-        const from = page.comments[0]?.id || 'g';
-        // What is older than an answer stays as it was read.
-        for (const [id, { held }] of known) if (!before && id >= from && !held) known.delete(id);
-        for (const one of page.comments) known.set(one.id, one);
-        if (before || !oldest) {
-          oldest = from;
-          older.hidden = !page.earlier;
-        }
-        if (!before) thread = page;
-        // One is shown before the others are made.
-        draw(!rows.size);
-        setTimeout(draw, 50);
-      } catch (problem) {
-        fail(problem, () => load(before));
-      }
-    };
-    // Asked for while the rest is made.
-    const loaded = load();
+    const request = async (before) => fetch(address('thread') + (before ? '&before=' + before : ''), { credentials });
+    // Under way while the rest is made.
+    const first = request();
 
     // What this browser remembers: nothing of it is sent but its secret, and the name and the token that were given.
     const me = { browser: secret(), name: '', mine: {}, liked: {}, drafts: {} };
@@ -163,6 +143,31 @@ p,pre,.b ul,.b ol,blockquote{margin:.4em 0}blockquote{border-left:3px solid var(
         setTimeout(again, 5e3);
       }
       say(t(problem.status || 'offline'));
+    };
+
+    const load = async (before, asked = request(before)) => {
+      try {
+        const reply = await asked;
+        const page = await reply.json();
+        if (!reply.ok) return say(page.detail);
+        const from = page.comments[0]?.id || 'g';
+        // What is older than an answer stays as it was read.
+        for (const [id, { held }] of known) if (!before && id >= from && !held) known.delete(id);
+        for (const one of page.comments) known.set(one.id, one);
+        if (before || !oldest) {
+          oldest = from;
+          older.hidden = !page.earlier;
+        }
+        if (!before) thread = page;
+        // One is shown before the others are made.
+        draw(!rows.size);
+        setTimeout(draw, 50);
+      } catch (problem) {
+        fail(problem, () => load(before));
+      } finally {
+        // Shown with its first comment, laid out once.
+        whole.isConnected || root.append(whole);
+      }
     };
 
     // Some changes at once are one reading; readers do not all come at the same moment.
@@ -407,8 +412,7 @@ p,pre,.b ul,.b ol,blockquote{margin:.4em 0}blockquote{border-left:3px solid var(
       draw();
     };
 
-    // Shown with its first comment, laid out once.
-    loaded.then(() => root.append(whole));
+    load(0, first);
     return () => {
       const events = new EventSource(address('events'));
       events.addEventListener('changed', soon);

@@ -30,7 +30,7 @@ use crate::needs::{Notice, Recipient};
 use crate::pipeline::batch::{Batch, Limits, PIECE_BYTES, Poison, Reader};
 use crate::reading::Reading;
 use crate::reading::sheaf::{Item, Lane, Sheaf};
-use crate::registry::Device;
+use crate::registry::{Device, Registry};
 use crate::rollup::rows::SensorDay;
 use crate::rule::{Deed, Looking, Matched, Memory, Order, Quiet, Rule, RuleId, RuleSet, Verdict};
 use crate::store::{self, Alert, Commit, Raised, Saw, Series, Then, Why};
@@ -421,8 +421,21 @@ impl<'f> Run<'f> {
         }
         let is_marked =
             |sensor: &str, day: i64| self.marks.get(sensor).is_some_and(|days| days.contains(&day));
-        let missing = found.into_iter().filter(|(sensor, day)| !is_marked(sensor, *day));
-        missing.map(|(sensor, day)| (sensor.to_owned(), day)).collect()
+        found.retain(|(sensor, day)| !is_marked(sensor, *day));
+        if found.is_empty() {
+            return Vec::new();
+        }
+        // Days of others are found when somebody wants them to be rolled up.
+        let rolls_up = |registry: &Registry, sensor: &str| {
+            registry.sensors.get(sensor).is_some_and(|sensor| sensor.retention.is_some())
+                || self.fleet.roll_ups.kept_from(sensor).is_some()
+        };
+        let wanted: BTreeSet<&str> = self.fleet.registry(|registry| {
+            let sensors = found.iter().map(|(sensor, _)| *sensor);
+            sensors.filter(|sensor| rolls_up(registry, sensor)).collect()
+        });
+        found.retain(|(sensor, _)| wanted.contains(sensor));
+        found.into_iter().map(|(sensor, day)| (sensor.to_owned(), day)).collect()
     }
 
     /// Takes a batch through all steps, or its beginning when it raises very many alerts or very many rules look at it. With

@@ -258,6 +258,10 @@ impl Cell {
         self.min = self.min.min(other.min);
         self.max = self.max.max(other.max);
         self.sum += other.sum;
+        // Beyond all numbers it stays, whatever comes: a sum of both infinities would be none.
+        if !self.sum.is_finite() {
+            self.sum = f64::INFINITY;
+        }
         if other.last_time >= self.last_time {
             (self.last, self.last_time) = (other.last, other.last_time);
         }
@@ -420,7 +424,7 @@ impl Fleet {
         Ok(answer.rows.into_iter().map(|(day,)| day).collect())
     }
 
-    /// Rolls up the marked days before `until`.
+    /// Rolls up the marked days before `until`, some at a time.
     async fn roll_up_marked(
         &self,
         sensor: &str,
@@ -429,29 +433,32 @@ impl Fleet {
     ) -> Result<()> {
         let (organisation, db) = (self.organisation, &self.house.needs.db);
         let most = self.house.config.roll_up_days_max;
-        let name = sensor.to_owned();
-        let take = async move |tx: &mut Tx| rows::take(tx, organisation, &name, most).await;
-        let days = db.write(take).await?;
-        if days.is_empty() {
-            return Ok(());
-        }
-        self.at(Step::Taken).await?;
-        self.roll_ups.turn(self.house.config.roll_up_wait_max).await?;
-        let (is_full, mut failed) = (days.len() == most, None);
-        for day in days.into_iter().filter(|day| *day < until) {
-            if !is_wanted() {
-                break;
+        let (mut days, mut failed) = (i64::MIN..until, None);
+        while is_wanted() {
+            let (name, of) = (sensor.to_owned(), days.clone());
+            let take =
+                async move |tx: &mut Tx| rows::take(tx, organisation, (&name, &of), most).await;
+            let taken = db.write(take).await?;
+            let Some(last) = taken.last().copied() else { break };
+            self.at(Step::Taken).await?;
+            self.roll_ups.turn(self.house.config.roll_up_wait_max).await?;
+            for day in taken {
+                if !is_wanted() {
+                    break;
+                }
+                // One that cannot be rolled up stays marked, and the others come all the same.
+                if let Err(error) = self.roll_up_day(sensor, day).await {
+                    failed.get_or_insert(error);
+                    continue;
+                }
+                let name = sensor.to_owned();
+                let finish =
+                    async move |tx: &mut Tx| rows::finish(tx, organisation, &name, day).await;
+                db.write(finish).await?;
+                done.days += 1;
             }
-            // One that cannot be rolled up stays marked, and the others come all the same.
-            if let Err(error) = self.roll_up_day(sensor, day).await {
-                failed.get_or_insert(error);
-                continue;
-            }
-            done.has_more |= is_full;
-            let name = sensor.to_owned();
-            let finish = async move |tx: &mut Tx| rows::finish(tx, organisation, &name, day).await;
-            db.write(finish).await?;
-            done.days += 1;
+            // Days that are marked again meanwhile, or that failed, come with the next run.
+            days.start = last + 1;
         }
         failed.map_or(Ok(()), Err)
     }
@@ -537,6 +544,11 @@ impl Fleet {
             }
         }
         Ok(())
+    }
+
+    /// The first day whose roll-ups are kept.
+    pub(crate) fn first_day_of(&self, retention: &Retention, width: Width) -> i64 {
+        retention.of(width).map_or(i64::MIN, |days| self.first_day(days))
     }
 
     /// The first day that is kept when so many before today are.

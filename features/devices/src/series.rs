@@ -58,7 +58,8 @@ pub(crate) struct Point {
     pub count: u64,
     pub min: f64,
     pub max: f64,
-    pub avg: f64,
+    /// Null where their sum is beyond what a 64-bit number holds.
+    pub avg: Option<f64>,
     pub last: f64,
 }
 
@@ -73,25 +74,53 @@ const STEPS: [u64; 16] = [
     2_592_000, 31_536_000,
 ];
 
-/// What is read, and the time of one point.
-fn plan(wanted: &Wanted) -> (Option<Width>, Duration) {
+/// What is read, readings where there is no width, and the time of one point, 0 where each reading is one.
+type Plan = (Option<Width>, Duration);
+
+fn plan(wanted: &Wanted) -> Plan {
     let step = match wanted.resolution {
         Resolution::Raw => return (None, Duration::ZERO),
         Resolution::Minute => Width::Minute.time(),
         Resolution::Hour => Width::Hour.time(),
         Resolution::Day => Width::Day.time(),
-        Resolution::Auto => {
-            let span = wanted.to.since(wanted.from).as_secs();
-            let least = span.div_ceil(wanted.points.max(1) as u64);
-            let step = STEPS.into_iter().find(|step| *step >= least);
-            Duration::from_secs(step.unwrap_or_else(|| least.next_multiple_of(DAY.as_secs())))
-        }
+        Resolution::Auto => finest(wanted),
     };
     let width = Width::ALL.into_iter().rev().find(|width| {
         let width = width.time();
         step >= width && step.as_secs().is_multiple_of(width.as_secs())
     });
     (width, step)
+}
+
+/// The finest step with no more points than are wanted, where they may be two: a span can always reach over a border.
+fn finest(wanted: &Wanted) -> Duration {
+    let (from, to, most) = (wanted.from, wanted.to, wanted.points.max(2) as u128);
+    let day = DAY.as_secs();
+    let least = to.since(from).as_secs().div_ceil(wanted.points.max(1) as u64);
+    let beyond = (least.div_ceil(day)..).map(|days| days * day);
+    let mut steps = STEPS.into_iter().chain(beyond).map(Duration::from_secs);
+    let count = |step: Duration| {
+        ceiling(to, step).since(floor(from, step)).as_micros() / step.as_micros().max(1)
+    };
+    let fits = |step: &Duration| !step.is_zero() && count(*step) <= most;
+    steps.find(fits).unwrap_or(Duration::MAX)
+}
+
+/// Reads something else where what was planned does not reach back to the beginning any more: the readings, or wider roll-ups;
+/// of all that reach as far the finest, and otherwise what reaches farthest.
+fn reaching(
+    wanted: &Wanted,
+    (width, step): Plan,
+    first_day: impl Fn(Option<Width>) -> i64,
+) -> Plan {
+    let Some(width) = width else { return (None, step) };
+    let day = day_of(floor(wanted.from, step));
+    let is_free = wanted.resolution == Resolution::Auto;
+    let wider = Width::ALL.into_iter().filter(|wider| is_free && *wider > width);
+    let sources = [Some(width), None].into_iter().chain(wider.map(Some));
+    let found = sources.min_by_key(|source| first_day(*source).max(day)).flatten();
+    let of = found.map_or(1, |width| width.time().as_secs());
+    (found, Duration::from_secs(step.as_secs().next_multiple_of(of)))
 }
 
 fn floor(time: Timestamp, step: Duration) -> Timestamp {
@@ -104,7 +133,12 @@ fn ceiling(time: Timestamp, step: Duration) -> Timestamp {
     if start == time { time } else { start.plus(step) }
 }
 
+/// What can be written as a time, in microseconds: the first and the last moment of years of four digits.
+const WRITTEN: [i64; 2] = [-62_135_596_800_000_000, 253_402_207_200_000_000];
+
 fn between(from: Timestamp, to: Timestamp) -> String {
+    let [first, last] = WRITTEN.map(Timestamp::from_micros);
+    let (from, to) = (from.clamp(first, last), to.clamp(first, last));
     format!("time >= '{from}' AND time < '{to}'")
 }
 
@@ -120,12 +154,8 @@ fn spans(days: &BTreeSet<i64>) -> Vec<(i64, i64)> {
     spans
 }
 
-/// `waiting` are the days whose roll-ups lack something; none at all when the sensor has no roll-ups.
-fn sql(
-    wanted: &Wanted,
-    (width, step): (Option<Width>, Duration),
-    waiting: Option<&BTreeSet<i64>>,
-) -> String {
+/// `waiting` are the days whose roll-ups lack something; none at all when only readings are read.
+fn sql(wanted: &Wanted, (width, step): Plan, waiting: Option<&BTreeSet<i64>>) -> String {
     let Wanted { device, sensor, name, from, to, .. } = wanted;
     let of = format!(
         "device = {} AND sensor = {} AND name = {}",
@@ -140,17 +170,17 @@ fn sql(
              FROM readings WHERE {of} AND {when}"
         )
     };
-    let Some(width) = width else {
+    if step.is_zero() {
         return format!(
             "SELECT CAST(time AS BIGINT), \"count\", \"min\", \"max\", \"sum\", \"last\" FROM ({}) ORDER BY 1 LIMIT {limit}",
             readings(&between(*from, *to))
         );
-    };
+    }
     // Whole steps, so that readings say the same as roll-ups.
     let (from, to) = (floor(*from, step), ceiling(*to, step));
-    let source = match waiting {
+    let source = match width.zip(waiting) {
         None => readings(&between(from, to)),
-        Some(waiting) => {
+        Some((width, waiting)) => {
             let spans = spans(waiting);
             let in_spans = spans
                 .iter()
@@ -177,7 +207,8 @@ fn sql(
 
 #[derive(Deserialize)]
 struct Rows {
-    rows: Vec<(i64, u64, f64, f64, f64, f64)>,
+    /// An infinite sum is none in JSON.
+    rows: Vec<(i64, u64, f64, f64, Option<f64>, f64)>,
 }
 
 impl Fleet {
@@ -195,15 +226,20 @@ impl Fleet {
         if !faults.is_empty() {
             return Err(Error::Invalid(faults));
         }
-        let plan = plan(&wanted);
-        let (width, step) = plan;
+        let mut plan = plan(&wanted);
+        let mut waiting = None;
         // They stay true when nobody asks for them any more, since days that lack something are marked all the same.
-        let is_rolled_up = self.roll_ups.kept_from(&sensor.name).is_some();
-        let waiting = if is_rolled_up && width.is_some() {
-            Some(self.waiting(&wanted, step).await?)
-        } else {
-            None
-        };
+        if let Some(readings) = self.roll_ups.kept_from(&sensor.name) {
+            let retention = sensor.retention.unwrap_or_default();
+            plan = reaching(&wanted, plan, |width| match width {
+                Some(width) => self.first_day_of(&retention, width),
+                None => day_of(readings),
+            });
+            if plan.0.is_some() {
+                waiting = Some(self.waiting(&wanted, plan.1).await?);
+            }
+        }
+        let (width, step) = plan;
         let sql = sql(&wanted, plan, waiting.as_ref());
         let lake = &self.house.needs.lake;
         let answer = lake.query_encoded(self.organisation, &sql, Format::Json).await?;
@@ -216,15 +252,15 @@ impl Fleet {
                 count,
                 min,
                 max,
-                avg: sum / count as f64,
+                avg: sum.map(|sum| sum / count as f64),
                 last,
             },
         );
-        let resolution = match (width, is_rolled_up) {
-            (None, _) | (_, false) => Resolution::Raw,
-            (Some(Width::Minute), _) => Resolution::Minute,
-            (Some(Width::Hour), _) => Resolution::Hour,
-            (Some(Width::Day), _) => Resolution::Day,
+        let resolution = match width.filter(|_| waiting.is_some()) {
+            None => Resolution::Raw,
+            Some(Width::Minute) => Resolution::Minute,
+            Some(Width::Hour) => Resolution::Hour,
+            Some(Width::Day) => Resolution::Day,
         };
         let points = points.collect();
         Ok(Series { resolution, step_seconds: step.as_secs(), points, is_truncated })
@@ -269,6 +305,67 @@ mod tests {
         assert_eq!(plan(86_400, 24), (Some(Width::Hour), 3_600));
         assert_eq!(plan(86_400 * 365, 500), (Some(Width::Day), 86_400));
         assert_eq!(plan(86_400 * 365, 800), (Some(Width::Hour), 43_200));
+    }
+
+    #[test]
+    fn a_span_off_the_grid_has_no_more_points_than_are_wanted() {
+        for (from, seconds, points) in [
+            (37_200, 86_400, 24),
+            (37_200, 86_400, 1),
+            (-3_600, 7_200, 1),
+            (1, 86_400 * 365 * 300, 7),
+            (59, 60, 2),
+            (0, 1, 1),
+        ] {
+            let mut wanted = wanted(seconds, points, Resolution::Auto);
+            wanted.from = Timestamp::from_micros(from * 1_000_000);
+            wanted.to = wanted.from.plus(Duration::from_secs(seconds));
+            let (_, step) = plan(&wanted);
+            let all = ceiling(wanted.to, step).since(floor(wanted.from, step));
+            let count = all.as_micros() / step.as_micros();
+            assert!(count <= points.max(2) as u128, "{from} {seconds} {points}: {step:?}");
+        }
+        let mut day = wanted(86_400, 24, Resolution::Auto);
+        day.from = Timestamp::from_micros(37_200 * 1_000_000);
+        day.to = day.from.plus(DAY);
+        assert_eq!(plan(&day).1, Duration::from_hours(2));
+    }
+
+    #[test]
+    fn what_is_kept_no_more_is_read_from_what_is_kept_longer() {
+        let day = |day: i64| day_start(day);
+        let mut wanted = wanted(6 * 3_600, 500, Resolution::Auto);
+        (wanted.from, wanted.to) = (day(100), day(100).plus(Duration::from_hours(6)));
+        let kept = |minutes, readings, hours, days| {
+            move |width: Option<Width>| match width {
+                None => readings,
+                Some(Width::Minute) => minutes,
+                Some(Width::Hour) => hours,
+                Some(Width::Day) => days,
+            }
+        };
+        let (minute, hour) = (Duration::from_mins(1), Duration::from_hours(1));
+        let found = |wanted: &Wanted, kept: &dyn Fn(Option<Width>) -> i64| {
+            reaching(wanted, plan(wanted), kept)
+        };
+        assert_eq!(found(&wanted, &kept(100, 0, 0, 0)), (Some(Width::Minute), minute));
+        assert_eq!(found(&wanted, &kept(101, 100, 0, 0)), (None, minute));
+        assert_eq!(found(&wanted, &kept(101, 101, 0, 0)), (Some(Width::Hour), hour));
+        assert_eq!(found(&wanted, &kept(101, 101, 101, 0)), (Some(Width::Day), DAY));
+        // Nothing reaches so far: what reaches farthest.
+        assert_eq!(found(&wanted, &kept(300, 200, 150, 180)), (Some(Width::Hour), hour));
+        wanted.resolution = Resolution::Minute;
+        assert_eq!(found(&wanted, &kept(101, 101, 0, 0)), (Some(Width::Minute), minute));
+        assert_eq!(found(&wanted, &kept(101, 7, 0, 0)), (None, minute));
+    }
+
+    #[test]
+    fn times_that_cannot_be_written_are_not_asked_for() {
+        let mut wanted = wanted(1, 1, Resolution::Day);
+        wanted.from = "9999-12-30T12:00:00Z".parse().unwrap();
+        wanted.to = "9999-12-30T13:00:00Z".parse().unwrap();
+        let text = sql(&wanted, plan(&wanted), None);
+        assert!(text.contains("time < '9999-12-30T22:00:00Z'"), "{text}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::*;
 
+const DAY: Duration = Duration::from_hours(24);
 const LONG: Duration = Duration::from_hours(90 * 24);
 
 /// Whose certificate the authority itself shows when it is asked.
@@ -53,6 +54,11 @@ async fn issues(challenge: Challenge) {
     assert_eq!((status.failures, status.failure, status.phase), (0, None, Phase::Waiting));
     let validity = Validity::of(&found).unwrap();
     assert_eq!(status.validity, Some(validity));
+    let not_before = certificates.0.state.lock().attempts.not_before();
+    assert!(
+        not_before > place.base.clock.now().plus(DAY / 2),
+        "not again at once, whatever clocks say"
+    );
     let third = LONG / 3;
     until(&place.base.clock, "the next one planned", || {
         let next = certificates.status().next.unwrap();
@@ -111,7 +117,37 @@ async fn it_is_renewed_before_it_ends_and_open_connections_stay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_that_cannot_be_kept_is_shown_and_no_other_is_ordered() {
+    let (place, sockets) = (Place::new(), Sockets::open().await);
+    let ports = sockets.ports();
+    let made = authority(&place);
+    let pebble = Pebble::start(free_port().unwrap(), &made, ports, LONG).unwrap();
+    let config = config_of(pebble.directory(), &made.path("authority.pem"));
+    let certificates = place.open(&config);
+    // What cannot be replaced by a file, whoever wants to.
+    std::fs::create_dir_all(place.path("certificates").join(crate::store::CERTIFICATE)).unwrap();
+    sockets.serve(&certificates, &place.base);
+    let clock = &place.base.clock;
+    until(clock, "a certificate", || certificates.status().validity.is_some()).await;
+    let status = certificates.status();
+    assert_eq!((status.failures, status.failure), (0, None));
+    until(clock, "the next one planned", || {
+        certificates.status().next.is_some_and(|next| next > clock.now().plus(LONG / 2))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_authority_that_forgot_the_account_gets_another_one() {
+    forgets("mailto:ops@madang.test").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn also_where_the_contacts_are_others() {
+    forgets("mailto:others@madang.test").await;
+}
+
+async fn forgets(contact: &str) {
     let (place, sockets) = (Place::new(), Sockets::open().await);
     let (ports, port) = (sockets.ports(), free_port().unwrap());
     let made = authority(&place);
@@ -124,7 +160,8 @@ async fn an_authority_that_forgot_the_account_gets_another_one() {
     let found = certificates.0.answers.shown().unwrap();
     drop(first);
     let _second = Pebble::start(port, &made, ports, LONG).unwrap();
-    let again = place.open(&Config { domains: vec![NAME.to_owned()], ..config });
+    let contacts = vec![contact.to_owned()];
+    let again = place.open(&Config { domains: vec![NAME.to_owned()], contacts, ..config });
     // The doors ask the first handle, so what this one prepares is not found; but the account is made.
     let error = again.0.order(None).await.err().unwrap().to_string();
     assert!(error.starts_with(NAME) && error.contains("not validated"), "{error}");

@@ -1,6 +1,7 @@
 //! Which days are to be rolled up, and from when on readings are kept, in rows.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ops::Range;
 
 use base::{OrganisationId, Timestamp};
 use relational::{Read, Tx, params};
@@ -100,17 +101,17 @@ pub(crate) async fn forget(
     Ok(())
 }
 
-/// Takes the marked days of a sensor, the oldest first, with those that were taken and not finished.
+/// Takes some marked days of a sensor, the oldest first, with those that were taken and not finished.
 pub(crate) async fn take(
     tx: &mut Tx,
     organisation: OrganisationId,
-    sensor: &str,
+    (sensor, days): (&str, &Range<i64>),
     most: usize,
 ) -> Result<Vec<i64>> {
     let most = i64::try_from(most).unwrap_or(i64::MAX);
     let sql = "SELECT DISTINCT day FROM rollup_days \
-               WHERE organisation = ? AND sensor = ? ORDER BY day LIMIT ?";
-    let rows = tx.query(sql, params![organisation, sensor, most]).await?;
+               WHERE organisation = ? AND sensor = ? AND day >= ? AND day < ? ORDER BY day LIMIT ?";
+    let rows = tx.query(sql, params![organisation, sensor, days.start, days.end, most]).await?;
     let days: Vec<i64> = rows.iter().map(|row| Ok(row.get("day")?)).collect::<Result<_>>()?;
     for day in &days {
         let sql = "DELETE FROM rollup_days WHERE organisation = ? AND sensor = ? AND day = ?";

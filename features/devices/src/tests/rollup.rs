@@ -113,6 +113,73 @@ async fn readings_go_by_the_day_when_they_are_rolled_up_and_do_not_come_back() {
         (stack.count_of("readings_1h").await, stack.count_of("readings_1d").await),
         (json!(3), json!(2))
     );
+    let path = |more: &str| {
+        let (from, to) = (at(0), at(2 * HOUR));
+        format!("/v1/devices/EWR/series?sensor=weather&value=temp&from={from}&to={to}{more}")
+    };
+    let series = stack.get(&path("")).await;
+    assert_eq!((&series["resolution"], &series["step_seconds"]), (&json!("hour"), &json!(3_600)));
+    assert_eq!(
+        (&series["points"][0]["max"], &series["points"][1]["max"]),
+        (&json!(4.0), &json!(6.0))
+    );
+    let minutes = stack.get(&path("&resolution=minute")).await;
+    assert_eq!(minutes["points"], json!([]), "what was asked for is not kept");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn values_too_large_for_a_sum_have_no_mean_and_their_chart_comes() {
+    let stack = Stack::start().await;
+    stack.weather_sensor().await;
+    let (most, least) = (f64::MAX, f64::MIN);
+    stack
+        .stored(
+            "EWR",
+            &[reading(0, most), reading(1, most), reading(70, least), reading(71, least)],
+        )
+        .await;
+    stack.stored("EWR", &[reading(HOUR, 2.0)]).await;
+    stack.settled().await;
+    let series = async |more: &str| {
+        let (from, to) = (at(0), at(2 * HOUR));
+        let path =
+            format!("/v1/devices/EWR/series?sensor=weather&value=temp&from={from}&to={to}{more}");
+        stack.get(&path).await["points"].clone()
+    };
+    let check = async || {
+        let hours = series("&resolution=hour").await;
+        assert_eq!(
+            (&hours[0]["avg"], &hours[0]["max"], &hours[0]["count"]),
+            (&json!(null), &json!(most), &json!(4))
+        );
+        assert_eq!(hours[1]["avg"], 2.0);
+        let minutes = series("&resolution=minute").await;
+        assert_eq!((&minutes[0]["avg"], &minutes[1]["avg"]), (&json!(null), &json!(null)));
+    };
+    check().await;
+    stack.keep(json!({})).await;
+    roll_up(&stack).await;
+    check().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn days_of_sensors_that_are_not_rolled_up_leave_no_marks() {
+    let stack = Stack::start().await;
+    stack.weather_sensor().await;
+    stack.stored("EWR", &[reading(0, 1.0), reading(DAY, 2.0)]).await;
+    stack.settled().await;
+    let fleet = fleet(&stack).await;
+    let organisation = fleet.organisation;
+    let marks = async || {
+        let read = async move |read: &mut Read| crate::rollup::rows::all(read, organisation).await;
+        fleet.house.needs.db.read(read).await.unwrap().len()
+    };
+    assert_eq!(marks().await, 0);
+    stack.keep(json!({})).await;
+    assert_eq!(roll_up(&stack).await.days, 2);
+    stack.stored("EWR", &[reading(2 * DAY, 3.0)]).await;
+    stack.settled().await;
+    assert_eq!(marks().await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -283,7 +350,7 @@ async fn after_a_kill_the_lake_gets_what_was_kept_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_day_that_cannot_be_rolled_up_keeps_its_readings_and_holds_up_no_other() {
-    let config = Config { roll_up_cells_max: 2, ..Config::default() };
+    let config = Config { roll_up_cells_max: 2, roll_up_days_max: 1, ..Config::default() };
     let stack = Stack::with(config).await;
     stack.weather_sensor().await;
     stack.post("/v1/sensors", &json!({"name": "wind", "values": [{"name": "temp"}]})).await;
