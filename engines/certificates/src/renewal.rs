@@ -111,7 +111,7 @@ impl Inner {
                 let not_before = now.plus(AFTER_SUCCESS.min(life / 6)).millis();
                 let begun = now.millis();
                 self.attempted(|attempts| {
-                    *attempts = Attempts { begun, not_before, ..Attempts::default() };
+                    *attempts = Attempts { not_before, begun, ..Attempts::default() };
                 });
                 self.orders(true);
                 tracing::info!(
