@@ -22,7 +22,7 @@ const LEFT_ALONE_MAX: Duration = Duration::from_hours(7 * 24);
 /// After an order that succeeded there is no other for so long, or for a sixth of the certificate's life.
 const AFTER_SUCCESS: Duration = Duration::from_hours(24);
 
-/// When the authority was asked without success; in milliseconds since 1970, as it is kept.
+/// When the authority was asked, and how that went; in milliseconds since 1970, as it is kept.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(crate) struct Attempts {
     /// Failures since the last success.
@@ -109,9 +109,8 @@ impl Inner {
                 // Also where the new one is due at once, by a wrong clock or the authority's wish.
                 let life = usable.validity.end.since(usable.validity.begin);
                 let not_before = now.plus(AFTER_SUCCESS.min(life / 6)).millis();
-                let begun = now.millis();
                 self.attempted(|attempts| {
-                    *attempts = Attempts { not_before, begun, ..Attempts::default() };
+                    *attempts = Attempts { failures: 0, not_before, left_alone: 0, ..*attempts };
                 });
                 self.orders(true);
                 tracing::info!(
