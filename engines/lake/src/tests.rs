@@ -99,14 +99,20 @@ impl Place {
         (lake, table)
     }
 
-    /// Commits the tail beside the lake, as a commit that landed while its answer was lost: the rows are in the log, the task
-    /// does not know.
-    async fn commit_unheard(&self, lake: &Lake, table: &Table) {
+    /// Twenty rows, of which the last ten are in the log while the task does not know: their commit landed, and its answer was
+    /// lost.
+    async fn open_unheard(&self) -> (Lake, Table) {
+        let (lake, table) = self.open().await;
+        append(&table, 0..10).await;
+        table.flush().await.unwrap();
+        append(&table, 10..20).await;
         let folder = self.folder.path().join(OWN.to_string()).join("readings");
         let folder = std::fs::canonicalize(folder).unwrap();
         let mut delta = Delta::open(&folder, &lake.0.engine.files).await.unwrap().unwrap();
         let files = delta.version().await.unwrap().files;
         delta.append(&table.begin_flush(), &files).await.unwrap();
+        assert!(table.flush().await.is_err(), "the log has a commit that the task does not know");
+        (lake, table)
     }
 }
 
@@ -756,12 +762,7 @@ async fn a_failed_commit_keeps_its_rows_and_is_tried_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_landed_and_was_reported_failed_is_not_repeated() {
     let place = Place::new();
-    let (lake, table) = place.open().await;
-    append(&table, 0..10).await;
-    table.flush().await.unwrap();
-    append(&table, 10..20).await;
-    place.commit_unheard(&lake, &table).await;
-    assert!(table.flush().await.is_err(), "the log has a commit that the task does not know");
+    let (lake, table) = place.open_unheard().await;
     table.flush().await.unwrap();
     assert_exactly(&lake, 20).await;
     assert_eq!((table.rows(), table.durable("readings/0")), (20, Some(19)));
@@ -770,12 +771,7 @@ async fn a_commit_that_landed_and_was_reported_failed_is_not_repeated() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_exchange_waits_until_a_failed_commit_is_settled() {
     let place = Place::new();
-    let (lake, table) = place.open().await;
-    append(&table, 0..10).await;
-    table.flush().await.unwrap();
-    append(&table, 10..20).await;
-    place.commit_unheard(&lake, &table).await;
-    assert!(table.flush().await.is_err(), "the log has a commit that the task does not know");
+    let (lake, table) = place.open_unheard().await;
     let (day, device) = (crate::rows::day_of(START.micros()), table.spec().index("device"));
     let gone = table.exchange_durable(day, (device, "JFK"), table.rows_builder()).await;
     assert_eq!(gone.unwrap(), 20);
