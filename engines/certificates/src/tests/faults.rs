@@ -1,5 +1,8 @@
 //! An authority that goes wrong, and what stays as it was.
 
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 use testkit::until;
@@ -92,6 +95,20 @@ async fn a_bad_nonce_is_answered_with_another_one_three_times() {
     let (place, stand_in) = (Place::new(), refuses(400, vec![], problem("badNonce", "no")));
     let certificates = place.open(&stand_in.config());
     certificates.0.order(None).await.err().unwrap();
+    assert_eq!(stand_in.count("POST /order"), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_two_bad_nonces_the_answer_is_that_to_the_third_request() {
+    let left = AtomicUsize::new(2);
+    let stand_in = StandIn::start(move |_, _| {
+        let is_bad = left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
+        let kind = if is_bad { "badNonce" } else { "rejectedIdentifier" };
+        (400, vec![], problem(kind, kind))
+    });
+    let place = Place::new();
+    let error = place.open(&stand_in.config()).0.order(None).await.err().unwrap().to_string();
+    assert!(error.contains("rejectedIdentifier") && !error.contains("badNonce"), "{error}");
     assert_eq!(stand_in.count("POST /order"), 3);
 }
 
