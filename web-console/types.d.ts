@@ -37,7 +37,7 @@ declare module 'preact' {
 }
 
 declare module 'uplot' {
-  export type Data = [number[], (number | null)[]];
+  export type Data = [number[], ...(number | null)[][]];
   export default class uPlot {
     constructor(options: object, data: Data, into: HTMLElement);
     setData(data: Data, resetScales?: boolean): void;

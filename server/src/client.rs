@@ -1,9 +1,13 @@
-//! `madang jobs …`: asks a running server by its HTTP API, with a key, as any other client does.
+//! `madang jobs …` and `madang readings …`: asks a running server by its HTTP API, with a key, as any other client does.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Subcommand;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// `[client]`: which server the commands ask.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -11,7 +15,7 @@ use serde_json::Value;
 pub(crate) struct Config {
     /// Its address; plain HTTP only, so a server elsewhere is reached through a tunnel.
     pub(crate) url: String,
-    /// The token of a key that may read and write jobs.
+    /// The token of a key that may do what is asked for, such as `jobs.write` or `readings.publish`.
     pub(crate) key: String,
 }
 
@@ -83,6 +87,104 @@ pub(crate) fn jobs(config: &Config, deed: Jobs) -> Result<String> {
     }
 }
 
+#[derive(Subcommand)]
+pub(crate) enum Readings {
+    /// Take readings of the past from a CSV file; again it changes nothing
+    ///
+    /// Its heading names the columns: time, device, sensor, and one for each value, which may be empty.
+    Import {
+        file: PathBuf,
+        /// The device of all lines, where there is no such column
+        #[arg(long)]
+        device: Option<String>,
+        /// The sensor type of all lines, where there is no such column
+        #[arg(long)]
+        sensor: Option<String>,
+        /// The time zone of times without an offset, such as Asia/Seoul
+        #[arg(long)]
+        zone: Option<String>,
+    },
+}
+
+/// Does it and gives what is to be printed.
+pub(crate) fn readings(config: &Config, deed: Readings) -> Result<String> {
+    let client = Client { config };
+    let Readings::Import { file, device, sensor, zone } = deed;
+    let mut parts = Parts::open(&file)?;
+    let (mut accepted, mut empty, mut refused, mut before) = (0, 0, 0, 0);
+    let mut reasons = String::new();
+    while let Some(csv) = parts.next()? {
+        let body = json!({"csv": csv, "device": device, "sensor": sensor, "zone": zone});
+        let answer =
+            client.send("POST", "/v1/readings-import", Some(&body)).with_context(|| {
+                format!(
+                    "after {before} readings, which are kept; the same file can be imported again"
+                )
+            })?;
+        let count = |name: &str| answer[name].as_u64().unwrap_or(0);
+        for reason in answer["reasons"].as_array().into_iter().flatten() {
+            let (index, text) = (reason["index"].as_u64().unwrap_or(0), &reason["reason"]);
+            if reasons.lines().count() < 20 {
+                reasons += &format!(
+                    "reading {}: {}\n",
+                    before + index + 1,
+                    text.as_str().unwrap_or("refused")
+                );
+            }
+        }
+        accepted += count("accepted");
+        empty += count("empty");
+        refused += count("refused");
+        before = accepted + empty + refused;
+    }
+    Ok(format!(
+        "{reasons}accepted {accepted}, without a value {empty}, refused {refused} (dead letters)\n"
+    ))
+}
+
+/// A table in parts that fit a request, each with the heading.
+struct Parts {
+    from: BufReader<File>,
+    heading: String,
+}
+
+impl Parts {
+    /// Half of what a request may have: a quotation mark is two bytes in JSON.
+    const BYTES_MAX: usize = 768 << 10;
+    const LINES_MAX: usize = 10_000;
+
+    fn open(file: &Path) -> Result<Self> {
+        let from = File::open(file).with_context(|| format!("open {}", file.display()))?;
+        let mut parts = Self { from: BufReader::new(from), heading: String::new() };
+        parts.heading = parts.line()?.with_context(|| format!("{} is empty", file.display()))?;
+        Ok(parts)
+    }
+
+    /// One line of the table: a field in quotation marks may go over several of the file.
+    fn line(&mut self) -> Result<Option<String>> {
+        let mut line = String::new();
+        loop {
+            let read = self.from.read_line(&mut line).context("read the file as UTF-8")?;
+            let is_whole = line.matches('"').count() % 2 == 0;
+            let most = Self::BYTES_MAX / 2;
+            ensure!(line.len() <= most, "a line has more than {most} bytes");
+            if is_whole || read == 0 {
+                return Ok((!line.is_empty()).then_some(line));
+            }
+        }
+    }
+
+    fn next(&mut self) -> Result<Option<String>> {
+        let (mut part, mut count) = (String::new(), 0);
+        while count < Self::LINES_MAX && part.len() < Self::BYTES_MAX / 2 {
+            let Some(line) = self.line()? else { break };
+            part += &line;
+            count += 1;
+        }
+        Ok((count > 0).then(|| format!("{}\n{part}", self.heading.trim_end())))
+    }
+}
+
 struct Client<'a> {
     config: &'a Config,
 }
@@ -95,6 +197,10 @@ impl Client<'_> {
     }
 
     fn ask(&self, method: &str, path: &str) -> Result<Value> {
+        self.send(method, path, None)
+    }
+
+    fn send(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
         let Config { url, key } = self.config;
         ensure!(
             !key.is_empty(),
@@ -106,9 +212,15 @@ impl Client<'_> {
         let request = ureq::http::Request::builder()
             .method(method)
             .uri(format!("{}{path}", url.trim_end_matches('/')))
-            .header("authorization", format!("Bearer {key}"))
-            .body(())?;
-        let mut answer = agent.run(request).with_context(|| format!("ask {url}"))?;
+            .header("authorization", format!("Bearer {key}"));
+        let answer = match body {
+            None => agent.run(request.body(())?),
+            Some(body) => {
+                let request = request.header("content-type", "application/json");
+                agent.run(request.body(body.to_string())?)
+            }
+        };
+        let mut answer = answer.with_context(|| format!("ask {url}"))?;
         let text = answer.body_mut().read_to_string()?;
         let body: Value = if text.is_empty() { Value::Null } else { serde_json::from_str(&text)? };
         if answer.status().is_success() {
@@ -153,6 +265,25 @@ mod tests {
             lines(&items, &["id", "error", "count"]),
             "id\terror\tcount\n1\ta b c\t3\n2\t-\t-\n"
         );
+    }
+
+    #[test]
+    fn a_table_goes_in_parts_that_end_between_its_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("readings.csv");
+        let line = "2020-07-01T00:00:00Z,\"a\nb\"\r\n";
+        std::fs::write(&file, format!("time,note\r\n{}", line.repeat(25_000))).unwrap();
+        let mut parts = Parts::open(&file).unwrap();
+        let mut count = 0;
+        while let Some(part) = parts.next().unwrap() {
+            let rest = part.strip_prefix("time,note\n").unwrap();
+            assert_eq!(rest.replace(line, ""), "");
+            assert!(part.len() < Parts::BYTES_MAX);
+            count += rest.matches(line).count();
+        }
+        assert_eq!(count, 25_000);
+        std::fs::write(&file, "").unwrap();
+        assert!(Parts::open(&file).is_err());
     }
 
     #[test]

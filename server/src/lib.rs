@@ -55,6 +55,11 @@ enum Command {
         #[command(subcommand)]
         deed: client::Jobs,
     },
+    /// Give a running server readings of the past
+    Readings {
+        #[command(subcommand)]
+        deed: client::Readings,
+    },
     /// Print the configuration in force, secrets masked
     Config,
     /// Print the `OpenAPI` document of the HTTP API
@@ -92,6 +97,11 @@ fn run(arguments: Arguments, added: Option<Added>) -> Result<()> {
         Command::Jobs { deed } => {
             let config = Settings::read(arguments.config.as_deref())?.config()?;
             print!("{}", client::jobs(&config.client, deed)?);
+            Ok(())
+        }
+        Command::Readings { deed } => {
+            let config = Settings::read(arguments.config.as_deref())?.config()?;
+            print!("{}", client::readings(&config.client, deed)?);
             Ok(())
         }
         Command::Config => {

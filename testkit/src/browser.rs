@@ -2,7 +2,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -119,6 +119,53 @@ impl Browser {
         let element = self.find(hook)?;
         self.command("POST", &format!("/element/{element}/value"), &json!({ "text": keys }))
             .map(drop)
+    }
+
+    /// Chooses in a `<select>`.
+    pub fn choose(&self, hook: &str, value: &str) -> Result<()> {
+        self.find(hook)?;
+        let (hook, value) = (json!(format!("[data-test=\"{hook}\"]")), json!(value));
+        let script = format!(
+            "const s = document.querySelector({hook}); s.value = {value}; \
+             s.dispatchEvent(new Event('change', {{bubbles: true}})); return s.value === {value}"
+        );
+        self.until("a choice", &script)
+    }
+
+    /// Presses and lets go each key, wherever the focus is; WebDriver's code points name special keys.
+    pub fn press(&self, keys: &str) -> Result<()> {
+        let actions: Vec<Value> = keys
+            .chars()
+            .flat_map(|key| ["keyDown", "keyUp"].map(|kind| json!({"type": kind, "value": key})))
+            .collect();
+        let keyboard = json!({"actions": [{"type": "key", "id": "keyboard", "actions": actions}]});
+        self.command("POST", "/actions", &keyboard).map(drop)
+    }
+
+    /// Goes on by the tabulator key until something has the focus; an error when the focus cannot be seen on the way, or never comes there.
+    pub fn tab_to(&self, hook: &str) -> Result<()> {
+        const STOPS_MAX: usize = 150;
+        self.find(hook)?;
+        for _ in 0..STOPS_MAX {
+            self.press("\u{E004}")?;
+            let focus = self.script(
+                "const e = document.activeElement; const s = getComputedStyle(e); \
+                 return {hook: e.dataset.test ?? '', text: e.outerHTML.slice(0, 200), \
+                 seen: e === document.body || s.outlineStyle !== 'none' || s.boxShadow !== 'none'}",
+            )?;
+            ensure!(focus["seen"] == true, "the focus cannot be seen on {}", focus["text"]);
+            if focus["hook"] == hook {
+                return Ok(());
+            }
+        }
+        bail!("the tabulator key never comes to {hook}: {}", self.page_text())
+    }
+
+    /// Shows pages as a phone does.
+    pub fn phone(&self, width: u32, height: u32) -> Result<()> {
+        let metrics =
+            json!({"width": width, "height": height, "deviceScaleFactor": 2, "mobile": true});
+        self.devtools("Emulation.setDeviceMetricsOverride", &metrics)
     }
 
     pub fn text(&self, hook: &str) -> Result<String> {

@@ -43,6 +43,7 @@ pub type Proof = fn(&Ground) -> Result<Report>;
 /// Every proof by its name, `AREA/NAME`.
 pub const ALL: &[(&str, Proof)] = &[
     ("devices/clients", devices::clients),
+    ("devices/console", devices::console),
     ("devices/fleet", devices::fleet),
     ("devices/mosquitto-beside", devices::mosquitto_beside),
     ("devices/night", devices::night),

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::certificates::Certificates;
 use crate::http::Http;
-use crate::wait::within_every;
+use crate::wait::{within, within_every};
 
 /// How to start a `madang`.
 pub struct Launch {
@@ -206,6 +206,17 @@ impl Stack {
     /// What the process wrote to its log so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// The link that signs the first administrator in, once.
+    pub fn link(&self) -> Result<String> {
+        within(Duration::from_secs(20), "the one-time link", || {
+            let log = self.log();
+            Ok(log
+                .split_whitespace()
+                .find(|word| word.contains("/#/link?token="))
+                .map(str::to_owned))
+        })
     }
 
     /// Resident memory in bytes, from /proc.

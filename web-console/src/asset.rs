@@ -13,13 +13,48 @@ use rust_embed::{EmbeddedFile, RustEmbed};
 /// One file of the console, ready to be sent.
 #[derive(Clone, Debug)]
 pub struct Asset {
-    pub body: Bytes,
+    pub body: Body,
     pub content_type: &'static str,
     /// `Some("gzip")` when the body is packed; send `Vary: Accept-Encoding` with every asset.
     pub content_encoding: Option<&'static str>,
     /// Strong, in quotes: compare it with `If-None-Match`.
     pub etag: String,
     pub cache_control: &'static str,
+}
+
+/// The bytes of a file, or how they are made.
+#[derive(Clone, Debug)]
+pub enum Body {
+    Ready(Bytes),
+    /// Nobody asked for it before. Packing takes a while, so it is not for a thread that others wait for.
+    Unpacked(Packing),
+}
+
+impl Body {
+    /// Packs it where that was not done.
+    pub fn bytes(self) -> Bytes {
+        match self {
+            Self::Ready(bytes) => bytes,
+            Self::Unpacked(packing) => packing.run(),
+        }
+    }
+}
+
+/// A file that is to be packed.
+#[derive(Clone, Debug)]
+pub struct Packing {
+    name: String,
+    hash: Hash,
+    plain: Bytes,
+}
+
+impl Packing {
+    /// Packs it, and keeps that for whoever asks next.
+    pub fn run(self) -> Bytes {
+        let bytes = Bytes::from(gzip(&self.plain));
+        PACKED.lock().insert(self.name, (self.hash, bytes.clone()));
+        bytes
+    }
 }
 
 /// What the client can unpack.
@@ -43,18 +78,19 @@ pub fn asset(path: &str, encoding: Encoding) -> Option<Asset> {
     let content_type = content_type(name)?;
     let file = Files::get(name)?;
     let hash = file.metadata.sha256_hash();
+    let bytes = bytes(file);
     let plain = Asset {
         etag: etag(&hash, Encoding::Identity),
-        body: body(file),
+        body: Body::Ready(bytes.clone()),
         content_type,
         content_encoding: None,
         // Names carry no version, so a browser asks again; an unchanged file costs it a 304.
         cache_control: "no-cache",
     };
-    if encoding == Encoding::Identity || plain.body.len() < PACK_BYTES_MIN {
+    if encoding == Encoding::Identity || bytes.len() < PACK_BYTES_MIN {
         return Some(plain);
     }
-    let body = packed(name, &hash, &plain.body);
+    let body = packed(name, hash, bytes);
     let etag = etag(&hash, Encoding::Gzip);
     Some(Asset { body, etag, content_encoding: Some("gzip"), ..plain })
 }
@@ -78,15 +114,11 @@ const PACK_BYTES_MIN: usize = 1024;
 // A file is packed once, when first asked for; there are as many entries as files.
 static PACKED: LazyLock<Mutex<HashMap<String, (Hash, Bytes)>>> = LazyLock::new(Mutex::default);
 
-fn packed(name: &str, hash: &Hash, plain: &[u8]) -> Bytes {
-    if let Some((known, bytes)) = PACKED.lock().get(name)
-        && known == hash
-    {
-        return bytes.clone();
+fn packed(name: &str, hash: Hash, plain: Bytes) -> Body {
+    match PACKED.lock().get(name) {
+        Some((known, bytes)) if *known == hash => Body::Ready(bytes.clone()),
+        _ => Body::Unpacked(Packing { name: name.to_owned(), hash, plain }),
     }
-    let bytes = Bytes::from(gzip(plain));
-    PACKED.lock().insert(name.to_owned(), (*hash, bytes.clone()));
-    bytes
 }
 
 pub(crate) fn gzip(plain: &[u8]) -> Vec<u8> {
@@ -94,7 +126,7 @@ pub(crate) fn gzip(plain: &[u8]) -> Vec<u8> {
     encoder.write_all(plain).and_then(|()| encoder.finish()).expect("writing to memory cannot fail")
 }
 
-fn body(file: EmbeddedFile) -> Bytes {
+fn bytes(file: EmbeddedFile) -> Bytes {
     match file.data {
         Cow::Borrowed(bytes) => Bytes::from_static(bytes),
         Cow::Owned(bytes) => Bytes::from(bytes),
@@ -145,7 +177,7 @@ mod tests {
             let asset = plain(path);
             assert_eq!(asset.content_type, content_type, "{path}");
             assert!(asset.etag.starts_with('"') && asset.etag.ends_with('"'), "{path}");
-            assert!(!asset.body.is_empty(), "{path}");
+            assert!(!asset.body.bytes().is_empty(), "{path}");
         }
         assert_ne!(plain("/main.js").etag, plain("/api.js").etag);
         assert_eq!(plain("/main.js").etag, plain("/main.js").etag);
@@ -174,10 +206,12 @@ mod tests {
     fn a_packed_file_unpacks_to_the_same_bytes_under_an_etag_of_its_own() {
         let (plain, packed) = (plain("/style.css"), asset("/style.css", Encoding::Gzip).unwrap());
         let mut unpacked = Vec::new();
-        GzDecoder::new(&packed.body[..]).read_to_end(&mut unpacked).unwrap();
-        assert_eq!(unpacked, plain.body);
+        let bytes = packed.body.bytes();
+        GzDecoder::new(&bytes[..]).read_to_end(&mut unpacked).unwrap();
+        assert_eq!(unpacked, plain.body.bytes());
         assert_eq!(packed.content_encoding, Some("gzip"));
         assert_ne!(packed.etag, plain.etag);
-        assert_eq!(asset("/style.css", Encoding::Gzip).unwrap().body, packed.body);
+        let again = asset("/style.css", Encoding::Gzip).unwrap();
+        assert!(matches!(again.body, Body::Ready(kept) if kept == bytes), "packed once");
     }
 }

@@ -13,5 +13,5 @@ mod policy;
 #[cfg(test)]
 mod ui_tests;
 
-pub use asset::{Asset, Encoding, asset, paths};
+pub use asset::{Asset, Body, Encoding, Packing, asset, paths};
 pub use policy::content_security_policy;

@@ -8,8 +8,9 @@ use crate::asset::{Encoding, asset};
 ///
 /// The import map is the one script inside `index.html`; its hash is taken from the file itself, so it cannot drift.
 pub fn content_security_policy() -> String {
-    let index = asset("index.html", Encoding::Identity).expect("index.html is embedded");
-    let index = std::str::from_utf8(&index.body).expect("index.html is UTF-8; a test reads it");
+    let index =
+        asset("index.html", Encoding::Identity).expect("index.html is embedded").body.bytes();
+    let index = std::str::from_utf8(&index).expect("index.html is UTF-8; a test reads it");
     let hashes: Vec<String> = inline_scripts(index)
         .iter()
         .map(|script| format!(" 'sha256-{}'", STANDARD.encode(Sha256::digest(script.as_bytes()))))
@@ -39,7 +40,7 @@ mod tests {
 
     fn index() -> String {
         let index = asset("index.html", Encoding::Identity).unwrap();
-        String::from_utf8(index.body.to_vec()).unwrap()
+        String::from_utf8(index.body.bytes().to_vec()).unwrap()
     }
 
     #[test]

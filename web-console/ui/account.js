@@ -11,6 +11,9 @@ export const account = signal(/** @type {api.Session | null | undefined} */ (und
 /** Why the server could not say, if it could not. @type {import('preact').Signal<Error | null>} */
 export const accountError = signal(/** @type {Error | null} */ (null));
 
+/** Whether the account was granted an action such as `devices.write`, on some resource at least. @param {string} action */
+export const may = (action) => account.value?.actions.some((own) => own === '*' || own === action || (own.endsWith('.*') && action.startsWith(own.slice(0, -1)))) ?? false;
+
 export async function refreshAccount() {
   try {
     account.value = await api.session();

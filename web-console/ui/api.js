@@ -10,6 +10,13 @@
 /** @typedef {{ actor?: string, action?: string, outcome?: string, door?: string, from?: string, until?: string }} AuditFilter */
 /** @typedef {{ id: string, name: string, is_backed_up: boolean, created: string, used: string | null }} Passkey */
 /** @typedef {{ devices: number, sensors: number, rules: number, readings_total: number, readings_per_second: number, alerts_total: number, alerts_today: number, messages_held: number, messages_waiting: number, dead_letters: number, version: string, uptime_seconds: number, mqtt?: string | null }} Overview */
+/** @typedef {'raw' | 'minute' | 'hour' | 'day'} Resolution */
+/** @typedef {{ resolution: Resolution, step_seconds: number, points: { time: string, count: number, min: number, max: number, avg: number | null, last: number }[], is_truncated: boolean }} Series */
+/** @typedef {'avg' | 'min' | 'max' | 'last'} Show */
+/** @typedef {{ device: string, sensor: string, value: string, label: string | null, show: Show }} BoardLine */
+/** @typedef {{ title: string | null, is_wide: boolean, lines: BoardLine[] }} BoardChart */
+/** @typedef {{ title: string, hours: number | null, charts: BoardChart[] }} BoardDocument */
+/** @typedef {{ name: string, document: BoardDocument, version: number, created: string, updated: string, author: string }} Board */
 /** @typedef {{ name: string, unit?: string | null, label?: string | null }} SensorValue */
 /** @typedef {{ name: string, values: SensorValue[], silent_after_seconds?: number | null, lateness_seconds?: number | null, retention?: Record<string, number | null> | null, created?: string }} Sensor */
 /** @typedef {Record<string, number | null>} Values */
@@ -319,6 +326,21 @@ export const kvKeys = ({ db, prefix, ...page }) => json('GET', address('/v1/kv/k
 export const kvKey = (id, db) => json('GET', address(`/v1/kv/keys/${part(id)}`, { db }));
 /** @returns {Promise<{ items: KvSlow[] }>} */
 export const kvSlow = () => json('GET', '/v1/kv/slow');
+
+// Dashboards.
+
+/** @param {PageRequest} [page] @returns {Promise<Page<Board>>} */
+export const boards = (page) => json('GET', address('/v1/dashboards', paged(page)));
+/** @param {string} name @returns {Promise<Board>} */
+export const board = (name) => json('GET', `/v1/dashboards/${part(name)}`);
+/** @param {string} name @param {BoardDocument} document @param {number} version the one that is changed; 0: there is none yet @returns {Promise<Board>} */
+export const writeBoard = (name, document, version) => json('PUT', `/v1/dashboards/${part(name)}`, { body: { document, version } });
+/** @param {string} name */
+export const deleteBoard = (name) => nothing('DELETE', `/v1/dashboards/${part(name)}`);
+/** @param {{ csv: string, device?: string, sensor?: string, zone: string }} body @returns {Promise<{ accepted: number, empty: number, refused: number, reasons: { index: number, reason: string }[] }>} */
+export const importReadings = (body) => json('POST', '/v1/readings-import', { body });
+/** @param {string} device @param {{ sensor: string, value: string, from: string, to: string, points: number }} query @returns {Promise<Series>} */
+export const series = (device, query) => json('GET', address(`/v1/devices/${part(device)}/series`, query));
 
 // Sensors.
 

@@ -1,31 +1,22 @@
-// One value of one device over time: the past by SQL, the present from the stream.
+// Values of devices over time: the past from their series, the present from the stream.
 import { useEffect, useState } from 'preact';
-import { sql } from './api.js';
-import { follow, gap, newestOf } from './live.js';
+import { device as fetchDevice, series } from './api.js';
+import { follow, gap, learn, newestOf } from './live.js';
 import { moment } from './parts/format.js';
 
 /** @typedef {import('./parts/chart.js').Points} Points */
+/** @typedef {{ device: string, sensor: string, value: string, show?: 'avg' | 'min' | 'max' | 'last' }} Line */
+/** @typedef {[number[], number[]]} Track times in seconds, in order, and a value at each */
 
-const POINTS_MAX = 20000;
-
-/** Text as a SQL literal. @param {string} text */
-export const literal = (text) => `'${text.replaceAll("'", "''")}'`;
-
-/**
- * @param {string} device
- * @param {string} sensor
- * @param {string} value
- * @param {number | null} from milliseconds
- */
-export function historySql(device, sensor, value, from) {
-  const since = from === null ? '' : ` AND time >= ${literal(new Date(from).toISOString())}`;
-  const where = `device = ${literal(device)} AND sensor = ${literal(sensor)} AND name = ${literal(value)}${since}`;
-  return `SELECT time, value FROM readings WHERE ${where} ORDER BY time DESC LIMIT ${POINTS_MAX}`;
-}
+/** Points that the past of a line has at most. */
+const PAST_MAX = 600;
+/** Readings that came since; with more of them the past is asked for again, which holds them by then. */
+const NEWS_MAX = 2000;
+const HOUR_MS = 3600000;
 
 /**
  * Puts a point where it belongs; the same time again replaces it.
- * @param {Points} points
+ * @param {Track} track
  * @param {number} time
  * @param {number} value
  */
@@ -40,75 +31,111 @@ function put([times, values], time, value) {
   values.splice(at, 0, value);
 }
 
-/**
- * The stream may run ahead of the clock (a replay does), so a span ends at the newest reading.
- * @param {Points} points
- * @param {number | null} hours
- * @returns {Points}
- */
-function within([times, values], hours) {
-  const newest = times[times.length - 1];
-  const from = hours === null || newest === undefined ? -Infinity : newest - hours * 3600;
-  let first = Math.max(0, times.length - POINTS_MAX);
-  while (first < times.length && times[first] < from) first += 1;
-  return [times.slice(first), values.slice(first)];
+/** The part of a track that is not older than this. @param {Track} track @param {number} from @returns {Track} */
+function since([times, values], from) {
+  const first = times.findIndex((time) => time >= from);
+  return first < 0 ? [[], []] : [times.slice(first), values.slice(first)];
 }
 
 /**
- * @param {string} device
- * @param {string} sensor
- * @param {string} value
+ * The tracks on one axis of time; a line has no value where another one has its point.
+ * The stream may run ahead of the clock (a replay does), so a span ends at the newest reading.
+ * @param {Track[]} tracks
  * @param {number | null} hours
+ * @returns {Points}
  */
-export function useHistory(device, sensor, value, hours) {
+export function aligned(tracks, hours) {
+  const newest = Math.max(...tracks.map(([times]) => times[times.length - 1] ?? -Infinity));
+  const shown = hours === null || newest === -Infinity ? tracks : tracks.map((track) => since(track, newest - hours * 3600));
+  if (shown.length === 1) return shown[0];
+  const times = [...new Set(shown.flatMap(([own]) => own))].sort((a, b) => a - b);
+  const place = new Map(times.map((time, i) => [time, i]));
+  const rows = shown.map(([own, values]) => {
+    /** @type {(number | null)[]} */
+    const row = new Array(times.length).fill(null);
+    own.forEach((time, i) => (row[/** @type {number} */ (place.get(time))] = values[i]));
+    return row;
+  });
+  return [times, ...rows];
+}
+
+/**
+ * The past of one line.
+ * @param {Line} line
+ * @param {number | null} hours
+ * @returns {Promise<{ track: Track, end: number }>} until when it knows everything
+ */
+async function past({ device, sensor, value, show = 'avg' }, hours) {
+  if (newestOf(device).size === 0) learn([await fetchDevice(device)]);
+  const newest = newestOf(device).get(sensor);
+  const end = (newest ? moment(newest.time) : Date.now()) + 1;
+  const ask = (/** @type {number} */ from, /** @type {number} */ points) =>
+    series(device, { sensor, value, from: new Date(from).toISOString(), to: new Date(end).toISOString(), points });
+  let from = hours === null ? 0 : Math.max(0, end - hours * HOUR_MS);
+  if (hours === null) {
+    // Where it begins is not known: roughly first.
+    const [first] = (await ask(0, 10000)).points;
+    if (!first) return { track: [[], []], end: -Infinity };
+    from = moment(first.time);
+  }
+  const { points, step_seconds } = await ask(from, PAST_MAX);
+  const times = points.map((point) => moment(point.time) / 1000);
+  const values = points.map((point) => (show === 'avg' ? point.avg : point[show]) ?? point.last);
+  return { track: [times, values], end: (times[times.length - 1] ?? -Infinity) + step_seconds };
+}
+
+/**
+ * @param {Line[]} lines at least one
+ * @param {number | null} hours null: as far as anything is kept
+ */
+export function useHistory(lines, hours) {
   const [state, setState] = useState(/** @type {{ points: Points | null, error: unknown }} */ ({ points: null, error: null }));
+  const [turn, setTurn] = useState(0);
   const missed = gap.value;
+  const key = JSON.stringify(lines);
 
   useEffect(() => {
     let gone = false;
-    /** @type {Points | null} */
-    let points = null;
-    /** @type {[number, number][]} */
-    let early = [];
+    /** @type {Track[] | null} */
+    let tracks = null;
+    /** @type {[number, number, number][]} line, time and value */
+    let news = [];
+    let count = 0;
+    const draw = () => {
+      if (!tracks) return;
+      for (const [line, time, value] of news) put(tracks[line], time, value);
+      count += news.length;
+      news = [];
+      setState({ points: aligned(tracks, hours), error: null });
+      if (count > NEWS_MAX) setTurn((before) => before + 1);
+    };
     const end = follow((readings) => {
-      /** @type {[number, number][]} */
-      const news = [];
+      const before = news.length;
       for (const reading of readings) {
-        const number = reading.values[value];
-        if (reading.device === device && reading.sensor === sensor && number !== null && number !== undefined) {
-          news.push([moment(reading.time) / 1000, number]);
-        }
+        lines.forEach((line, i) => {
+          const number = reading.values[line.value];
+          if (reading.device === line.device && reading.sensor === line.sensor && number !== null && number !== undefined) {
+            news.push([i, moment(reading.time) / 1000, number]);
+          }
+        });
       }
-      if (news.length === 0) return;
-      if (!points) {
-        early.push(...news);
-        return;
-      }
-      for (const [time, number] of news) put(points, time, number);
-      points = within(points, hours);
-      setState({ points, error: null });
+      if (news.length > before) draw();
     });
-    (async () => {
-      const newest = newestOf(device).get(sensor);
-      const now = newest ? moment(newest.time) : Date.now();
-      const answer = await sql(historySql(device, sensor, value, hours === null ? null : now - hours * 3600000));
-      if (gone) return;
-      /** @type {Points} */
-      const past = [[], []];
-      for (const [time, number] of answer.rows.reverse()) {
-        past[0].push(moment(time) / 1000);
-        past[1].push(/** @type {number | null} */ (number));
-      }
-      for (const [time, number] of early) put(past, time, number);
-      early = [];
-      points = within(past, hours);
-      setState({ points, error: null });
-    })().catch((error) => gone || setState({ points: null, error }));
+    Promise.all(lines.map((line) => past(line, hours))).then(
+      (found) => {
+        if (gone) return;
+        tracks = found.map(({ track }) => track);
+        // What came while the past was asked for may be in it.
+        news = news.filter(([line, time]) => time >= found[line].end);
+        draw();
+      },
+      (error) => gone || setState({ points: null, error }),
+    );
     return () => {
       gone = true;
       end();
     };
-  }, [device, sensor, value, hours, missed]);
+  }, [key, hours, missed, turn]);
 
   return state;
 }

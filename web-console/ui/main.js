@@ -12,6 +12,7 @@ import { route } from './router.js';
 const pages = {
   '': () => import('./pages/overview.js'),
   map: () => import('./pages/map.js'),
+  dashboards: () => import('./pages/dashboards.js'),
   rules: () => import('./pages/rules.js'),
   sql: () => import('./pages/sql.js'),
   devices: () => import('./pages/devices.js'),
@@ -29,7 +30,7 @@ const pages = {
 
 /** @param {string} name */
 const titleOf = (name) =>
-  ({ '': t('nav.overview'), map: t('nav.map'), rules: t('nav.rules'), sql: t('nav.sql'), devices: t('nav.devices'), device: t('nav.devices'), comments: t('comments.title'), jobs: t('nav.jobs'), 'dead-letters': t('dead.title'), sockets: t('sockets.title'), kv: t('kv.title'), account: t('account.title'), people: t('people.title'), tools: t('tools.title'), audit: t('audit.title') })[name] ?? t('missing.title');
+  ({ '': t('nav.overview'), map: t('nav.map'), dashboards: t('boards.title'), rules: t('nav.rules'), sql: t('nav.sql'), devices: t('nav.devices'), device: t('nav.devices'), comments: t('comments.title'), jobs: t('nav.jobs'), 'dead-letters': t('dead.title'), sockets: t('sockets.title'), kv: t('kv.title'), account: t('account.title'), people: t('people.title'), tools: t('tools.title'), audit: t('audit.title') })[name] ?? t('missing.title');
 
 function Page() {
   const name = route.value.parts[0] ?? '';

@@ -183,6 +183,10 @@ impl Default for Config {
             administrator_email: "admin@localhost".into(),
             member_grants: vec![
                 Grant::new("devices.*", "*"),
+                Grant::new("readings.*", "*"),
+                Grant::new("rules.*", "*"),
+                Grant::new("alerts.*", "*"),
+                Grant::new("commands.send", "*"),
                 Grant::new("lake.query", "*"),
                 Grant::new("mqtt.publish", "mqtt/data/*"),
                 Grant::new("mqtt.subscribe", "*"),

@@ -1,9 +1,10 @@
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use base::Timestamp;
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::array::AsArray;
+use datafusion::arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
 use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
@@ -262,6 +263,17 @@ impl Table {
         shared.wake.notify_one();
         // The owner is gone: at shutdown, or by a panic.
         answered.await.map_err(|_| Error::Unavailable("the lake is closed".into()))?
+    }
+
+    /// The UTC days that have rows now, counted from 1970; no file is read.
+    pub fn days(&self) -> BTreeSet<i64> {
+        let View { files, tail, .. } = self.view();
+        let time = self.shared.spec.index(&self.shared.spec.day_of);
+        let of_tail = tail.iter().flat_map(|batch| {
+            let times = batch.column(time).as_primitive::<TimestampMicrosecondType>();
+            times.values().iter().map(|micros| day_of(*micros))
+        });
+        files.list.iter().map(|file| file.day).chain(of_tail).map(i64::from).collect()
     }
 
     /// Shows all rows of the UTC day of `time` that are there now, in no order, with what was seen so far.

@@ -291,7 +291,11 @@ async fn rows_of_one_day_and_text_give_place_to_others() {
     seen.sort();
     assert_eq!(seen, [r#"Text("EWR")"#, r#"Text("EWR")"#, r#"Text("JFK")"#]);
     assert!(table.visit_day(tomorrow.plus(HOUR * 24), Vec::new(), see).await.unwrap().is_empty());
+    let first = i64::from(crate::rows::day_of(START.micros()));
+    let days = std::collections::BTreeSet::from([first, first + 1]);
+    assert_eq!(table.days(), days, "one day is in files, both wait");
     table.flush().await.unwrap();
+    assert_eq!(table.days(), days);
     drop((lake, table));
 
     let (lake, table) = place.open().await;
@@ -771,7 +775,7 @@ async fn a_commit_that_landed_and_was_reported_failed_is_not_repeated() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_exchange_waits_until_a_failed_commit_is_settled() {
     let place = Place::new();
-    let (lake, table) = place.open_unheard().await;
+    let (_lake, table) = place.open_unheard().await;
     let (day, device) = (crate::rows::day_of(START.micros()), table.spec().index("device"));
     let gone = table.exchange_durable(day, (device, "JFK"), table.rows_builder()).await;
     assert_eq!(gone.unwrap(), 20);

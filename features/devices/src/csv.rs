@@ -29,8 +29,7 @@ fn quoted(field: &str) -> String {
 /// Reads a table; each row has its fields in the order of [`COLUMNS`].
 pub(crate) fn read(text: &str) -> Result<Vec<[String; COLUMNS.len()]>> {
     let fault = |text: String| Error::Invalid(vec![Fault::new("/csv", text)]);
-    // Spreadsheets write a mark of the byte order.
-    let mut lines = lines(text.trim_start_matches('\u{feff}')).into_iter();
+    let mut lines = rows(text).into_iter();
     let heading = lines.next().unwrap_or_default();
     let mut places = Vec::with_capacity(heading.len());
     for column in &heading {
@@ -68,7 +67,10 @@ pub(crate) fn list(field: &str) -> Vec<String> {
 }
 
 /// Fields by line; a quoted field may hold the end of a line. Lines with nothing in them are left out.
-fn lines(text: &str) -> Vec<Vec<String>> {
+/// The lines that are not empty, with their fields.
+pub(crate) fn rows(text: &str) -> Vec<Vec<String>> {
+    // Spreadsheets write a mark of the byte order.
+    let text = text.trim_start_matches('\u{feff}');
     let (mut lines, mut fields, mut field) = (Vec::new(), Vec::new(), String::new());
     let mut is_quoted = false;
     let mut letters = text.chars().peekable();

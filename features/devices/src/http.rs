@@ -1,6 +1,7 @@
 //! The operations under `/v1`. What goes over the wire stands in `http/wire.rs`.
 
 mod acting;
+mod dashboards;
 mod wire;
 
 use std::ops::Bound;
@@ -26,14 +27,14 @@ use crate::stream::{Kind, follow};
 use crate::{
     ALERTS_READ, ALERTS_WRITE, DEVICES_KEYS, DEVICES_PROVISION, DEVICES_READ, DEVICES_WRITE,
     Devices, Error, Fault, KeyRequest, MQTT_CLIENT, MQTT_PUBLISH, MQTT_SUBSCRIBE, READINGS_PUBLISH,
-    READINGS_READ, RULES_READ, RULES_WRITE, csv, store,
+    READINGS_READ, RULES_READ, RULES_WRITE, backfill, csv, store,
 };
 use wire::{
-    AlertDetailView, AlertView, AlertsQuery, BatteryView, DeviceBody, DeviceView, DevicesBody,
-    DevicesImportBody, DevicesQuery, EventsQuery, EventsTopic, ExportFormat, ExportQuery,
-    HandleBody, HealthEntryView, HealthState, ImportedView, IssuedKeyView, KeyBody, Patch,
-    ReadingsBody, RefusedView, RestoreBody, RuleBody, RuleView, RulesBody, SensorBody, SensorView,
-    TakenView, TrialBody, TrialView, VersionView,
+    AlertDetailView, AlertView, AlertsQuery, BackfillBody, BackfilledView, BatteryView, DeviceBody,
+    DeviceView, DevicesBody, DevicesImportBody, DevicesQuery, EventsQuery, EventsTopic,
+    ExportFormat, ExportQuery, HandleBody, HealthEntryView, HealthState, ImportedView,
+    IssuedKeyView, KeyBody, Patch, ReadingsBody, RefusedView, RestoreBody, RuleBody, RuleView,
+    RulesBody, SensorBody, SensorView, TakenView, TrialBody, TrialView, VersionView,
 };
 
 type Result<T> = edge::Result<T>;
@@ -44,7 +45,8 @@ const READINGS_BODY_BYTES_MAX: usize = 2 << 20;
 pub(crate) fn routes(devices: Devices) -> Routes<Devices> {
     let routes = Routes::new(devices);
     let routes = acting::actuator_routes(device_routes(sensor_routes(routes)));
-    reading_routes(alert_routes(rule_routes(acting::command_routes(routes))))
+    let routes = alert_routes(rule_routes(acting::command_routes(routes)));
+    dashboards::routes(reading_routes(routes))
 }
 
 fn sensor_routes(routes: Routes<Devices>) -> Routes<Devices> {
@@ -345,6 +347,15 @@ fn reading_routes(routes: Routes<Devices>) -> Routes<Devices> {
                 .body_bytes_max(READINGS_BODY_BYTES_MAX)
                 .returns::<TakenView>(202),
             send_readings,
+        )
+        .add(
+            of(Operation::post("/v1/readings-import"))
+                .id("importReadings")
+                .summary("Takes readings of the past from a table, one line each. They are on disk when this answers; sent again they change nothing.")
+                .action(READINGS_PUBLISH)
+                .body_bytes_max(READINGS_BODY_BYTES_MAX)
+                .returns::<BackfilledView>(202),
+            import_readings,
         )
         .add(
             of(Operation::get("/v1/devices/{name}/series"))
@@ -846,6 +857,29 @@ async fn send_readings(
         .collect();
     let taken = TakenView { accepted: refusals.len() - refused.len(), refused };
     Ok((StatusCode::ACCEPTED, Json(taken)).into_response())
+}
+
+async fn import_readings(
+    State(devices): State<Devices>,
+    caller: Caller,
+    Json(body): Json<BackfillBody>,
+) -> Result<Response> {
+    let most = devices.house.config.import_readings_max;
+    let (lines, empty) = backfill::lines(&body.table(), most)?;
+    let fleet = devices.fleet(caller.organisation()).await?;
+    let readings: Vec<(&str, &[u8])> =
+        lines.iter().map(|line| (line.device.as_str(), line.payload.as_bytes())).collect();
+    let refusals = fleet.take_all(&caller.principal, &readings).await?;
+    let refused: Vec<RefusedView> = lines
+        .iter()
+        .zip(&refusals)
+        .filter_map(|(line, refusal)| {
+            Some(RefusedView { index: line.index, reason: refusal.as_ref()?.reason() })
+        })
+        .collect();
+    let accepted = refusals.len() - refused.len();
+    let answer = BackfilledView::new(accepted, empty, refused);
+    Ok((StatusCode::ACCEPTED, Json(answer)).into_response())
 }
 
 async fn follow_events(

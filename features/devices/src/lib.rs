@@ -19,8 +19,10 @@
 //! - A dead letter is written before its message is acknowledged; a crash can write it twice. Replayed, it is
 //!   checked again as if it came now, with the rights of whoever replays it; the reading counts once.
 
+mod backfill;
 mod commands;
 mod csv;
+mod dashboards;
 mod errands;
 mod evidence;
 mod fleet;
@@ -70,9 +72,9 @@ pub use needs::{
 pub use rollup::{ROLL_UP, ROLL_UP_SCHEDULE};
 pub use rule::{RuleId, RuleKind};
 
-/// Seeing devices, sensors and the overview.
+/// Seeing devices, sensors, dashboards and the overview.
 pub const DEVICES_READ: Action = Action("devices.read");
-/// Changing devices and sensors.
+/// Changing devices, sensors and dashboards.
 pub const DEVICES_WRITE: Action = Action("devices.write");
 /// Registering what is unknown by a first reading; asked on `device/NAME`.
 pub const DEVICES_REGISTER: Action = Action("devices.register");
@@ -156,6 +158,8 @@ pub struct Config {
     pub payload_bytes_max: usize,
     /// Readings in one request.
     pub request_readings_max: usize,
+    /// Lines of one table with readings.
+    pub import_readings_max: usize,
     /// How far the time of a reading may be ahead of the server's clock.
     #[serde(with = "duration")]
     pub ahead_max: Duration,
@@ -207,6 +211,14 @@ pub struct Config {
     pub roll_up_wait_max: Duration,
     /// Points of one answer about a series.
     pub series_points_max: usize,
+    /// Dashboards of an organisation.
+    pub dashboards_max: usize,
+    /// Charts of a dashboard.
+    pub dashboard_charts_max: usize,
+    /// Lines of a chart.
+    pub dashboard_lines_max: usize,
+    /// Bytes of a dashboard as JSON.
+    pub dashboard_bytes_max: usize,
     /// Alerts that a pipeline commits at once; what follows comes with the next commit.
     pub batch_alerts_max: usize,
     /// Past readings that one trial of a rule looks at.
@@ -272,6 +284,7 @@ impl Default for Config {
             value_count_max: 256,
             payload_bytes_max: 64 << 10,
             request_readings_max: 1_000,
+            import_readings_max: 20_000,
             ahead_max: Duration::from_hours(24),
             dead_letter_payload_bytes_max: 4 << 10,
             dead_letters_looked_at_max: 10_000,
@@ -295,6 +308,10 @@ impl Default for Config {
             roll_up_cells_max: 4_000_000,
             roll_up_wait_max: Duration::from_secs(30),
             series_points_max: 10_000,
+            dashboards_max: 1_000,
+            dashboard_charts_max: 48,
+            dashboard_lines_max: 12,
+            dashboard_bytes_max: 48 << 10,
             batch_alerts_max: 1_000,
             trial_readings_max: 1_000_000,
             trial_rows_max: 50_000,

@@ -396,7 +396,7 @@ impl Fleet {
         }
         // What was committed before days were marked is in the lake once every pipeline has begun a batch.
         self.roll_ups.turn(self.house.config.roll_up_wait_max).await?;
-        let days = self.days_of("readings", sensor, None).await?;
+        let days = self.days_of(&self.table, sensor, i64::MAX).await?;
         let (organisation, name) = (self.organisation, sensor.to_owned());
         let found = async move |tx: &mut Tx| rows::found(tx, organisation, &name, &days).await;
         self.house.needs.db.write(found).await?;
@@ -405,23 +405,27 @@ impl Fleet {
         Ok(())
     }
 
-    /// The days for which a table has rows of the sensor, before a time.
-    async fn days_of(
-        &self,
-        table: &str,
-        sensor: &str,
-        before: Option<Timestamp>,
-    ) -> Result<BTreeSet<i64>> {
-        let before = before.map_or_else(String::new, |before| format!(" AND time < '{before}'"));
-        let sql = format!(
-            "SELECT DISTINCT CAST(time AS BIGINT) / {DAY_MICROS} FROM {table} WHERE sensor = {}{before}",
-            crate::series::quoted(sensor)
-        );
-        let lake = &self.house.needs.lake;
-        let answer = lake.query_encoded(self.organisation, &sql, Format::Json).await?;
-        let answer: Days = serde_json::from_slice(&answer.bytes)
-            .map_err(|_| Error::damaged("an answer of the lake"))?;
-        Ok(answer.rows.into_iter().map(|(day,)| day).collect())
+    /// The days before one for which a table has rows of the sensor. Few days are asked for at once, so that a large table takes
+    /// many queries and none of them long.
+    async fn days_of(&self, table: &Table, sensor: &str, before: i64) -> Result<BTreeSet<i64>> {
+        const DAYS_AT_ONCE: usize = 32;
+        let all: Vec<i64> = table.days().range(..before).copied().collect();
+        let (name, sensor) = (&table.spec().name, crate::series::quoted(sensor));
+        let mut found = BTreeSet::new();
+        for days in all.chunks(DAYS_AT_ONCE) {
+            let (Some(first), Some(last)) = (days.first(), days.last()) else { continue };
+            let (from, to) = (day_start(*first), day_start(*last + 1));
+            let sql = format!(
+                "SELECT DISTINCT CAST(time AS BIGINT) / {DAY_MICROS} FROM {name} \
+                 WHERE sensor = {sensor} AND time >= '{from}' AND time < '{to}'"
+            );
+            let lake = &self.house.needs.lake;
+            let answer = lake.query_encoded(self.organisation, &sql, Format::Json).await?;
+            let answer: Days = serde_json::from_slice(&answer.bytes)
+                .map_err(|_| Error::damaged("an answer of the lake"))?;
+            found.extend(answer.rows.into_iter().map(|(day,)| day));
+        }
+        Ok(found)
     }
 
     /// Rolls up the marked days before `until`, some at a time.
@@ -504,7 +508,7 @@ impl Fleet {
             *known = (*known).max(before);
         }
         self.at(Step::Forgotten).await?;
-        let old = self.days_of("readings", sensor, Some(before)).await?;
+        let old = self.days_of(&self.table, sensor, first).await?;
         if old.is_empty() {
             return Ok(());
         }
@@ -533,9 +537,8 @@ impl Fleet {
     ) -> Result<()> {
         for width in Width::ALL {
             let Some(days) = retention.of(width) else { continue };
-            let before = day_start(self.first_day(days));
             let table = self.roll_ups.table(width);
-            for day in self.days_of(width.table_name(), sensor, Some(before)).await? {
+            for day in self.days_of(table, sensor, self.first_day(days)).await? {
                 if !is_wanted() {
                     return Ok(());
                 }

@@ -251,6 +251,21 @@ CREATE TABLE rollup_sensors (
 );
 ",
     },
+    Migration {
+        id: "0007-dashboards",
+        sql: "
+CREATE TABLE dashboards (
+    organisation VARCHAR(36) NOT NULL,
+    name VARCHAR(128) NOT NULL,
+    document TEXT NOT NULL,
+    version BIGINT NOT NULL,
+    created BIGINT NOT NULL,
+    updated BIGINT NOT NULL,
+    author VARCHAR(256) NOT NULL,
+    PRIMARY KEY (organisation, name)
+);
+",
+    },
 ];
 
 /// An alert that was raised, once.

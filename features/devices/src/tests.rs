@@ -1,6 +1,8 @@
 //! Through the routes and the pipelines, on embedded engines.
 
+mod backfill;
 mod commands;
+mod dashboards;
 mod health;
 mod http;
 mod letters;

@@ -1,9 +1,11 @@
 //! The console's files, below every operation.
 
+use axum::body::Body;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use edge::{knows, takes_gzip};
+use futures::stream;
 use web_console::{Encoding, asset, content_security_policy};
 
 /// Answers a `GET` that no operation names; `None` is a 404.
@@ -23,7 +25,7 @@ pub(super) fn pages() -> impl Fn(&Parts) -> Option<Response> + Send + Sync + 'st
         let mut response = if knows(&request.headers, &asset.etag) {
             StatusCode::NOT_MODIFIED.into_response()
         } else {
-            ([(header::CONTENT_TYPE, asset.content_type)], asset.body).into_response()
+            ([(header::CONTENT_TYPE, asset.content_type)], body(asset.body)).into_response()
         };
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(asset.cache_control));
@@ -36,5 +38,16 @@ pub(super) fn pages() -> impl Fn(&Parts) -> Option<Response> + Send + Sync + 'st
             headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding));
         }
         Some(response)
+    }
+}
+
+/// What was packed before comes at once, and what was not while others are served.
+fn body(body: web_console::Body) -> Body {
+    match body {
+        web_console::Body::Ready(bytes) => Body::from(bytes),
+        web_console::Body::Unpacked(packing) => {
+            let packed = tokio::task::spawn_blocking(move || packing.run());
+            Body::from_stream(stream::once(packed))
+        }
     }
 }

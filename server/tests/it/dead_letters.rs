@@ -147,10 +147,6 @@ fn the_console_replays_one_and_all_and_discards_after_asking() {
     gateway.post("/v1/devices/roof-1/readings", &json!([7])).unwrap().ok().unwrap();
     letters_become(6);
 
-    let link = within(Duration::from_secs(10), "the one-time link", || {
-        let log = stack.log();
-        Ok(log.split_whitespace().find(|word| word.contains("/#/link?token=")).map(str::to_owned))
-    });
     let browser = Browser::open(1280, 900, "en-US").unwrap();
     let shots = Path::new(env!("CARGO_TARGET_TMPDIR")).join("dead-letters");
     let look = |name: &str| browser.screenshot(&shots.join(format!("{name}.png"))).unwrap();
@@ -160,7 +156,7 @@ fn the_console_replays_one_and_all_and_discards_after_asking() {
         );
         browser.until(&format!("{count} letters in the list"), &script).unwrap();
     };
-    browser.go(&link.unwrap()).unwrap();
+    browser.go(&stack.link().unwrap()).unwrap();
     browser.click("set-password-skip").unwrap();
     browser.find("count-dead-letters").unwrap();
     browser.click("nav-dead-letters").unwrap();

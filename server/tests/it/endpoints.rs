@@ -160,14 +160,10 @@ fn the_console_makes_an_endpoint_shows_its_secret_once_tests_and_switches_it_off
     let folder = tempfile::tempdir().unwrap();
     let stack = that_may_call_itself(&folder);
     let (port, told) = receiver();
-    let link = within(Duration::from_secs(10), "the one-time link", || {
-        let log = stack.log();
-        Ok(log.split_whitespace().find(|word| word.contains("/#/link?token=")).map(str::to_owned))
-    });
     let browser = Browser::open(1280, 900, "ko-KR").unwrap();
     let shots = Path::new(env!("CARGO_TARGET_TMPDIR")).join("endpoints");
     let look = |name: &str| browser.screenshot(&shots.join(format!("{name}.png"))).unwrap();
-    browser.go(&link.unwrap()).unwrap();
+    browser.go(&stack.link().unwrap()).unwrap();
     browser.click("set-password-skip").unwrap();
     browser.click("nav-rules").unwrap();
     browser.click("tab-endpoints").unwrap();

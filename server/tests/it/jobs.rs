@@ -195,10 +195,6 @@ fn the_console_shows_jobs_and_does_to_them_what_is_asked() {
     until(&api, &dead, "dead");
     enqueue(&api, &json!({"kind": "mail.send", "payload": mail("later"), "run_at": far()}));
 
-    let link = within(Duration::from_secs(10), "the one-time link", || {
-        let log = stack.log();
-        Ok(log.split_whitespace().find(|word| word.contains("/#/link?token=")).map(str::to_owned))
-    });
     let browser = Browser::open(1280, 900, "en-US").unwrap();
     let shots = Path::new(env!("CARGO_TARGET_TMPDIR")).join("jobs");
     let look = |name: &str| browser.screenshot(&shots.join(format!("{name}.png"))).unwrap();
@@ -215,7 +211,7 @@ fn the_console_shows_jobs_and_does_to_them_what_is_asked() {
         );
         browser.script(&script).unwrap();
     };
-    browser.go(&link.unwrap()).unwrap();
+    browser.go(&stack.link().unwrap()).unwrap();
     browser.click("set-password-skip").unwrap();
     browser.click("nav-jobs").unwrap();
     browser.find("jobs-list").unwrap();

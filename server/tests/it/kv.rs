@@ -1,10 +1,9 @@
 //! Keys of Redis clients over HTTP and in the console, and keys on another server.
 
 use std::path::Path;
-use std::time::Duration;
 
 use serde_json::{Value, json};
-use testkit::{Browser, RedisKind, RedisServer, Resp, Stack, within};
+use testkit::{Browser, RedisKind, RedisServer, Resp, Stack};
 
 use crate::launch;
 
@@ -129,10 +128,6 @@ fn the_console_shows_keys_their_values_and_what_the_store_does() {
     client.done(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]).unwrap();
     client.done(&["ZADD", "scores", "1", "sol"]).unwrap();
     client.done(&["CONFIG", "SET", "slowlog-log-slower-than", "10000"]).unwrap();
-    let link = within(Duration::from_secs(10), "the one-time link", || {
-        let log = stack.log();
-        Ok(log.split_whitespace().find(|word| word.contains("/#/link?token=")).map(str::to_owned))
-    });
     let browser = Browser::open(1280, 900, "en-US").unwrap();
     let shots = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kv");
     let look = |name: &str| browser.screenshot(&shots.join(format!("{name}.png"))).unwrap();
@@ -142,7 +137,7 @@ fn the_console_shows_keys_their_values_and_what_the_store_does() {
         );
         browser.until(&format!("{is_so} keys in the list"), &script).unwrap();
     };
-    browser.go(&link.unwrap()).unwrap();
+    browser.go(&stack.link().unwrap()).unwrap();
     browser.click("set-password-skip").unwrap();
     browser.click("nav-kv").unwrap();
     rows("> 40");

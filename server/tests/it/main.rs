@@ -14,6 +14,7 @@ mod endpoints;
 mod identity;
 mod jobs;
 mod kv;
+mod metrics;
 mod oidc;
 mod proofs;
 mod sockets;

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use testkit::{Browser, Http, Launch, Reply, Stack, within};
+use testkit::{Browser, Http, Launch, Reply, Stack};
 
 use crate::launch;
 
@@ -115,11 +115,7 @@ impl Tool {
 
 /// The administrator, who set a password.
 fn with_password(stack: &Stack) {
-    let link = within(Duration::from_secs(20), "the administrator's link", || {
-        let log = stack.log();
-        Ok(log.split_whitespace().find(|word| word.contains("/#/link?token=")).map(str::to_owned))
-    });
-    let link = link.unwrap();
+    let link = stack.link().unwrap();
     let token = link.split_once("token=").unwrap().1;
     let entered = stack.stranger().post("/v1/session/link", &json!({ "token": token })).unwrap();
     let set = entered.headers.iter().find(|(name, _)| name == "set-cookie").unwrap();

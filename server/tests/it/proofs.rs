@@ -104,6 +104,11 @@ fn a_rule_that_is_changed_under_load_meets_no_reading_with_its_former_text() {
 }
 
 #[test]
+fn both_roles_work_with_devices_in_the_browser() {
+    holds(devices::console);
+}
+
+#[test]
 fn a_crowd_of_writers_loses_nothing_and_counts_right() {
     holds(people::crowd);
 }

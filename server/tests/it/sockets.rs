@@ -296,13 +296,9 @@ fn the_console_shows_who_is_connected_and_disconnects_them() {
     let mut client = connect(&stack);
     client.done("SUBSCRIBE\nid:1\ndestination:/topic/chat.7").unwrap();
     client.done("SEND\ndestination:/queue/jobs\n\nwash").unwrap();
-    let link = within(SOON, "the one-time link", || {
-        let log = stack.log();
-        Ok(log.split_whitespace().find(|word| word.contains("/#/link?token=")).map(str::to_owned))
-    });
     let browser = Browser::open(1280, 900, "ko-KR").unwrap();
     let shots = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sockets");
-    browser.go(&link.unwrap()).unwrap();
+    browser.go(&stack.link().unwrap()).unwrap();
     browser.click("set-password-skip").unwrap();
     browser.click("nav-sockets").unwrap();
     browser.find("sockets-list").unwrap();

@@ -2,6 +2,7 @@
 
 mod beside;
 mod clients;
+mod console;
 mod fleet;
 mod night;
 mod pipeline;
@@ -10,6 +11,7 @@ mod two_consumers;
 
 pub use beside::mosquitto_beside;
 pub use clients::clients;
+pub use console::console;
 pub use fleet::fleet;
 pub use night::night;
 pub use pipeline::pipeline;

@@ -18,6 +18,7 @@ export default {
   'action.retry': 'Try again',
   'alerts.none-text': 'When a reading matches a rule, it is listed here, newest first.',
   'audit.title': 'Audit log',
+  'boards.title': 'Dashboards',
   'chart.none': '{label}: no readings',
   'chart.points': '{count} point | {count} points',
   'chart.summary': '{label}: {count} points between {low} and {high}',

@@ -18,6 +18,7 @@ export default {
   'action.retry': '다시 시도',
   'alerts.none-text': '측정값이 규칙에 맞으면 최근 것부터 여기에 표시됩니다.',
   'audit.title': '감사 기록',
+  'boards.title': '대시보드',
   'chart.none': '{label}: 측정값 없음',
   'chart.points': '점 {count}개',
   'chart.summary': '{label}: {low}에서 {high} 사이의 점 {count}개',

@@ -72,7 +72,7 @@ export function DeviceForm({ device, at, onClose, onDone }) {
       </div>
       ${known.length > 0 &&
       html`<fieldset class="plain"><legend>${t('sensors.title')}</legend>
-        <div class="checks">${known.map((sensor) => html`<label class="check"><input type="checkbox" checked=${sensors.includes(sensor)} onChange=${(/** @type {Event} */ event) => toggle(sensor, checkedOf(event))} />${sensor}</label>`)}</div>
+        <div class="checks">${known.map((sensor) => html`<label class="check"><input type="checkbox" data-test=${`device-sensor-${sensor}`} checked=${sensors.includes(sensor)} onChange=${(/** @type {Event} */ event) => toggle(sensor, checkedOf(event))} />${sensor}</label>`)}</div>
       </fieldset>`}
       ${h(Carried, { carried: actuators, change: setActuators })}`,
     }),

@@ -5,20 +5,11 @@ import { useHistory } from '../history.js';
 import { t } from '../i18n.js';
 import { beat, newestOf } from '../live.js';
 import { Chart } from '../parts/chart.js';
-import { textOf } from '../parts/form.js';
 import { measured, Time } from '../parts/format.js';
 import { Icon } from '../parts/icons.js';
 import { complain, Empty, Failed, Loading } from '../parts/notices.js';
+import { Span } from '../parts/span.js';
 import { KeyOnce } from './keys.js';
-
-/** @type {[string, number | null][]} */
-const SPANS = [
-  ['6', 6],
-  ['24', 24],
-  ['168', 168],
-  ['720', 720],
-  ['all', null],
-];
 
 /** The newest values of a device, and one of them over time. @param {{ device: string }} props */
 export function DeviceValues({ device }) {
@@ -26,7 +17,7 @@ export function DeviceValues({ device }) {
   void catalog.value;
   const readings = [...newestOf(device).values()];
   const [picked, setPicked] = useState(/** @type {{ sensor: string, value: string } | null} */ (null));
-  const [span, setSpan] = useState('168');
+  const [span, setSpan] = useState(/** @type {number | null} */ (168));
   const first = readings[0] && numbersOf(readings[0].sensor, readings[0].values)[0];
   const current = picked ?? (first ? { sensor: readings[0].sensor, value: first[0] } : null);
   const [made, setMade] = useState(/** @type {import('../api.js').NewKey | null} */ (null));
@@ -52,23 +43,14 @@ export function DeviceValues({ device }) {
     </footer>`}`;
 }
 
-/** @param {{ device: string, sensor: string, value: string, span: string, setSpan: (span: string) => void }} props */
+/** @param {{ device: string, sensor: string, value: string, span: number | null, setSpan: (span: number | null) => void }} props */
 function Past({ device, sensor, value, span, setSpan }) {
-  const hours = SPANS.find(([name]) => name === span)?.[1] ?? null;
-  const { points, error } = useHistory(device, sensor, value, hours);
-  /** @type {Record<string, string>} */
-  const texts = { 6: t('span.6'), 24: t('span.24'), 168: t('span.168'), 720: t('span.720'), all: t('span.all') };
+  const { points, error } = useHistory([{ device, sensor, value }], span);
+  const label = `${device} ${labelOf(sensor, value)}`;
   return html`<section class="past">
-    <header>
-      <h3>${labelOf(sensor, value)}</h3>
-      <label class="inline"><span class="hidden">${t('span.title')}</span>
-        <select data-test="chart-span" value=${span} onChange=${(/** @type {Event} */ event) => setSpan(textOf(event))}>
-          ${SPANS.map(([name]) => html`<option value=${name}>${texts[name]}</option>`)}
-        </select>
-      </label>
-    </header>
+    <header><h3>${labelOf(sensor, value)}</h3>${h(Span, { hours: span, set: setSpan })}</header>
     ${error && html`<${Failed} error=${error} />`}
     ${!points && !error && html`<${Loading} />`}
-    ${points && h(Chart, { points, unit: unitOf(sensor, value), label: `${device} ${labelOf(sensor, value)}` })}
+    ${points && h(Chart, { points, lines: [{ label, unit: unitOf(sensor, value) }], label })}
   </section>`;
 }

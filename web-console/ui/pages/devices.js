@@ -1,5 +1,6 @@
 import { h, html, useEffect, useState } from 'preact';
 import * as api from '../api.js';
+import { importTable } from '../backfill.js';
 import { catalog, fetchCatalog } from '../catalog.js';
 import { t } from '../i18n.js';
 import { healthOf, HealthMark, states, useHealth } from '../health.js';
@@ -73,7 +74,8 @@ function DeviceList() {
           </select>
         </label>
         ${h(Save, { name: 'devices.csv', text: 'CSV', load: api.exportDevices, test: 'devices-export' })}
-        ${h(Take, { accept: '.csv,.json', take: (text, name) => api.importDevices(name.endsWith('.csv') ? { csv: text } : JSON.parse(text)), again, test: 'devices-import' })}
+        ${h(Take, { accept: '.csv,.json', take: async (text, name) => t('rules.imported', await api.importDevices(name.endsWith('.csv') ? { csv: text } : JSON.parse(text))), again, test: 'devices-import' })}
+        ${h(Take, { accept: '.csv', text: t('devices.readings-import'), take: importTable, again, test: 'readings-import' })}
       </div>
       ${data.length === 0 && html`<p class="faint">${t('map.none-match')}</p>`}
       <div class="scroll" tabindex="0" role="region" aria-label=${t('nav.devices')}>

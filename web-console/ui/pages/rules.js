@@ -90,4 +90,4 @@ function RuleList() {
 }
 
 /** @param {{ again: () => Promise<void> }} props */
-const Import = ({ again }) => h(Take, { accept: '.json', take: (text) => api.importRules(JSON.parse(text)), again, test: 'rules-import' });
+const Import = ({ again }) => h(Take, { accept: '.json', take: async (text) => t('rules.imported', await api.importRules(JSON.parse(text))), again, test: 'rules-import' });

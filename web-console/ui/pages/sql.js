@@ -173,7 +173,7 @@ function Result({ answer, ms, of }) {
       </div>
     </header>
     ${view === 'chart' && points
-      ? html`<div class="pad"><${Chart} points=${points.points} label=${points.name} /></div>`
+      ? html`<div class="pad"><${Chart} points=${points.points} lines=${[{ label: points.name }]} label=${points.name} /></div>`
       : html`<div class="scroll tall" tabindex="0" role="region" aria-label=${t('sql.result')}>
           <table class="dense grid" data-test="sql-table">
             <thead><tr>${columns.map((column) => html`<th class=${isNumber(column.type) ? 'num' : ''}>${column.name}<small title=${column.type}>${typeText(column.type)}</small></th>`)}</tr></thead>

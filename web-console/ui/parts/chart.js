@@ -5,7 +5,11 @@ import { dateText, measured, number } from './format.js';
 import { complain } from './notices.js';
 import { style } from './styles.js';
 
-/** @typedef {[number[], (number | null)[]]} Points times in seconds, and values */
+/** @typedef {[number[], ...(number | null)[][]]} Points times in seconds, and the values of each line */
+/** @typedef {{ label: string, unit?: string | null }} Drawn */
+
+/** Lines that are told apart by colour; more of them begin again, dashed. */
+export const TONES = 6;
 
 const DAY = 86400;
 
@@ -34,17 +38,24 @@ function markTexts(marks, step) {
   });
 }
 
-/** @param {HTMLElement} into @param {() => string | null | undefined} unit @param {(idx: number | null | undefined) => void} onCursor */
-function options(into, unit, onCursor) {
+/**
+ * @param {HTMLElement} into
+ * @param {Drawn[]} lines the first unit is on the left, the next one on the right
+ * @param {(idx: number | null | undefined) => void} onCursor
+ */
+function options(into, lines, onCursor) {
   const [ink, line, accent] = [colour('--ink-2'), colour('--line'), colour('--accent')];
   const font = `11px ${getComputedStyle(into).fontFamily}`;
   const axis = { stroke: ink, font, grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1, size: 4 } };
+  const units = [...new Set(lines.map(({ unit }) => unit ?? ''))];
+  const scale = (/** @type {string} */ unit) => `y${units.indexOf(unit)}`;
+  const alone = lines.length === 1;
   return {
     width: into.clientWidth,
     height: into.clientHeight,
     padding: [10, 8, 0, 0],
     legend: { show: false },
-    cursor: { y: false, drag: { x: true, y: false }, points: { size: 7, fill: accent } },
+    cursor: { y: false, drag: { x: true, y: false }, points: { size: 7, ...(alone ? { fill: accent } : {}) } },
     scales: { x: { time: true } },
     hooks: { setCursor: [(/** @type {import('uplot').default} */ plot) => onCursor(plot.cursor.idx)] },
     axes: [
@@ -54,15 +65,26 @@ function options(into, unit, onCursor) {
         size: 38,
         values: (/** @type {unknown} */ _plot, /** @type {number[]} */ marks, /** @type {number} */ _axis, /** @type {number} */ _space, /** @type {number} */ step) => markTexts(marks, step),
       },
-      {
+      ...units.slice(0, 2).map((unit, side) => ({
         ...axis,
         size: 52,
-        values: (/** @type {unknown} */ _plot, /** @type {number[]} */ marks) => marks.map((mark) => measured(mark, short(unit()))),
-      },
+        scale: scale(unit),
+        side: side === 0 ? 3 : 1,
+        grid: { ...axis.grid, show: side === 0 },
+        values: (/** @type {unknown} */ _plot, /** @type {number[]} */ marks) => marks.map((mark) => measured(mark, short(unit))),
+      })),
     ],
     series: [
       {},
-      { stroke: accent, width: 1.6, fill: colour('--accent-fill'), points: { show: false }, spanGaps: true },
+      ...lines.map(({ unit }, i) => ({
+        stroke: alone ? accent : colour(`--tone-${i % TONES}`),
+        width: 1.6,
+        ...(alone ? { fill: colour('--accent-fill') } : {}),
+        ...(i >= TONES ? { dash: [6, 4] } : {}),
+        scale: scale(unit ?? ''),
+        points: { show: false },
+        spanGaps: true,
+      })),
     ],
   };
 }
@@ -71,17 +93,15 @@ function options(into, unit, onCursor) {
 const short = (unit) => (unit && unit.length <= 2 ? unit : null);
 
 /**
- * One value over time; new points move it without drawing it anew.
- * @param {{ points: Points, unit?: string | null, label: string }} props
+ * Values over time; new points move it without drawing it anew.
+ * @param {{ points: Points, lines: Drawn[], label: string }} props
  */
-export function Chart({ points, unit, label }) {
+export function Chart({ points, lines, label }) {
   const into = useRef(/** @type {HTMLDivElement | null} */ (null));
   const plot = useRef(/** @type {import('uplot').default | null} */ (null));
   const newest = useRef(points);
-  const unitNow = useRef(unit);
   const [at, setAt] = useState(/** @type {number | null} */ (null));
   newest.current = points;
-  unitNow.current = unit;
 
   useEffect(() => {
     let gone = false;
@@ -91,7 +111,7 @@ export function Chart({ points, unit, label }) {
       const [{ default: UPlot }] = await Promise.all([import('uplot'), style('/vendor/uplot.css')]);
       if (gone) return;
       plot.current = new UPlot(
-        options(element, () => unitNow.current, (idx) => setAt(idx ?? null)),
+        options(element, lines, (idx) => setAt(idx ?? null)),
         newest.current,
         element,
       );
@@ -103,26 +123,35 @@ export function Chart({ points, unit, label }) {
       plot.current?.destroy();
       plot.current = null;
     };
-  }, [palette.value, language.value]);
+  }, [palette.value, language.value, lines.map(({ unit }) => unit ?? '').join()]);
 
   useEffect(() => plot.current?.setData(points), [points]);
 
-  const last = points[0].length - 1;
+  const [times, ...rows] = points;
+  const last = times.length - 1;
   const shown = at !== null && at <= last ? at : last;
-  const value = shown >= 0 ? points[1][shown] : null;
-  return html`<figure class="chart" data-test="chart" data-points=${points[0].length}>
+  const values = rows.map((row) => before(row, shown));
+  const text = (/** @type {number} */ i) => (values[i] === null ? '–' : measured(values[i], lines[i].unit));
+  return html`<figure class="chart" data-test="chart" data-points=${times.length}>
     <figcaption>
-      <strong>${value === null || value === undefined ? '–' : measured(value, unit)}</strong>
-      <span class="faint">${shown >= 0 ? dateText(new Date(points[0][shown] * 1000), { month: 'short', day: 'numeric', hour: '2-digit', minute: '2-digit' }) : ''}</span>
+      ${lines.length === 1 && html`<strong>${text(0)}</strong>`}
+      ${lines.length > 1 && html`<ul class="legend">${lines.map((line, i) => html`<li><i class=${`tone-${i % TONES}`} aria-hidden="true"></i>${line.label} <b>${text(i)}</b></li>`)}</ul>`}
+      <span class="faint">${shown >= 0 ? dateText(new Date(times[shown] * 1000), { month: 'short', day: 'numeric', hour: '2-digit', minute: '2-digit' }) : ''}</span>
     </figcaption>
-    <div class="plot" ref=${into} role="img" aria-label=${summary(label, points, unit)}></div>
-    <p class="faint small"><span data-test="chart-points" data-count=${points[0].length}>${t('chart.points', { count: number(points[0].length) })}</span></p>
+    <div class="plot" ref=${into} role="img" aria-label=${lines.length === 1 ? summary(label, rows[0], lines[0].unit) : `${label}. ${lines.map((line, i) => summary(line.label, rows[i], line.unit)).join('. ')}`}></div>
+    <p class="faint small"><span data-test="chart-points" data-count=${times.length}>${t('chart.points', { count: number(times.length) })}</span></p>
   </figure>`;
 }
 
-/** @param {string} label @param {Points} points @param {string | null | undefined} unit */
-function summary(label, points, unit) {
-  const values = points[1].filter((value) => value !== null);
+/** The value of a line at a point, or the last one before it: each line has points of its own. @param {(number | null)[]} row @param {number} at */
+function before(row, at) {
+  while (at >= 0 && row[at] === null) at -= 1;
+  return at < 0 ? null : /** @type {number} */ (row[at]);
+}
+
+/** @param {string} label @param {(number | null)[]} row @param {string | null | undefined} unit */
+function summary(label, row, unit) {
+  const values = row.filter((value) => value !== null);
   if (values.length === 0) return t('chart.none', { label });
   const low = values.reduce((a, b) => Math.min(a, b));
   const high = values.reduce((a, b) => Math.max(a, b));

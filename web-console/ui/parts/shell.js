@@ -1,5 +1,5 @@
 import { h, html, useEffect, useRef, useState } from 'preact';
-import { account, signOut } from '../account.js';
+import { account, may, signOut } from '../account.js';
 import { setPassword } from '../api.js';
 import { language, setLanguage, t } from '../i18n.js';
 import { liveState } from '../live.js';
@@ -10,21 +10,23 @@ import { Field, Form, textOf } from './form.js';
 import { Icon, Mark } from './icons.js';
 import { complain, toast, Toasts } from './notices.js';
 
-/** @typedef {{ path: string, icon: string, text: string, key: string, test: string }} Place */
+/** @typedef {{ path: string, icon: string, text: string, key: string, test: string, of: string }} Place `of`: what one must be granted to see anything there */
 
 /** @returns {Place[]} */
-const places = () => [
-  { path: '/', icon: 'overview', text: t('nav.overview'), key: 'o', test: 'nav-overview' },
-  { path: '/map', icon: 'map', text: t('nav.map'), key: 'm', test: 'nav-map' },
-  { path: '/rules', icon: 'rules', text: t('nav.rules'), key: 'r', test: 'nav-rules' },
-  { path: '/sql', icon: 'sql', text: t('nav.sql'), key: 's', test: 'nav-sql' },
-  { path: '/devices', icon: 'devices', text: t('nav.devices'), key: 'd', test: 'nav-devices' },
-  { path: '/comments', icon: 'comments', text: t('nav.comments'), key: 'c', test: 'nav-comments' },
-  { path: '/jobs', icon: 'jobs', text: t('nav.jobs'), key: 'j', test: 'nav-jobs' },
-  { path: '/dead-letters', icon: 'letters', text: t('nav.dead'), key: 'l', test: 'nav-dead-letters' },
-  { path: '/sockets', icon: 'live', text: t('nav.sockets'), key: 'v', test: 'nav-sockets' },
-  { path: '/kv', icon: 'key', text: t('nav.kv'), key: 'k', test: 'nav-kv' },
-];
+const places = () =>
+  [
+    { path: '/', icon: 'overview', text: t('nav.overview'), key: 'o', test: 'nav-overview', of: 'devices.read' },
+    { path: '/map', icon: 'map', text: t('nav.map'), key: 'm', test: 'nav-map', of: 'devices.read' },
+    { path: '/dashboards', icon: 'chart', text: t('boards.title'), key: 'b', test: 'nav-dashboards', of: 'devices.read' },
+    { path: '/rules', icon: 'rules', text: t('nav.rules'), key: 'r', test: 'nav-rules', of: 'rules.read' },
+    { path: '/sql', icon: 'sql', text: t('nav.sql'), key: 's', test: 'nav-sql', of: 'lake.query' },
+    { path: '/devices', icon: 'devices', text: t('nav.devices'), key: 'd', test: 'nav-devices', of: 'devices.read' },
+    { path: '/comments', icon: 'comments', text: t('nav.comments'), key: 'c', test: 'nav-comments', of: 'comments.read' },
+    { path: '/jobs', icon: 'jobs', text: t('nav.jobs'), key: 'j', test: 'nav-jobs', of: 'jobs.read' },
+    { path: '/dead-letters', icon: 'letters', text: t('nav.dead'), key: 'l', test: 'nav-dead-letters', of: 'dead-letters.read' },
+    { path: '/sockets', icon: 'live', text: t('nav.sockets'), key: 'v', test: 'nav-sockets', of: 'sockets.read' },
+    { path: '/kv', icon: 'key', text: t('nav.kv'), key: 'k', test: 'nav-kv', of: 'kv.read' },
+  ].filter((place) => may(place.of));
 
 /** @param {string} path */
 const isHere = (path) => (path === '/' ? route.value.path === '/' : `${route.value.path}/`.startsWith(`${path}/`));

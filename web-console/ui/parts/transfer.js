@@ -15,18 +15,18 @@ export function Save({ name, text, load, test }) {
   return html`<button type="button" class="quiet" data-test=${test} onClick=${() => save().catch(complain)}><${Icon} name="download" />${text}</button>`;
 }
 
-/** @param {{ accept: string, take: (text: string, name: string) => Promise<{ created: number, changed: number }>, again: () => Promise<void>, test: string }} props */
-export function Take({ accept, take, again, test }) {
+/** Reads a file; what `take` gives is said. @param {{ accept: string, text?: string, take: (text: string, name: string) => Promise<string>, again: () => Promise<void>, test: string }} props */
+export function Take({ accept, text = t('rules.import'), take, again, test }) {
   const picked = async (/** @type {Event} */ event) => {
     const input = /** @type {HTMLInputElement} */ (event.target);
     const file = input.files?.[0];
     try {
-      if (file) toast(t('rules.imported', await take(await file.text(), file.name)));
+      if (file) toast(await take(await file.text(), file.name));
       await again();
     } catch (problem) {
       complain(problem);
     }
     input.value = '';
   };
-  return html`<label class="button quiet"><${Icon} name="plus" />${t('rules.import')}<input type="file" accept=${accept} class="hidden" data-test=${test} onChange=${picked} /></label>`;
+  return html`<label class="button quiet"><${Icon} name="plus" />${text}<input type="file" accept=${accept} class="hidden" data-test=${test} onChange=${picked} /></label>`;
 }

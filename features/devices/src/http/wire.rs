@@ -26,7 +26,7 @@ use crate::rule::{
 use crate::series::{Resolution, Wanted};
 use crate::store::{Alert, AlertFilter, AlertState, Series, Version, Why};
 use crate::trial::Trial;
-use crate::{Config, Error, Fault, Result, csv};
+use crate::{Config, Error, Fault, Result, backfill, csv};
 
 /// A unit that nobody can read is longer than this.
 const UNIT_CHARS_MAX: usize = 32;
@@ -614,6 +614,52 @@ pub(crate) struct RefusedView {
     /// The place in the list that was sent.
     pub index: usize,
     pub reason: String,
+}
+
+/// Readings of the past as a table.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct BackfillBody {
+    /// CSV with a heading: `time`, `device`, `sensor`, and a column for each value, empty where it is absent.
+    csv: String,
+    /// The device of all lines, where there is no such column.
+    #[serde(default)]
+    device: Option<String>,
+    /// The sensor type of all lines, where there is no such column.
+    #[serde(default)]
+    sensor: Option<String>,
+    /// Of times without an offset, such as `Asia/Seoul`. Null: they are refused.
+    #[serde(default)]
+    zone: Option<String>,
+}
+
+impl BackfillBody {
+    pub(crate) fn table(self) -> backfill::Table {
+        let Self { csv, device, sensor, zone } = self;
+        backfill::Table { csv, device, sensor, zone }
+    }
+}
+
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct BackfilledView {
+    /// In the log, on disk.
+    accepted: usize,
+    /// Lines without any value.
+    empty: usize,
+    /// Among the dead letters.
+    refused: usize,
+    /// The first 100 of those, by their place below the heading, counted from 0.
+    reasons: Vec<RefusedView>,
+}
+
+impl BackfilledView {
+    const REASONS_MAX: usize = 100;
+
+    pub(crate) fn new(accepted: usize, empty: usize, mut reasons: Vec<RefusedView>) -> Self {
+        let refused = reasons.len();
+        reasons.truncate(Self::REASONS_MAX);
+        Self { accepted, empty, refused, reasons }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]

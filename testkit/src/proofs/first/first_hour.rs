@@ -1,7 +1,6 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 
 use crate::browser::Browser;
 use crate::mailbox::Mailbox;
@@ -19,15 +18,11 @@ pub fn first_hour(ground: &Ground) -> Result<Report> {
         .argument("--sample")
         .mail_to(mailbox.port)
         .start()?;
-    let link = within(Duration::from_secs(10), "the one-time link", || {
-        let log = stack.log();
-        Ok(log.split_whitespace().find(|word| word.contains("/#/link?token=")).map(str::to_owned))
-    })?;
     let browser = Browser::open(1280, 900, "en-US")?;
     let look = |name: &str| browser.screenshot(&ground.evidence.join(format!("{name}.png")));
 
     // Signed in by the link; a password for the next time.
-    browser.go(&link)?;
+    browser.go(&stack.link()?)?;
     browser.fill("set-password", "correct horse battery staple")?;
     look("1-link")?;
     browser.click("set-password-submit")?;
@@ -110,8 +105,8 @@ fn make_rule(
     browser.click("nav-rules")?;
     browser.click("rule-new")?;
     browser.fill("rule-name", "Any wind")?;
-    choose(browser, "rule-sensor", "weather")?;
-    choose(browser, "rule-value", "wind_speed")?;
+    browser.choose("rule-sensor", "weather")?;
+    browser.choose("rule-value", "wind_speed")?;
     browser.fill("rule-min", "0")?;
     browser.fill("rule-email", "ops@example.com")?;
     browser.click("rule-dry-run")?;
@@ -122,16 +117,4 @@ fn make_rule(
     look("5-rule-dry-run")?;
     browser.click("rule-save")?;
     browser.until("the rule in the list", "return document.body.innerText.includes('Any wind')")
-}
-
-/// Chooses in a `<select>`, as a user does with the keyboard.
-fn choose(browser: &Browser, hook: &str, value: &str) -> Result<()> {
-    browser.find(hook)?;
-    let script = format!(
-        "const s = document.querySelector('[data-test=\"{hook}\"]'); s.value = '{value}'; \
-         s.dispatchEvent(new Event('change', {{bubbles: true}})); return s.value === '{value}'"
-    );
-    within(Duration::from_secs(10), hook, || {
-        Ok((browser.script(&script)? == Value::Bool(true)).then_some(()))
-    })
 }
