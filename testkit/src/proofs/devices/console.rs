@@ -314,6 +314,7 @@ fn on_a_phone(desk: &Desk, report: &mut Report) -> Result<()> {
     const WIDTH: u32 = 390;
     let browser = &desk.browser;
     browser.phone(WIDTH, 844)?;
+    let mut wide = Vec::new();
     for (language, theme) in [("en", "light"), ("ko", "dark")] {
         desk.go("/")?;
         browser.script(&format!("localStorage.setItem('madang.language', '{language}'); localStorage.setItem('madang.theme', '{theme}'); location.reload();"))?;
@@ -328,12 +329,13 @@ fn on_a_phone(desk: &Desk, report: &mut Report) -> Result<()> {
                 Ok((widths[2] == 0).then_some(widths))
             })?;
             desk.look(&format!("7-phone-{language}-{name}"))?;
-            ensure!(
-                widths[0] == WIDTH && widths[1] == WIDTH,
-                "{name} in {language} is {} wide on a phone of {}",
-                widths[0],
-                widths[1]
-            );
+            if widths[0] != WIDTH || widths[1] != WIDTH {
+                let over = browser.script(&format!(
+                    "return [...document.querySelectorAll('*')].filter((e) => e.getBoundingClientRect().right > {WIDTH} && !e.closest('.scroll, nav, .leaflet-pane')) \
+                     .map((e) => e.outerHTML.slice(0, 160) + ' ' + Math.round(e.getBoundingClientRect().right)).slice(0, 8)"
+                ))?;
+                wide.push(format!("{name} in {language} is {} wide: {over}", widths[0]));
+            }
         }
         // What has no text says what it is.
         let mute = browser.script(
@@ -342,6 +344,7 @@ fn on_a_phone(desk: &Desk, report: &mut Report) -> Result<()> {
         )?;
         ensure!(mute == json!([]), "there is nothing to say of {mute}");
     }
+    ensure!(wide.is_empty(), "{wide:#?}");
     report.figure(format!(
         "{} pages fit a phone of {WIDTH} points, in English and light, in Korean and dark",
         PAGES.len()
