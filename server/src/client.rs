@@ -106,13 +106,16 @@ pub(crate) enum Readings {
     },
 }
 
+/// Of what was refused so many are told why.
+const REASONS_MAX: usize = 20;
+
 /// Does it and gives what is to be printed.
 pub(crate) fn readings(config: &Config, deed: Readings) -> Result<String> {
     let client = Client { config };
     let Readings::Import { file, device, sensor, zone } = deed;
     let mut parts = Parts::open(&file)?;
     let (mut accepted, mut empty, mut refused, mut before) = (0, 0, 0, 0);
-    let mut reasons = String::new();
+    let mut reasons: Vec<String> = Vec::new();
     while let Some(csv) = parts.next()? {
         let body = json!({"csv": csv, "device": device, "sensor": sensor, "zone": zone});
         let answer =
@@ -124,12 +127,9 @@ pub(crate) fn readings(config: &Config, deed: Readings) -> Result<String> {
         let count = |name: &str| answer[name].as_u64().unwrap_or(0);
         for reason in answer["reasons"].as_array().into_iter().flatten() {
             let (index, text) = (reason["index"].as_u64().unwrap_or(0), &reason["reason"]);
-            if reasons.lines().count() < 20 {
-                reasons += &format!(
-                    "reading {}: {}\n",
-                    before + index + 1,
-                    text.as_str().unwrap_or("refused")
-                );
+            if reasons.len() < REASONS_MAX {
+                let text = text.as_str().unwrap_or("refused");
+                reasons.push(format!("reading {}: {text}\n", before + index + 1));
             }
         }
         accepted += count("accepted");
@@ -137,6 +137,7 @@ pub(crate) fn readings(config: &Config, deed: Readings) -> Result<String> {
         refused += count("refused");
         before = accepted + empty + refused;
     }
+    let reasons = reasons.concat();
     Ok(format!(
         "{reasons}accepted {accepted}, without a value {empty}, refused {refused} (dead letters)\n"
     ))
@@ -165,7 +166,7 @@ impl Parts {
         let mut line = String::new();
         loop {
             let read = self.from.read_line(&mut line).context("read the file as UTF-8")?;
-            let is_whole = line.matches('"').count() % 2 == 0;
+            let is_whole = line.matches('"').count().is_multiple_of(2);
             let most = Self::BYTES_MAX / 2;
             ensure!(line.len() <= most, "a line has more than {most} bytes");
             if is_whole || read == 0 {
