@@ -89,7 +89,7 @@ pub(crate) fn jobs(config: &Config, deed: Jobs) -> Result<String> {
 
 #[derive(Subcommand)]
 pub(crate) enum Readings {
-    /// Take readings of the past from a CSV file; again it changes nothing
+    /// Take readings of the past from a CSV file; each counts once, however often it is imported
     ///
     /// Its heading names the columns: time, device, sensor, and one for each value, which may be empty.
     Import {
@@ -228,7 +228,12 @@ impl Client<'_> {
             return Ok(body);
         }
         let detail = body["detail"].as_str().or_else(|| body["title"].as_str());
-        bail!("{}: {}", answer.status(), detail.unwrap_or("the server does not say why"))
+        let mut said = detail.unwrap_or("the server does not say why").to_owned();
+        for fault in body["errors"].as_array().into_iter().flatten() {
+            let (at, text) = (fault["pointer"].as_str(), fault["detail"].as_str());
+            said = format!("{said}; {}: {}", at.unwrap_or_default(), text.unwrap_or_default());
+        }
+        bail!("{}: {said}", answer.status())
     }
 }
 

@@ -112,6 +112,8 @@ impl Launch {
         }
         let mut child = command
             .args(&self.arguments)
+            // Reading the symbols of a debug build for one panic takes longer than a request may.
+            .env("RUST_BACKTRACE", "0")
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(&self.data)
             .stdin(Stdio::null())

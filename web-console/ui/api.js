@@ -95,10 +95,10 @@
 export class Problem extends Error {
   /**
    * @param {number} status 0 when no answer came.
-   * @param {{ title?: string, detail?: string, type?: string }} body
+   * @param {{ title?: string, detail?: string, type?: string, errors?: { pointer: string, detail: string }[] }} body
    */
   constructor(status, body) {
-    super(body.detail || body.title || `HTTP ${status}`);
+    super([body.detail || body.title || `HTTP ${status}`, ...(body.errors ?? []).map((error) => error.detail)].join(': '));
     this.name = 'Problem';
     this.status = status;
     this.title = body.title ?? '';

@@ -31,6 +31,21 @@ function put([times, values], time, value) {
   values.splice(at, 0, value);
 }
 
+/**
+ * Adds a reading that just came: the lowest or highest of a step stays that, anything else is a point of its own.
+ * @param {Track} track
+ * @param {Line} line
+ * @param {number} step
+ * @param {number} time
+ * @param {number} value
+ */
+function add(track, { show = 'avg' }, step, time, value) {
+  if (step === 0 || show === 'avg' || show === 'last') return put(track, time, value);
+  const begins = Math.floor(time / step) * step;
+  const at = track[0].lastIndexOf(begins);
+  put(track, begins, at < 0 ? value : Math[show](track[1][at], value));
+}
+
 /** The part of a track that is not older than this. @param {Track} track @param {number} from @returns {Track} */
 function since([times, values], from) {
   const first = times.findIndex((time) => time >= from);
@@ -47,7 +62,8 @@ function since([times, values], from) {
 export function aligned(tracks, hours) {
   const newest = Math.max(...tracks.map(([times]) => times[times.length - 1] ?? -Infinity));
   const shown = hours === null || newest === -Infinity ? tracks : tracks.map((track) => since(track, newest - hours * 3600));
-  if (shown.length === 1) return shown[0];
+  // Copied: who draws it looks whether it is another one.
+  if (shown.length === 1) return [[...shown[0][0]], [...shown[0][1]]];
   const times = [...new Set(shown.flatMap(([own]) => own))].sort((a, b) => a - b);
   const place = new Map(times.map((time, i) => [time, i]));
   const rows = shown.map(([own, values]) => {
@@ -63,7 +79,7 @@ export function aligned(tracks, hours) {
  * The past of one line.
  * @param {Line} line
  * @param {number | null} hours
- * @returns {Promise<{ track: Track, end: number }>} until when it knows everything
+ * @returns {Promise<{ track: Track, step: number, end: number }>} the seconds of a point, and until when it knows everything
  */
 async function past({ device, sensor, value, show = 'avg' }, hours) {
   if (newestOf(device).size === 0) learn([await fetchDevice(device)]);
@@ -75,13 +91,13 @@ async function past({ device, sensor, value, show = 'avg' }, hours) {
   if (hours === null) {
     // Where it begins is not known: roughly first.
     const [first] = (await ask(0, 10000)).points;
-    if (!first) return { track: [[], []], end: -Infinity };
+    if (!first) return { track: [[], []], step: 0, end: -Infinity };
     from = moment(first.time);
   }
   const { points, step_seconds } = await ask(from, PAST_MAX);
   const times = points.map((point) => moment(point.time) / 1000);
   const values = points.map((point) => (show === 'avg' ? point.avg : point[show]) ?? point.last);
-  return { track: [times, values], end: (times[times.length - 1] ?? -Infinity) + step_seconds };
+  return { track: [times, values], step: step_seconds, end: (times[times.length - 1] ?? -Infinity) + step_seconds };
 }
 
 /**
@@ -96,17 +112,17 @@ export function useHistory(lines, hours) {
 
   useEffect(() => {
     let gone = false;
-    /** @type {Track[] | null} */
-    let tracks = null;
+    /** @type {{ track: Track, step: number }[] | null} */
+    let known = null;
     /** @type {[number, number, number][]} line, time and value */
     let news = [];
     let count = 0;
     const draw = () => {
-      if (!tracks) return;
-      for (const [line, time, value] of news) put(tracks[line], time, value);
+      if (!known) return;
+      for (const [line, time, value] of news) add(known[line].track, lines[line], known[line].step, time, value);
       count += news.length;
       news = [];
-      setState({ points: aligned(tracks, hours), error: null });
+      setState({ points: aligned(known.map(({ track }) => track), hours), error: null });
       if (count > NEWS_MAX) setTurn((before) => before + 1);
     };
     const end = follow((readings) => {
@@ -124,12 +140,16 @@ export function useHistory(lines, hours) {
     Promise.all(lines.map((line) => past(line, hours))).then(
       (found) => {
         if (gone) return;
-        tracks = found.map(({ track }) => track);
+        known = found;
         // What came while the past was asked for may be in it.
         news = news.filter(([line, time]) => time >= found[line].end);
         draw();
       },
-      (error) => gone || setState({ points: null, error }),
+      (error) => {
+        // Nothing of it is drawn, so nothing is to be kept for it.
+        end();
+        if (!gone) setState({ points: null, error });
+      },
     );
     return () => {
       gone = true;

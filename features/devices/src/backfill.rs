@@ -3,11 +3,14 @@
 //! The columns `device`, `sensor` and `time` say whose it is; every other column is a value of that name, absent where its field is empty.
 //! Each line becomes what the device would have sent, and goes the same way in.
 
+use std::collections::HashSet;
+
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use serde_json::{Map, Number, Value, json};
 
-use crate::{Error, Fault, Result, csv};
+use crate::reading::check_name;
+use crate::{Config, Error, Fault, Result, csv};
 
 /// A table and what it leaves out.
 #[derive(Debug, Clone, Default)]
@@ -30,8 +33,13 @@ pub(crate) struct Line {
     pub payload: String,
 }
 
+/// The columns that are no values.
+const WHOSE: [&str; 3] = ["device", "sensor", "time"];
+/// What all readings of a table may have together: a name stands in the heading once, and in each reading.
+const PAYLOADS_BYTES_MAX: usize = 16 << 20;
+
 /// The lines that have any value, and how many have none.
-pub(crate) fn lines(table: &Table, most: usize) -> Result<(Vec<Line>, usize)> {
+pub(crate) fn lines(table: &Table, config: &Config) -> Result<(Vec<Line>, usize)> {
     let fault = |text: String| Error::Invalid(vec![Fault::new("/csv", text)]);
     let zone = table.zone.as_deref().map(|name| {
         let text = || format!("there is no time zone {name:?}");
@@ -41,10 +49,16 @@ pub(crate) fn lines(table: &Table, most: usize) -> Result<(Vec<Line>, usize)> {
     let mut rows = csv::rows(&table.csv).into_iter();
     let heading: Vec<String> =
         rows.next().unwrap_or_default().iter().map(|name| name.trim().to_owned()).collect();
-    for (place, name) in heading.iter().enumerate() {
-        if heading[..place].contains(name) {
-            return Err(fault(format!("the column {name:?} is there twice")));
-        }
+    let most = config.value_count_max + WHOSE.len();
+    if heading.len() > most {
+        return Err(fault(format!("more than {most} columns")));
+    }
+    let mut known = HashSet::new();
+    if let Some(name) = heading.iter().find(|name| !known.insert(name.as_str())) {
+        return Err(fault(format!("the column {name:?} is there twice")));
+    }
+    for name in heading.iter().chain(&table.device).chain(&table.sensor) {
+        check_name(name).map_err(|wrong| fault(format!("the name {name:?} {wrong}")))?;
     }
     let place = |wanted: &str| heading.iter().position(|name| name == wanted);
     let time = place("time").ok_or_else(|| fault("there is no column \"time\"".into()))?;
@@ -55,10 +69,11 @@ pub(crate) fn lines(table: &Table, most: usize) -> Result<(Vec<Line>, usize)> {
         (Some(_), Some(_)) => Err(fault(format!("there is a column {name:?}, and one is given"))),
     };
     let (device, sensor) = (whose("device", &table.device)?, whose("sensor", &table.sensor)?);
+    let most = config.import_readings_max;
     if rows.len() > most {
         return Err(fault(format!("more than {most} lines")));
     }
-    let (mut found, mut empty) = (Vec::with_capacity(rows.len()), 0);
+    let (mut found, mut empty, mut bytes) = (Vec::with_capacity(rows.len()), 0, 0);
     for (index, row) in rows.enumerate() {
         if row.len() != heading.len() {
             let (line, wanted, has) = (index + 2, heading.len(), row.len());
@@ -67,9 +82,7 @@ pub(crate) fn lines(table: &Table, most: usize) -> Result<(Vec<Line>, usize)> {
         let values: Map<String, Value> = heading
             .iter()
             .zip(&row)
-            .filter(|(name, field)| {
-                !matches!(name.as_str(), "device" | "sensor" | "time") && !field.trim().is_empty()
-            })
+            .filter(|(name, field)| !WHOSE.contains(&name.as_str()) && !field.trim().is_empty())
             .map(|(name, field)| (name.clone(), value(field.trim())))
             .collect();
         if values.is_empty() {
@@ -81,8 +94,12 @@ pub(crate) fn lines(table: &Table, most: usize) -> Result<(Vec<Line>, usize)> {
             "time": moment(row[time].trim(), zone.as_ref()),
             "values": values,
         });
-        let device = device.of(&row).to_owned();
-        found.push(Line { index, device, payload: payload.to_string() });
+        let (device, payload) = (device.of(&row).to_owned(), payload.to_string());
+        bytes += payload.len();
+        if bytes > PAYLOADS_BYTES_MAX {
+            return Err(fault(format!("its readings have more than {PAYLOADS_BYTES_MAX} bytes")));
+        }
+        found.push(Line { index, device, payload });
     }
     Ok((found, empty))
 }
@@ -125,7 +142,7 @@ mod tests {
     fn read(csv: &str, zone: Option<&str>) -> Vec<(String, Value)> {
         let (device, sensor) = (Some("roof".to_owned()), Some("weather".to_owned()));
         let table = Table { csv: csv.into(), device, sensor, zone: zone.map(str::to_owned) };
-        let (lines, _) = lines(&table, 10).unwrap();
+        let (lines, _) = lines(&table, &Config::default()).unwrap();
         let read = |line: Line| (line.device, serde_json::from_str(&line.payload).unwrap());
         lines.into_iter().map(read).collect()
     }
@@ -135,7 +152,7 @@ mod tests {
         let csv = "sensor,temp,time,device,humid\nweather,39.5,2013-01-01T06:00:00-05:00,EWR,\n\
                    ,,,,\nsoil, 1e2 ,2013-01-01 06:00:00Z,JFK,\"12\"\nsoil,,2013-01-01T06:00:00Z,JFK,\n";
         let table = Table { csv: csv.into(), ..Table::default() };
-        let (found, empty) = lines(&table, 10).unwrap();
+        let (found, empty) = lines(&table, &Config::default()).unwrap();
         assert_eq!((found.len(), empty), (2, 1));
         assert_eq!((found[1].index, &*found[1].device), (1, "JFK"));
         let payload: Value = serde_json::from_str(&found[0].payload).unwrap();
@@ -172,7 +189,8 @@ mod tests {
 
     #[test]
     fn a_table_that_does_not_say_whose_it_is_or_when_is_refused() {
-        let refused = |table: Table| match lines(&table, 2).unwrap_err() {
+        let config = Config { import_readings_max: 2, value_count_max: 4, ..Config::default() };
+        let refused = |table: Table| match lines(&table, &config).unwrap_err() {
             Error::Invalid(faults) => (faults[0].pointer.clone(), faults[0].text.clone()),
             error => panic!("{error}"),
         };
@@ -189,10 +207,15 @@ mod tests {
             ("time,device,temp\n", "and one is given"),
             ("time,temp\n1", "has 1 fields, not 2"),
             ("time,temp\n1,1\n1,1\n1,1", "more than 2 lines"),
+            ("time,a,b,c,d,e,f,g", "more than 7 columns"),
+            ("time,a/b", "the name \"a/b\""),
+            ("time,\n1,1", "the name \"\""),
         ] {
             let (pointer, text) = refused(of(csv));
             assert!(pointer == "/csv" && text.contains(wanted), "{csv}: {text}");
         }
+        let long = Table { sensor: Some("x".repeat(129)), ..of("time,temp\n") };
+        assert!(refused(long).1.contains("the name"));
         assert_eq!(refused(Table { sensor: None, ..of("time\n") }).0, "/csv");
         assert_eq!(refused(Table { zone: Some("Mars/Base".into()), ..of("time\n") }).0, "/zone");
     }

@@ -351,7 +351,7 @@ fn reading_routes(routes: Routes<Devices>) -> Routes<Devices> {
         .add(
             of(Operation::post("/v1/readings-import"))
                 .id("importReadings")
-                .summary("Takes readings of the past from a table, one line each. They are on disk when this answers; sent again they change nothing.")
+                .summary("Takes readings of the past from a table, one line each. They are on disk when this answers, and each counts once, however often it is sent.")
                 .action(READINGS_PUBLISH)
                 .body_bytes_max(READINGS_BODY_BYTES_MAX)
                 .returns::<BackfilledView>(202),
@@ -864,8 +864,7 @@ async fn import_readings(
     caller: Caller,
     Json(body): Json<BackfillBody>,
 ) -> Result<Response> {
-    let most = devices.house.config.import_readings_max;
-    let (lines, empty) = backfill::lines(&body.table(), most)?;
+    let (lines, empty) = backfill::lines(&body.table(), &devices.house.config)?;
     let fleet = devices.fleet(caller.organisation()).await?;
     let readings: Vec<(&str, &[u8])> =
         lines.iter().map(|line| (line.device.as_str(), line.payload.as_bytes())).collect();

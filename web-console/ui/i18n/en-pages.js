@@ -225,7 +225,7 @@ export default {
   'devices.name-hint': 'It publishes to {topic} and cannot be renamed later.',
   'devices.place': 'Position',
   'devices.place-hint': 'Without a position the device is listed, but not on the map.',
-  'devices.readings-first': 'Line {number}: {reason}',
+  'devices.readings-first': 'Reading {number}: {reason}',
   'devices.readings-import': 'Readings (CSV)',
   'devices.readings-imported': '{accepted} readings taken, {refused} refused.',
   'devices.saved': 'Device {name} is saved.',

@@ -24,7 +24,7 @@ export function ChartForm({ chart, onClose, onDone }) {
   const change = (/** @type {number} */ i, /** @type {Partial<api.BoardLine>} */ next) => setLines(lines.map((line, at) => (at === i ? { ...line, ...next } : line)));
   const send = async () => {
     if (lines.some((line) => line.value === '')) throw new Error(t('boards.lacks-value'));
-    onDone({ title: title.trim() || null, is_wide: wide, lines });
+    onDone({ title: title.trim() || null, is_wide: wide, lines: lines.map((line) => ({ ...line, device: line.device.trim(), label: line.label?.trim() || null })) });
   };
   return h(Dialog, {
     title: chart ? t('boards.edit-this') : t('boards.add-chart'),
@@ -45,7 +45,7 @@ export function ChartForm({ chart, onClose, onDone }) {
         })}
         <label class="check"><input type="checkbox" data-test="chart-wide" checked=${wide} onChange=${(/** @type {Event} */ event) => setWide(checkedOf(event))} /><span>${t('boards.wide')}</span></label>
         <datalist id="board-devices">${devices?.map((device) => html`<option value=${device.name}>${device.label ?? ''}</option>`)}</datalist>
-        ${lines.map((line, i) => h(LineFields, { key: i, i, line, device: devices?.find((one) => one.name === line.device) ?? null, change: (next) => change(i, next), remove: lines.length > 1 ? () => setLines(lines.filter((_, at) => at !== i)) : null }))}
+        ${lines.map((line, i) => h(LineFields, { key: i, i, line, device: devices?.find((one) => one.name === line.device.trim()) ?? null, change: (next) => change(i, next), remove: lines.length > 1 ? () => setLines(lines.filter((_, at) => at !== i)) : null }))}
         ${lines.length < LINES_MAX && html`<button type="button" class="quiet" data-test="line-add" onClick=${() => setLines([...lines, { ...EMPTY, device: lines[lines.length - 1].device }])}><${Icon} name="plus" />${t('boards.add-line')}</button>`}
       `,
     }),
@@ -64,7 +64,7 @@ function LineFields({ i, line, device, change, remove }) {
   const known = sensors.some((sensor) => sensor.name === line.sensor && sensor.values.some((value) => value.name === line.value));
   return html`<fieldset class="line" data-test=${`line-${i}`}>
     <legend class="hidden">${t('boards.line', { number: i + 1 })}</legend>
-    <input list="board-devices" required aria-label=${t('boards.device')} placeholder=${t('boards.device')} autocomplete="off" spellcheck=${false} data-test=${`line-device-${i}`} value=${line.device} onInput=${(/** @type {Event} */ event) => change({ device: textOf(event).trim() })} />
+    <input list="board-devices" required aria-label=${t('boards.device')} placeholder=${t('boards.device')} autocomplete="off" spellcheck=${false} data-test=${`line-device-${i}`} value=${line.device} onInput=${(/** @type {Event} */ event) => change({ device: textOf(event) })} />
     <select required aria-label=${t('boards.value')} data-test=${`line-value-${i}`} value=${picked} onChange=${pick}>
       <option value="" disabled>${t('boards.value')}</option>
       ${!known && picked !== '' && html`<option value=${picked}>${line.sensor}: ${line.value}</option>`}
@@ -73,7 +73,7 @@ function LineFields({ i, line, device, change, remove }) {
     <select aria-label=${t('boards.show')} data-test=${`line-show-${i}`} value=${line.show} onChange=${(/** @type {Event} */ event) => change({ show: /** @type {api.Show} */ (textOf(event)) })}>
       ${Object.entries(shows()).map(([name, text]) => html`<option value=${name}>${text}</option>`)}
     </select>
-    <input aria-label=${t('boards.label')} placeholder=${t('boards.label')} maxlength="128" autocomplete="off" data-test=${`line-label-${i}`} value=${line.label ?? ''} onInput=${(/** @type {Event} */ event) => change({ label: textOf(event).trim() || null })} />
+    <input aria-label=${t('boards.label')} placeholder=${t('boards.label')} maxlength="128" autocomplete="off" data-test=${`line-label-${i}`} value=${line.label ?? ''} onInput=${(/** @type {Event} */ event) => change({ label: textOf(event) })} />
     ${remove && html`<button type="button" class="icon" aria-label=${t('boards.remove-line', { number: i + 1 })} title=${t('action.delete')} data-test=${`line-remove-${i}`} onClick=${remove}><${Icon} name="trash" /></button>`}
   </fieldset>`;
 }

@@ -1,4 +1,5 @@
 import { h, html, useEffect, useState } from 'preact';
+import { may } from '../account.js';
 import * as api from '../api.js';
 import { importTable } from '../backfill.js';
 import { catalog, fetchCatalog } from '../catalog.js';
@@ -28,7 +29,7 @@ export default function DevicesPage() {
       { path: '/devices', text: t('nav.devices'), test: 'tab-devices' },
       { path: '/devices/sensors', text: t('sensors.title'), test: 'tab-sensors' },
       { path: '/devices/actuators', text: t('actuators.title'), test: 'tab-actuators' },
-      { path: '/devices/keys', text: t('keys.title'), test: 'tab-keys' },
+      ...(may('keys.read') ? [{ path: '/devices/keys', text: t('keys.title'), test: 'tab-keys' }] : []),
     ]} />
     ${part === '' && html`<${DeviceList} />`}
     ${part === 'sensors' && html`<${SensorList} />`}

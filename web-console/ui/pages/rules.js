@@ -1,4 +1,5 @@
 import { h, html, useEffect, useState } from 'preact';
+import { may } from '../account.js';
 import * as api from '../api.js';
 import { catalog, fetchCatalog } from '../catalog.js';
 import { t } from '../i18n.js';
@@ -29,8 +30,7 @@ export default function RulesPage() {
     <${Tabs} label=${t('nav.rules')} tabs=${[
       { path: '/rules', text: t('nav.rules'), test: 'tab-rules' },
       { path: '/rules/alerts', text: t('alerts.title'), test: 'tab-alerts' },
-      { path: '/rules/messages', text: t('messages.title'), test: 'tab-messages' },
-      { path: '/rules/endpoints', text: t('endpoints.title'), test: 'tab-endpoints' },
+      ...(may('delivery.read') ? [{ path: '/rules/messages', text: t('messages.title'), test: 'tab-messages' }, { path: '/rules/endpoints', text: t('endpoints.title'), test: 'tab-endpoints' }] : []),
     ]} />
     ${part === '' && html`<${RuleList} />`}
     ${part === 'alerts' && html`<${Alerts} />`}

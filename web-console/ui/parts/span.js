@@ -14,7 +14,7 @@ export function Span({ hours, set, seen = false }) {
   const onChange = (/** @type {Event} */ event) => set(textOf(event) === '' ? null : Number(textOf(event)));
   return html`<label class="inline"><span class=${seen ? '' : 'hidden'}>${t('span.title')}</span>
     <select data-test="chart-span" value=${hours ?? ''} onChange=${onChange}>
-      ${spans.map((one) => html`<option value=${one}>${duration(one > 24 ? Math.round(one / 24) * 86400 : one * 3600)}</option>`)}
+      ${spans.map((one) => html`<option value=${one}>${duration(one * 3600)}</option>`)}
       <option value="">${t('span.all')}</option>
     </select>
   </label>`;

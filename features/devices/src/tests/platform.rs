@@ -124,5 +124,5 @@ async fn every_route_is_there_and_none_is_open_to_a_stranger() {
         }
         count += 1;
     }
-    assert_eq!(count, 43);
+    assert_eq!(count, 48);
 }

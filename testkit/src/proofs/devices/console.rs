@@ -226,11 +226,16 @@ fn dashboard(desk: &Desk) -> Result<()> {
     browser.fill("line-device-1", "roof-2")?;
     browser.choose("line-value-1", "[\"climate\",\"temp\"]")?;
     browser.choose("line-show-1", "max")?;
+    browser.fill("line-label-1", "South roof")?;
     browser.click("chart-take")?;
     browser.find("chart")?;
     browser.click("board-save")?;
     browser.find("board-edit")?;
-    desk.count("[data-test=\"board-chart\"] [data-test=\"chart\"]", 1)
+    desk.count("[data-test=\"board-chart\"] [data-test=\"chart\"]", 1)?;
+    let written = desk.stack.api().get("/v1/dashboards/roofs")?.ok()?;
+    let line = &written["document"]["charts"][0]["lines"][1];
+    ensure!(line["label"] == "South roof" && line["show"] == "max", "{written}");
+    Ok(())
 }
 
 fn work(desk: &Desk, invitation: &str, report: &mut Report) -> Result<()> {
