@@ -37,7 +37,8 @@ pub struct Config {
     /// How often it looks.
     #[serde(with = "text")]
     pub every: Duration,
-    /// A task that keeps its thread for longer is named, and its thread runs a hundredth of the time, last of all.
+    /// A task that keeps its thread for longer is named; one that computes for most of it runs a hundredth of the time
+    /// from then on, last of all.
     #[serde(with = "text")]
     pub poll_time_max: Duration,
     /// How long everybody may be held up before the process ends, so that it is started again; `0s` waits for ever.

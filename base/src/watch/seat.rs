@@ -44,7 +44,24 @@ struct State {
 struct Seen {
     turn: u64,
     since: Instant,
+    /// The thread's processor time then; nothing where the system does not say.
+    ran: Option<Duration>,
     is_told: bool,
+    /// Made slow, or it was tried.
+    is_slowed: bool,
+}
+
+impl Seen {
+    fn new(turn: u64, since: Instant, ran: Option<Duration>) -> Self {
+        Self { turn, since, ran, is_told: false, is_slowed: false }
+    }
+
+    /// Whether the thread computed for most of the limit. One that waits for something takes nothing from others, and on
+    /// a busy machine honest work keeps its thread for long because it waits for a processor: less of it would not help.
+    fn computes(&self, ran: Option<Duration>, limit: Duration) -> bool {
+        let (Some(before), Some(now)) = (self.ran, ran) else { return true };
+        now.saturating_sub(before) >= limit / 4 * 3
+    }
 }
 
 /// A seat whose work does not let go.
@@ -131,7 +148,7 @@ impl Seat {
         };
         let seen = match seen {
             Some(seen) if seen.turn == *turn => seen,
-            other => other.insert(Seen { turn: *turn, since: now, is_told: false }),
+            other => other.insert(Seen::new(*turn, now, self.thread.ran())),
         };
         let held = now.saturating_duration_since(seen.since);
         if held < limit {
@@ -139,7 +156,9 @@ impl Seat {
         }
         let is_new = !std::mem::replace(&mut seen.is_told, true);
         let group = self.group.get().copied();
-        if is_new && group.is_some() && niceness.is_none() {
+        let may_slow = group.is_some() && niceness.is_none() && !seen.is_slowed;
+        if may_slow && seen.computes(self.thread.ran(), limit) {
+            seen.is_slowed = true;
             *niceness = self.thread.slow();
             if niceness.is_some() {
                 // Under the lock, so that the rests are of the work that was found.
@@ -187,6 +206,19 @@ impl Thread {
             .map_err(std::io::Error::from)
             .and_then(|before| self.schedule(NICENESS_MAX, SLICE_MIN).map(|()| before));
         slowed.inspect_err(|error| tracing::warn!(%error, "its priority stays as it is")).ok()
+    }
+
+    /// The processor time that it has used.
+    #[allow(unsafe_code, reason = "no safe crate asks this for a thread by its number")]
+    fn ran(self) -> Option<Duration> {
+        let thread = self.0?.as_raw_pid();
+        // As pthread_getcpuclockid(3) makes it: of one thread, as the scheduler counts.
+        let clock = !thread << 3 | 0b110;
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the kernel checks the number of the clock, and writes one timespec, which outlives the call.
+        let asked = unsafe { libc::clock_gettime(clock, &raw mut time) };
+        let (seconds, nanos) = (time.tv_sec.try_into().ok()?, time.tv_nsec.try_into().ok()?);
+        (asked == 0).then(|| Duration::new(seconds, nanos))
     }
 
     fn rest(self, rests: &'static Rests) {

@@ -28,7 +28,7 @@ fn stuck(base: &Base, name: &str) -> Option<Stuck> {
 #[test]
 fn work_that_does_not_end_is_named_while_it_runs_and_no_more_once_it_ended() {
     let base = Base::system();
-    let limit = Duration::from_millis(20);
+    let limit = Duration::from_millis(500);
     let id = Some("r7".into());
     let begin = Begin { what: What::Read, id, place: None, told_after: limit, limit };
     let running = base.watch.begin(begin);
@@ -140,6 +140,33 @@ fn a_thread_that_computes_without_end_rests_and_not_any_more_once_it_let_go() {
         say_again.send(rests() - before).unwrap();
     });
     assert_eq!(rested.recv().unwrap(), 0, "its work has let go");
+}
+
+#[test]
+fn a_thread_that_only_waits_is_named_and_stays_as_quick_as_it_was() {
+    let base = Base::system();
+    base.watch.start(QUICK, |_| {}).unwrap();
+    let (say, thread) = mpsc::channel();
+    let (go, wait) = mpsc::channel::<()>();
+    let waits = std::thread::spawn(move || {
+        sit("waiting");
+        say.send(std::fs::read_link("/proc/thread-self").unwrap()).unwrap();
+        let work = Arc::new(Work::new(What::Task, None));
+        work.name.set("waits".into()).unwrap();
+        let _seated = seat::take(&work);
+        wait.recv().unwrap();
+    });
+    let stat = std::path::Path::new("/proc").join(thread.recv().unwrap()).join("stat");
+    let niceness = || {
+        let stat = std::fs::read_to_string(&stat).unwrap();
+        let fields = stat.rsplit_once(')').unwrap().1;
+        fields.split_whitespace().nth(16).unwrap().parse::<i32>().unwrap()
+    };
+    let before = niceness();
+    until(|| stuck(&base, "waits").is_some_and(|stuck| stuck.held > QUICK.poll_time_max * 10));
+    assert_eq!(niceness(), before);
+    go.send(()).unwrap();
+    waits.join().unwrap();
 }
 
 #[tokio::test]
