@@ -939,8 +939,13 @@ impl Live {
     fn tick(&mut self) {
         let now = self.hub.base.clock.instant();
         let config = &self.hub.config;
-        if self.beats.stalled.is_some_and(|since| now >= since + config.write_time_max) {
-            self.is_broken = true;
+        let stalled = self.beats.stalled;
+        if stalled.is_some_and(|since| now >= since + config.write_time_max) {
+            // The peer may have taken something while this thread had no processor.
+            self.write();
+            if self.beats.stalled == stalled {
+                self.is_broken = true;
+            }
             return;
         }
         if self.admitted.is_none() && now >= self.beats.began + config.connect_time_max {
@@ -950,8 +955,13 @@ impl Live {
             // Heart-beats that nobody read are not missing.
             self.beats.last_read = now;
         }
-        if self.beats.hears.is_some_and(|every| now >= self.beats.last_read + every * 2) {
-            return self.fail("heart-beat", "no heart-beat came in time", None);
+        let last_read = self.beats.last_read;
+        if self.beats.hears.is_some_and(|every| now >= last_read + every * 2) {
+            // What came while this thread had no processor was in time.
+            self.read();
+            if self.beats.last_read == last_read {
+                return self.fail("heart-beat", "no heart-beat came in time", None);
+            }
         }
         let is_due = |every: Duration| now >= self.beats.last_written + early(every);
         if self.beats.sends.is_some_and(is_due) && self.out_at == self.out.len() {
