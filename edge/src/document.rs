@@ -229,7 +229,7 @@ fn responses(operation: &Operation, said: &Description) -> Value {
         None => json!({ "$ref": "#/components/responses/Problem" }),
         Some(_) => json!({
             "description": status.map_or("Answer", words),
-            "content": { "application/json": {} },
+            "content": { operation.shape_media: {} },
         }),
     };
     for status in refusals(operation, said) {

@@ -23,6 +23,8 @@ pub struct Operation {
     pub(crate) media: Vec<&'static str>,
     pub(crate) returns: Vec<(u16, SchemaOf)>,
     pub(crate) shape: Option<Shape>,
+    /// Of refusals in the words of another's API.
+    pub(crate) shape_media: &'static str,
 }
 
 type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
@@ -152,6 +154,13 @@ impl Operation {
         self
     }
 
+    /// The media type of refusals in the words of another's API, where it is not `application/json`.
+    #[must_use]
+    pub fn refusals_media(mut self, media_type: &'static str) -> Self {
+        self.shape_media = media_type;
+        self
+    }
+
     pub fn id(&self) -> &'static str {
         self.place.id
     }
@@ -238,6 +247,7 @@ impl Undeclared {
             media: Vec::new(),
             returns: Vec::new(),
             shape: None,
+            shape_media: "application/json",
         }
     }
 }

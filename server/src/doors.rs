@@ -14,7 +14,9 @@ mod mqtt;
 mod oidc;
 mod overview;
 mod passkeys;
+mod people;
 mod providers;
+mod scim;
 mod session;
 mod sockets;
 mod sql;
@@ -78,6 +80,8 @@ impl Doors {
         let routes = Routes::new(self.clone())
             .join(session::routes(self))
             .join(accounts::routes(self))
+            .join(people::routes(self))
+            .join(scim::routes(self))
             .join(passkeys::routes(self))
             .join(providers::routes(self))
             .join(oidc::routes(self))

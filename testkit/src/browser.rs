@@ -2,7 +2,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -82,7 +82,7 @@ impl Browser {
 
     /// Waits for the element that a stable hook (`data-test`) names, and gives its id.
     pub fn find(&self, hook: &str) -> Result<String> {
-        self.find_css(&format!("[data-test=\"{hook}\"]"))
+        self.find_css(&hooked(hook))
     }
 
     pub fn find_css(&self, css: &str) -> Result<String> {
@@ -102,23 +102,38 @@ impl Browser {
     }
 
     pub fn click(&self, hook: &str) -> Result<()> {
-        let element = self.find(hook)?;
-        self.command("POST", &format!("/element/{element}/click"), &json!({})).map(drop)
+        self.click_css(&hooked(hook))
+    }
+
+    pub fn click_css(&self, css: &str) -> Result<()> {
+        self.act(css, &[("click", json!({}))])
     }
 
     /// Replaces what a field holds.
     pub fn fill(&self, hook: &str, text: &str) -> Result<()> {
-        let element = self.find(hook)?;
-        self.command("POST", &format!("/element/{element}/clear"), &json!({}))?;
-        self.command("POST", &format!("/element/{element}/value"), &json!({ "text": text }))
-            .map(drop)
+        self.act(&hooked(hook), &[("clear", json!({})), ("value", json!({ "text": text }))])
     }
 
     /// Types keys where the focus is; WebDriver's code points name special keys.
     pub fn keys(&self, hook: &str, keys: &str) -> Result<()> {
-        let element = self.find(hook)?;
-        self.command("POST", &format!("/element/{element}/value"), &json!({ "text": keys }))
-            .map(drop)
+        self.act(&hooked(hook), &[("value", json!({ "text": keys }))])
+    }
+
+    /// Does something with an element, waiting until a person could: until it is shown, lies on top, and is no longer redrawn.
+    fn act(&self, css: &str, steps: &[(&str, Value)]) -> Result<()> {
+        within(PATIENCE, css, || {
+            let element = self.find_css(css)?;
+            for (step, body) in steps {
+                let path = format!("/element/{element}/{step}");
+                match self.answer("POST", &path, body)? {
+                    Ok(_) => {}
+                    Err(refusal) if refusal.is_too_early() => bail!("{step}: {}", refusal.message),
+                    Err(refusal) => return Ok(Some(Err(anyhow!("{step}: {}", refusal.message)))),
+                }
+            }
+            Ok(Some(Ok(())))
+        })?
+        .with_context(|| css.to_owned())
     }
 
     /// Chooses in a `<select>`.
@@ -151,7 +166,7 @@ impl Browser {
             let focus = self.script(
                 "const e = document.activeElement; const s = getComputedStyle(e); \
                  return {hook: e.dataset.test ?? '', text: e.outerHTML.slice(0, 200), \
-                 seen: e === document.body || s.outlineStyle !== 'none' || s.boxShadow !== 'none'}",
+                 seen: e === document.body || e.id === 'main' || s.outlineStyle !== 'none' || s.boxShadow !== 'none'}",
             )?;
             ensure!(focus["seen"] == true, "the focus cannot be seen on {}", focus["text"]);
             if focus["hook"] == hook {
@@ -293,17 +308,40 @@ impl Browser {
     }
 
     fn command(&self, method: &str, path: &str, body: &Value) -> Result<Value> {
+        self.answer(method, path, body)?.map_err(|refusal| anyhow!("{path}: {}", refusal.message))
+    }
+
+    fn answer(&self, method: &str, path: &str, body: &Value) -> Result<Result<Value, Refusal>> {
         let path = format!("/session/{}{path}", self.session);
         let reply = match method {
             "GET" => self.api.get(&path)?,
             "DELETE" => self.api.delete(&path)?,
             _ => self.api.post(&path, body)?,
         };
-        let mut answer = reply.json()?;
-        if reply.status != 200 {
-            bail!("{path}: {}", answer["value"]["message"].as_str().unwrap_or("failed"));
+        let mut value = reply.json()?["value"].take();
+        if reply.status == 200 {
+            return Ok(Ok(value));
         }
-        Ok(answer["value"].take())
+        let mut text = |name: &str| value[name].take().as_str().unwrap_or("failed").to_owned();
+        Ok(Err(Refusal { error: text("error"), message: text("message") }))
+    }
+}
+
+fn hooked(hook: &str) -> String {
+    format!("[data-test=\"{hook}\"]")
+}
+
+/// An error of the WebDriver protocol, which names it.
+struct Refusal {
+    error: String,
+    message: String,
+}
+
+impl Refusal {
+    fn is_too_early(&self) -> bool {
+        const TOO_EARLY: [&str; 3] =
+            ["element not interactable", "element click intercepted", "stale element reference"];
+        TOO_EARLY.contains(&self.error.as_str())
     }
 }
 

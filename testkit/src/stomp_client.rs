@@ -72,7 +72,7 @@ impl StompClient {
     }
 
     /// Sends CONNECT with the headers that say who it is.
-    pub(crate) fn log_in(&mut self, who: &str) -> Result<()> {
+    pub fn log_in(&mut self, who: &str) -> Result<()> {
         self.say(&format!("CONNECT\naccept-version:1.2\n{who}\nheart-beat:0,0\n\n"))?;
         let heard = self.hear()?.context("closed")?;
         ensure!(heard.command == "CONNECTED", "{heard:?}");

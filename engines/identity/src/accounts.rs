@@ -316,8 +316,17 @@ impl Identity {
         role: Role,
         is_verified: bool,
     ) {
-        let live = LiveAccount { organisation, email: email.into(), role, is_verified };
+        let live = LiveAccount::new(organisation, email.into(), role, is_verified);
         self.0.live.write().accounts.insert(account, live);
+        self.changed();
+    }
+
+    /// An account has another address now, which nobody showed to be theirs yet.
+    pub(crate) fn readdressed(&self, account: AccountId, email: &str) {
+        if let Some(live) = self.0.live.write().accounts.get_mut(&account) {
+            live.email = email.into();
+            live.is_verified = false;
+        }
         self.changed();
     }
 }

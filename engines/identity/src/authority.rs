@@ -6,7 +6,7 @@ use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 
 use crate::token::{hash, key_id};
-use crate::{Grant, Identity, Role, SessionId};
+use crate::{Grant, Identity, SessionId};
 
 impl Authority for Identity {
     fn authenticate<'a>(
@@ -50,6 +50,7 @@ impl Authority for Identity {
             Subject::Account(id) => live
                 .accounts
                 .get(&id)
+                .filter(|account| !account.is_suspended)
                 .is_some_and(|account| account.organisation == principal.organisation),
             Subject::Key(id) => {
                 live.keys.get(&id).is_some_and(|key| key.organisation == principal.organisation)
@@ -123,12 +124,13 @@ impl Identity {
             },
             Subject::Account(id) => match live.accounts.get(&id) {
                 Some(account) if account.organisation == principal.organisation => {
-                    let must_verify = self.0.checks_email && !account.is_verified;
-                    match account.role {
-                        _ if must_verify => ask(&self.0.config.unverified_grants),
-                        Role::Admin => ask(&all()),
-                        Role::Member => ask(&self.0.config.member_grants),
-                        Role::User => ask(&self.0.config.user_grants),
+                    let config = &self.0.config;
+                    if account.is_suspended {
+                        ask(&[])
+                    } else if self.0.checks_email && !account.is_verified {
+                        ask(&config.unverified_grants)
+                    } else {
+                        ask(account.grants(config))
                     }
                 }
                 _ => ask(&[]),

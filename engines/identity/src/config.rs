@@ -1,4 +1,5 @@
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as text;
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::origin::Origin;
 use crate::password::MEMORY_KIB_MAX;
 use crate::providers::Providers;
-use crate::{Error, Grant, Holds};
+use crate::{Error, Grant, Holds, Role};
 
 /// Limits and choices of identity. Durations are written as `30d`.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -98,8 +99,12 @@ pub struct Config {
     pub accounts_max: usize,
     /// Keys of this installation, held in memory.
     pub keys_max: usize,
-    /// Grants of one key.
+    /// Grants of one key or one group.
     pub grants_per_key_max: usize,
+    /// Groups of one organisation.
+    pub groups_max: u32,
+    /// Groups that one account is in.
+    pub groups_per_account_max: usize,
     /// Keys of one label that the server itself made and that still open; the oldest are revoked first.
     pub server_keys_max: u32,
     /// Memory of one password hash (OWASP: 19 MiB with two passes), at most 1 GiB.
@@ -216,6 +221,8 @@ impl Default for Config {
             accounts_max: 100_000,
             keys_max: 100_000,
             grants_per_key_max: 32,
+            groups_max: 1_000,
+            groups_per_account_max: 100,
             server_keys_max: 32,
             hash_memory_kib: 19 * 1_024,
             hash_passes: 2,
@@ -256,6 +263,16 @@ impl Config {
         match holds {
             Holds::Bearer => self.bearer_time_max,
             Holds::Cookie | Holds::Tokens => self.session_time_max,
+        }
+    }
+
+    /// What a role lets somebody do.
+    pub(crate) fn grants_of(&self, role: Role) -> &[Grant] {
+        static ALL: LazyLock<[Grant; 1]> = LazyLock::new(|| [Grant::all()]);
+        match role {
+            Role::Admin => &*ALL,
+            Role::Member => &self.member_grants,
+            Role::User => &self.user_grants,
         }
     }
 

@@ -68,8 +68,17 @@ pub enum Error {
     Name(&'static str),
     #[error("the grant {0}")]
     Grant(String),
-    #[error("a key cannot be given {action} on {resource}: its maker may not do that")]
+    #[error("{action} on {resource} cannot be given by somebody who may not do that")]
     GrantTooWide { action: String, resource: String },
+    /// Who changes an account's address or lets it in could act as it.
+    #[error("this person may do more than whoever wants to change them")]
+    PersonAbove,
+    #[error("the organisation would be left without an administrator")]
+    LastAdministrator,
+    #[error("it was changed meanwhile, look again")]
+    Changed,
+    #[error("there is a {0} of this name already")]
+    NameTaken(&'static str),
     #[error("only an account may do this")]
     NotAnAccount,
     #[error("the address and the password of this account are changed in the console")]
@@ -107,12 +116,16 @@ impl Error {
             Self::SignUpClosed
             | Self::InvitationsClosed
             | Self::GrantTooWide { .. }
+            | Self::PersonAbove
             | Self::CurrentPassword
             | Self::ProviderNotLinked
             | Self::CodeRefused
             | Self::NotAnAccount
             | Self::NotAUser => ErrorKind::Forbidden,
-            Self::AccountExists | Self::FactorExists => ErrorKind::AlreadyExists,
+            Self::AccountExists | Self::FactorExists | Self::NameTaken(_) => {
+                ErrorKind::AlreadyExists
+            }
+            Self::LastAdministrator | Self::Changed => ErrorKind::Conflict,
             Self::Email(_)
             | Self::Password(_)
             | Self::Name(_)

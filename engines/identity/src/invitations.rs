@@ -8,7 +8,7 @@ use crate::accounts::{Insert, NewPerson, insert, normal_email};
 use crate::audit::{By, Change, note, subject_text};
 use crate::letters::Errand;
 use crate::sessions::{Entered, Holds, Visitor};
-use crate::{Error, Grant, Identity, Role, SignUp, password, token};
+use crate::{Error, Identity, Role, SignUp, password, token};
 
 /// Names an invitation; the token that accepts it is not part of it.
 pub type InvitationId = Id<Invitations>;
@@ -214,11 +214,6 @@ impl Identity {
     }
 
     pub(crate) fn check_role(&self, principal: &Principal, role: Role) -> Result<(), Error> {
-        let wanted = match role {
-            Role::Admin => vec![Grant::all()],
-            Role::Member => self.0.config.member_grants.clone(),
-            Role::User => self.0.config.user_grants.clone(),
-        };
-        self.check_within(principal, &wanted)
+        self.check_within(principal, self.0.config.grants_of(role))
     }
 }

@@ -212,7 +212,7 @@ impl Identity {
         Ok(KeyCredentials { id, label, token, mqtt_user, mqtt_password: secret })
     }
 
-    fn checked_grants(&self, mut grants: Vec<Grant>) -> Result<Vec<Grant>, Error> {
+    pub(crate) fn checked_grants(&self, mut grants: Vec<Grant>) -> Result<Vec<Grant>, Error> {
         let max = self.0.config.grants_per_key_max;
         if grants.is_empty() {
             return Err(Error::Grant("is missing: a key needs at least one".into()));
@@ -234,10 +234,20 @@ async fn insert_key(tx: &mut Tx, now: Timestamp, key: &Insert) -> Result<(), Err
         VALUES (?, ?, ?, ?, ?, ?)";
     let hash = token::hex(secret_hash);
     tx.execute(sql, params![id, organisation, label, hash, created_by, now]).await?;
+    insert_grants(tx, *organisation, &id.to_string(), grants).await
+}
+
+/// Of a key or of a group, by its id.
+pub(crate) async fn insert_grants(
+    tx: &mut Tx,
+    organisation: OrganisationId,
+    subject: &str,
+    grants: &[Grant],
+) -> Result<(), Error> {
     let sql = "INSERT INTO access_grant (subject, position, organisation, action, resource)
         VALUES (?, ?, ?, ?, ?)";
     for (position, grant) in (0_i64..).zip(grants) {
-        let values = params![id, position, organisation, grant.action, grant.resource];
+        let values = params![subject, position, organisation, grant.action, grant.resource];
         tx.execute(sql, values).await?;
     }
     Ok(())

@@ -13,6 +13,7 @@ mod config;
 mod error;
 mod factors;
 mod grant;
+mod groups;
 mod invitations;
 mod issuer;
 mod jwt;
@@ -22,6 +23,7 @@ mod live;
 mod origin;
 mod passkeys;
 mod password;
+mod people;
 mod providers;
 mod recovery;
 mod sessions;
@@ -49,6 +51,7 @@ pub use config::{Config, SignUp};
 pub use error::Error;
 pub use factors::{NewTotp, RecoveryCodes};
 pub use grant::Grant;
+pub use groups::{Group, GroupChange, GroupId, GroupsFilter, Members, NewGroup};
 pub use invitations::{Invitation, InvitationId, Invited};
 pub use issuer::{
     Algorithm, Asked, Asking, Exchange, Given, Issued, Leaving, NewTool, Shown, Step, Tool,
@@ -57,6 +60,7 @@ pub use issuer::{
 pub use keys::{Key, KeyCredentials, NewKey};
 pub use letters::{Letter, Mailer};
 pub use passkeys::{NewPasskey, Passkey, PasskeyId, PasskeyRequest, PasskeyUser, ShownPasskey};
+pub use people::{About, NewPerson, PeopleFilter, Person, PersonChange};
 pub use providers::{Link, Provider, Return, Returned, Visit, Web, WebAnswer, WebRequest};
 pub use recovery::Showing;
 pub use sessions::{
@@ -71,6 +75,9 @@ pub mod actions {
 
     pub const KEYS_READ: Action = Action("keys.read");
     pub const KEYS_WRITE: Action = Action("keys.write");
+    /// Seeing who is in the organisation, and in which groups.
+    pub const ACCOUNTS_READ: Action = Action("accounts.read");
+    /// Inviting, changing, suspending and removing people, and their groups; of whom one may do as much as they.
     pub const ACCOUNTS_WRITE: Action = Action("accounts.write");
     pub const AUDIT_READ: Action = Action("audit.read");
     /// Seeing which tools let people in by this server.
@@ -146,6 +153,11 @@ impl Identity {
         audit::keep(&identity);
         letters::deliver(&identity, errands);
         Ok(identity)
+    }
+
+    /// Where people reach this server: `https://example.org`.
+    pub fn origin(&self) -> String {
+        self.0.origin.text()
     }
 
     /// Tells doors to look again. Comes after the commit and after memory knows.

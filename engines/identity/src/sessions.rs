@@ -260,6 +260,11 @@ impl Identity {
     /// Begins a session, or asks for the second factor where the account has one.
     pub(crate) async fn enter(&self, tx: &mut Tx, entry: &Entry) -> Result<Way, Error> {
         let inner = &self.0;
+        let sql = "SELECT 1 AS there FROM account
+            WHERE id = ? AND suspended IS NULL AND removed IS NULL";
+        if tx.query_optional(sql, params![entry.account]).await?.is_none() {
+            return Err(Error::SignInFailed);
+        }
         if !entry.is_whole && crate::factors::is_on(tx, entry.account).await? {
             let ticket = NewTicket {
                 kind: entry.holds.second(),
@@ -431,7 +436,7 @@ impl Identity {
 
     pub(crate) fn holder(&self, id: AccountId) -> Option<Principal> {
         let live = self.0.live.read();
-        let account = live.accounts.get(&id)?;
+        let account = live.accounts.get(&id).filter(|account| !account.is_suspended)?;
         Some(Principal {
             organisation: account.organisation,
             subject: Subject::Account(id),

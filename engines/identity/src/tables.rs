@@ -1,6 +1,6 @@
 use relational::Migration;
 
-pub(crate) const MIGRATIONS: &[Migration] = &[FIRST, ENTERING, ISSUER, ALGORITHMS];
+pub(crate) const MIGRATIONS: &[Migration] = &[FIRST, ENTERING, ISSUER, ALGORITHMS, PEOPLE];
 
 const FIRST: Migration = Migration {
     id: "0001-identity",
@@ -256,5 +256,48 @@ const ALGORITHMS: Migration = Migration {
     sql: "
 ALTER TABLE tool ADD COLUMN algorithm VARCHAR(10);
 ALTER TABLE signing_key ADD COLUMN algorithm VARCHAR(10);
+",
+};
+
+/// People as an organisation sees them, and groups that they are in.
+const PEOPLE: Migration = Migration {
+    id: "0005-people",
+    // Who was removed stays as a row without anything personal: others' rows name it. The grants of a group are in
+    // `access_grant` under its id. `user_name` and `outside_id` are a directory's.
+    sql: "
+ALTER TABLE account ADD COLUMN name VARCHAR(200);
+ALTER TABLE account ADD COLUMN given_name VARCHAR(200);
+ALTER TABLE account ADD COLUMN family_name VARCHAR(200);
+ALTER TABLE account ADD COLUMN user_name VARCHAR(254);
+ALTER TABLE account ADD COLUMN outside_id VARCHAR(254);
+ALTER TABLE account ADD COLUMN suspended BIGINT;
+ALTER TABLE account ADD COLUMN removed BIGINT;
+ALTER TABLE account ADD COLUMN changed BIGINT;
+ALTER TABLE account ADD COLUMN version BIGINT NOT NULL DEFAULT 0;
+CREATE UNIQUE INDEX account_user_name ON account (organisation, user_name);
+CREATE INDEX account_outside_id ON account (organisation, outside_id);
+CREATE INDEX account_organisation ON account (organisation, id);
+CREATE TABLE people_group (
+    id VARCHAR(36) NOT NULL PRIMARY KEY,
+    organisation VARCHAR(36) NOT NULL,
+    name VARCHAR(200) NOT NULL,
+    outside_id VARCHAR(254),
+    created_by VARCHAR(100) NOT NULL,
+    created BIGINT NOT NULL,
+    changed BIGINT NOT NULL,
+    version BIGINT NOT NULL,
+    FOREIGN KEY (organisation) REFERENCES organisation (id)
+);
+CREATE UNIQUE INDEX people_group_name ON people_group (organisation, name);
+CREATE INDEX people_group_outside_id ON people_group (organisation, outside_id);
+CREATE TABLE group_member (
+    people_group VARCHAR(36) NOT NULL,
+    account VARCHAR(36) NOT NULL,
+    organisation VARCHAR(36) NOT NULL,
+    PRIMARY KEY (people_group, account),
+    FOREIGN KEY (people_group) REFERENCES people_group (id),
+    FOREIGN KEY (account) REFERENCES account (id)
+);
+CREATE INDEX group_member_account ON group_member (account);
 ",
 };

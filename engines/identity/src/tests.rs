@@ -14,6 +14,7 @@ use crate::{
 mod entering;
 mod issuer;
 mod passkeys;
+mod people;
 mod providers;
 mod users;
 

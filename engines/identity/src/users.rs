@@ -149,7 +149,7 @@ impl Identity {
         });
         let ended = ended.await?;
         if let Some(email) = &email {
-            self.remember((account, organisation), email, Role::User, false);
+            self.readdressed(account, email);
             if self.0.checks_email {
                 self.0.post.take(Errand::Verify { account })?;
             }

@@ -105,7 +105,7 @@ struct OneSession {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy)]
 #[serde(rename_all = "lowercase")]
 #[schemars(rename = "Role")]
-enum RoleBody {
+pub(super) enum RoleBody {
     Admin,
     Member,
     /// Uses what the organisation offers, such as its articles.
@@ -148,16 +148,22 @@ impl From<RoleBody> for Role {
     }
 }
 
+impl From<Role> for RoleBody {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Admin => Self::Admin,
+            Role::Member => Self::Member,
+            Role::User => Self::User,
+        }
+    }
+}
+
 impl From<Invitation> for InvitationBody {
     fn from(invitation: Invitation) -> Self {
         Self {
             id: invitation.id.to_string(),
             email: invitation.email,
-            role: match invitation.role {
-                Role::Admin => RoleBody::Admin,
-                Role::Member => RoleBody::Member,
-                Role::User => RoleBody::User,
-            },
+            role: invitation.role.into(),
             invited_by: invitation.invited_by,
             created: invitation.created.to_string(),
             expires: invitation.expires.to_string(),

@@ -13,7 +13,7 @@ use super::session::refused;
 /// What a key may do, and to what.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct GrantBody {
+pub(super) struct GrantBody {
     /// An action such as `devices.read`, a group such as `devices.*`, or `*`.
     action: String,
     /// A resource such as `device/roof-1`, the beginning of one such as `device/*`, or `*`.
@@ -66,6 +66,10 @@ impl From<Key> for KeyBody {
     }
 }
 
+pub(super) fn grants(given: Vec<GrantBody>) -> Vec<Grant> {
+    given.into_iter().map(|grant| Grant::new(grant.action, grant.resource)).collect()
+}
+
 pub(super) fn routes(doors: &Doors) -> Routes<Doors> {
     Routes::new(doors.clone())
         .add(
@@ -111,8 +115,7 @@ async fn create(
     caller: Caller,
     Json(new): Json<NewKeyBody>,
 ) -> edge::Result<Created<KeyMade>> {
-    let grants = new.grants.into_iter().map(|grant| Grant::new(grant.action, grant.resource));
-    let new = NewKey { label: new.label, grants: grants.collect() };
+    let new = NewKey { label: new.label, grants: grants(new.grants) };
     let key = doors.identity.create_key(by(&caller), new).await.map_err(refused)?;
     Ok(Created(KeyMade {
         id: key.id.to_string(),

@@ -16,6 +16,7 @@ mod jobs;
 mod kv;
 mod metrics;
 mod oidc;
+mod people;
 mod proofs;
 mod sockets;
 mod tls;

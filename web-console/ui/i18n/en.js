@@ -70,7 +70,7 @@ export default {
   'overview.running': 'Version {version}, up for {uptime}',
   'overview.stations': 'Last readings',
   'overview.to-map': 'On the map',
-  'people.title': 'Invitations',
+  'people.title': 'People',
   'second.code': 'Code',
   'second.hint': 'Six digits of your app, or a recovery code.',
   'second.title': 'Second factor',

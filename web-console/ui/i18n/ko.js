@@ -70,7 +70,7 @@ export default {
   'overview.running': '버전 {version}, 가동 시간 {uptime}',
   'overview.stations': '최근 측정값',
   'overview.to-map': '지도에서 보기',
-  'people.title': '초대',
+  'people.title': '사람',
   'second.code': '코드',
   'second.hint': '앱의 여섯 자리 숫자 또는 복구 코드.',
   'second.title': '2단계 인증',

@@ -3,6 +3,7 @@ import { createKey, overview } from '../api.js';
 import { t } from '../i18n.js';
 import { Dialog } from '../parts/dialog.js';
 import { Copyable, Field, Form, textOf } from '../parts/form.js';
+import { blank, Grants } from '../parts/grants.js';
 import { Icon } from '../parts/icons.js';
 import { useLoad } from '../parts/load.js';
 
@@ -24,8 +25,7 @@ const RIGHTS = {
 export function KeyForm({ onClose, onMade }) {
   const [label, setLabel] = useState('');
   const [rights, setRights] = useState('publish');
-  const [own, setOwn] = useState(/** @type {Grant[]} */ ([{ action: '', resource: '*' }]));
-  const put = (/** @type {number} */ at, /** @type {Partial<Grant>} */ part) => setOwn(own.map((grant, i) => (i === at ? { ...grant, ...part } : grant)));
+  const [own, setOwn] = useState([blank()]);
   const send = async () => onMade(await createKey({ label: label.trim(), grants: RIGHTS[rights] ?? own }));
   const choices = [
     ['publish', t('keys.publish')],
@@ -51,15 +51,7 @@ export function KeyForm({ onClose, onMade }) {
       <fieldset class="plain"><legend>${t('keys.grants')}</legend>
         <div class="checks column">${choices.map(([name, text]) => html`<label class="check"><input type="radio" name="rights" value=${name} checked=${rights === name} data-test=${`key-rights-${name}`} onChange=${() => setRights(name)} />${text}</label>`)}</div>
       </fieldset>
-      ${rights === 'own' &&
-      html`${own.map(
-        (grant, i) => html`<div class="line" key=${i}>
-          <input aria-label=${t('keys.action')} placeholder="devices.*" required value=${grant.action} onInput=${(/** @type {Event} */ event) => put(i, { action: textOf(event) })} />
-          <input aria-label=${t('keys.resource')} placeholder="*" required value=${grant.resource} onInput=${(/** @type {Event} */ event) => put(i, { resource: textOf(event) })} />
-          ${own.length > 1 && html`<button type="button" class="icon" aria-label=${t('action.delete')} onClick=${() => setOwn(own.filter((_, at) => at !== i))}><${Icon} name="close" /></button>`}
-        </div>`,
-      )}
-      <button type="button" class="quiet" onClick=${() => setOwn([...own, { action: '', resource: '*' }])}><${Icon} name="plus" />${t('keys.add-grant')}</button>`}`,
+      ${rights === 'own' && h(Grants, { grants: own, set: setOwn, least: 1 })}`,
     }),
   });
 }

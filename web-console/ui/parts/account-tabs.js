@@ -5,7 +5,6 @@ import { Tabs } from './tabs.js';
 export function AccountTabs() {
   const tabs = [
     { path: '/account', text: t('account.security'), test: 'tab-account' },
-    { path: '/people', text: t('people.title'), test: 'tab-people' },
     { path: '/tools', text: t('tools.title'), test: 'tab-tools' },
     { path: '/audit', text: t('audit.title'), test: 'tab-audit' },
   ];

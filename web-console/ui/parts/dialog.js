@@ -36,9 +36,9 @@ export function Dialog({ title, onClose, children, wide = false, test }) {
 
 /**
  * Asks before something is lost.
- * @param {{ title: string, text: string, action: string, run: () => Promise<void>, onClose: () => void }} props
+ * @param {{ title: string, text: string, action: string, run: () => Promise<void>, onClose: () => void, off?: boolean, children?: unknown }} props `off`: not yet
  */
-export function Confirm({ title, text, action, run, onClose }) {
+export function Confirm({ title, text, action, run, onClose, off = false, children }) {
   const [busy, setBusy] = useState(false);
   const go = async () => {
     setBusy(true);
@@ -52,9 +52,10 @@ export function Confirm({ title, text, action, run, onClose }) {
   };
   return html`<${Dialog} title=${title} onClose=${onClose} test="confirm">
     <p>${text}</p>
+    ${children}
     <footer>
       <button type="button" onClick=${onClose} autofocus>${t('action.cancel')}</button>
-      <button type="button" class="danger" disabled=${busy} data-test="confirm-yes" onClick=${go}>${action}</button>
+      <button type="button" class="danger" disabled=${busy || off} data-test="confirm-yes" onClick=${go}>${action}</button>
     </footer>
   <//>`;
 }

@@ -27,19 +27,23 @@ export function useLoad(ask, inputs) {
 }
 
 /**
- * A list that grows by cursor.
+ * A list that grows by cursor, and begins anew when an input changes. The old items stay until the new ones are there.
  * @template T
  * @param {(page: { limit: number, after: string | null }) => Promise<{ items: T[], next: string | null }>} list
  * @param {number} limit
+ * @param {readonly unknown[]} [inputs]
  */
-export function usePages(list, limit) {
+export function usePages(list, limit, inputs = []) {
   const [state, setState] = useState(
     /** @type {{ items: T[] | null, next: string | null, error: unknown, busy: boolean }} */ ({ items: null, next: null, error: null, busy: false }),
   );
+  const turn = useRef(0);
   const load = async (/** @type {string | null} */ after) => {
+    const mine = (turn.current += 1);
     setState((before) => ({ ...before, busy: true, error: null }));
     try {
       const page = await list({ limit, after });
+      if (mine !== turn.current) return;
       setState((before) => ({
         items: after === null ? page.items : [...(before.items ?? []), ...page.items],
         next: page.next,
@@ -47,9 +51,10 @@ export function usePages(list, limit) {
         busy: false,
       }));
     } catch (error) {
-      setState((before) => ({ ...before, error, busy: false }));
+      if (mine === turn.current) setState((before) => ({ ...before, error, busy: false }));
     }
   };
-  useEffect(() => void load(null), []);
-  return { ...state, more: () => load(state.next), again: () => load(null) };
+  useEffect(() => void load(null), inputs);
+  const edit = (/** @type {(items: T[]) => T[]} */ how) => setState((before) => ({ ...before, items: before.items && how(before.items) }));
+  return { ...state, more: () => load(state.next), again: () => load(null), edit };
 }

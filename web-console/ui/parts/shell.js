@@ -26,6 +26,7 @@ const places = () =>
     { path: '/dead-letters', icon: 'letters', text: t('nav.dead'), key: 'l', test: 'nav-dead-letters', of: 'dead-letters.read' },
     { path: '/sockets', icon: 'live', text: t('nav.sockets'), key: 'v', test: 'nav-sockets', of: 'sockets.read' },
     { path: '/kv', icon: 'key', text: t('nav.kv'), key: 'k', test: 'nav-kv', of: 'kv.read' },
+    { path: '/people', icon: 'people', text: t('people.title'), key: 'p', test: 'nav-people', of: 'accounts.read' },
   ].filter((place) => may(place.of));
 
 /** @param {string} path */

@@ -25,8 +25,9 @@ const PAGES: [(&str, &str, &str); 9] = [
     ("sql", "/sql", "sql-editor"),
 ];
 /// What only an administrator is shown.
-const OF_ADMINISTRATORS: [&str; 5] =
-    ["nav-comments", "nav-jobs", "nav-dead-letters", "nav-sockets", "nav-kv"];
+const PATIENCE: Duration = Duration::from_secs(30);
+const OF_ADMINISTRATORS: [&str; 6] =
+    ["nav-comments", "nav-jobs", "nav-dead-letters", "nav-sockets", "nav-kv", "nav-people"];
 
 /// Who builds the platform does it all by hand in Chromium: sensor types, devices, keys, rules, dashboards, commands, dead letters and
 /// people. Who was invited sees what comes of it and handles an alert. Then a dashboard and an alert by the keyboard alone, and every page as wide as a phone,
@@ -103,6 +104,10 @@ fn build(desk: &Desk, report: &mut Report) -> Result<String> {
     for hour in 0..24 {
         publish(&mut device, hour, 15.0 + f64::from(hour % 12))?;
     }
+    within(PATIENCE, "rows", || {
+        let found = desk.stack.api().sql_number("SELECT count(*) FROM readings")?;
+        Ok((found == 24).then_some(()))
+    })?;
     desk.go("/device/roof-1")?;
     browser.until(
         "24 points",
@@ -129,6 +134,10 @@ fn build(desk: &Desk, report: &mut Report) -> Result<String> {
 
     rule(desk)?;
     publish(&mut device, 25, 35.0)?;
+    // The page shows those that there are when it opens.
+    within(PATIENCE, "the alert", || {
+        Ok((!desk.stack.api().all("/v1/alerts")?.is_empty()).then_some(()))
+    })?;
     browser.click("tab-alerts")?;
     desk.count("[data-test=\"alerts-list\"] [data-state=\"open\"]", 1)?;
     report.figure("a rule was tried on the past, kept, and raised its alert");
@@ -150,7 +159,7 @@ fn build(desk: &Desk, report: &mut Report) -> Result<String> {
     desk.count("[data-test=\"letters-list\"] tbody tr", 0)?;
     report.figure("a message that was no reading was found and discarded");
 
-    desk.go("/people")?;
+    desk.go("/people/invitations")?;
     browser.fill("invite-email", "member@example.org")?;
     browser.click("invite-submit")?;
     browser.text("invite-link")

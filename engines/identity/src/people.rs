@@ -1,0 +1,606 @@
+//! People as their organisation sees them: who is there, what each is called, their role, and whether they may come in. An
+//! administrator changes them by hand, a directory by SCIM.
+//!
+//! Nobody changes somebody who may do more than they: whoever sets an address or a password could come in by it.
+
+use base::access::{Door, Principal};
+use base::{AccountId, ErrorKind, OrganisationId, Page, PageRequest, Timestamp};
+use relational::{Row, ToValue, Tx, Value, params};
+
+use crate::accounts::{NAME_CHARACTERS_MAX, insert, normal_email};
+use crate::audit::{By, Change, note, subject_text};
+use crate::groups::GroupId;
+use crate::letters::{Changed, Errand};
+use crate::live::LiveAccount;
+use crate::sessions::{Kept, delete_all};
+use crate::{Error, Identity, Role, SessionId, accounts, password, tickets};
+
+/// Somebody of an organisation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Person {
+    pub id: AccountId,
+    pub about: About,
+    pub role: Role,
+    /// Since when they cannot come in.
+    pub suspended: Option<Timestamp>,
+    pub is_verified: bool,
+    /// By name.
+    pub groups: Vec<(GroupId, String)>,
+    pub created: Timestamp,
+    pub changed: Timestamp,
+    pub signed_in: Option<Timestamp>,
+    /// One more with each change.
+    pub version: i64,
+}
+
+/// What is said of somebody, by themselves, an administrator or a directory.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct About {
+    /// By which they sign in.
+    pub email: String,
+    /// What a directory calls them, in lower case; nothing where none does.
+    pub user_name: Option<String>,
+    /// A directory's own id of them.
+    pub outside_id: Option<String>,
+    pub name: Option<String>,
+    pub given_name: Option<String>,
+    pub family_name: Option<String>,
+}
+
+/// Somebody to make known.
+#[derive(Clone)]
+pub struct NewPerson {
+    pub about: About,
+    pub role: Role,
+    pub is_suspended: bool,
+    /// Without one they come in by a mailed link, by a provider, or not yet.
+    pub password: Option<String>,
+}
+
+/// What changes about somebody; the rest stays.
+#[derive(Clone, Default)]
+pub struct PersonChange {
+    pub about: Option<About>,
+    pub role: Option<Role>,
+    pub is_suspended: Option<bool>,
+    /// Another one, or none.
+    pub password: Option<Option<String>>,
+    /// The version that the change was made from; without it the newest counts.
+    pub version: Option<i64>,
+}
+
+/// Who is wanted; everybody by default.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PeopleFilter {
+    pub id: Option<AccountId>,
+    pub email: Option<String>,
+    /// How the address begins.
+    pub email_begins: Option<String>,
+    pub group: Option<GroupId>,
+    /// Their name in a directory, or without one their address.
+    pub user_name: Option<String>,
+    pub outside_id: Option<String>,
+    pub is_suspended: Option<bool>,
+}
+
+const OUTSIDE_ID_BYTES_MAX: usize = 254;
+const COLUMNS: &str =
+    "id, email, user_name, outside_id, name, given_name, family_name, role, suspended, verified,
+    created, changed, signed_in, version";
+
+impl About {
+    /// In the one form that it is stored and compared in.
+    fn normal(&self) -> Result<Self, Error> {
+        Ok(Self {
+            email: normal_email(&self.email)?,
+            user_name: self.user_name.as_deref().map(normal_user_name).transpose()?,
+            outside_id: self.outside_id.as_deref().map(outside_id).transpose()?,
+            name: named(self.name.as_deref())?,
+            given_name: named(self.given_name.as_deref())?,
+            family_name: named(self.family_name.as_deref())?,
+        })
+    }
+}
+
+/// Names in a directory are told apart without regard to case (RFC 7643, section 4.1.1).
+fn normal_user_name(given: &str) -> Result<String, Error> {
+    let name = given.trim().to_lowercase();
+    if name.is_empty() || name.len() > OUTSIDE_ID_BYTES_MAX || name.contains(char::is_control) {
+        return Err(Error::Name(
+            "in the directory must have 1 to 254 bytes and no control characters",
+        ));
+    }
+    Ok(name)
+}
+
+pub(crate) fn outside_id(given: &str) -> Result<String, Error> {
+    if given.is_empty() || given.len() > OUTSIDE_ID_BYTES_MAX || given.contains(char::is_control) {
+        return Err(Error::Name(
+            "in the directory must have 1 to 254 bytes and no control characters",
+        ));
+    }
+    Ok(given.to_owned())
+}
+
+/// An empty name is none.
+fn named(given: Option<&str>) -> Result<Option<String>, Error> {
+    let given = given.map(str::trim).filter(|name| !name.is_empty());
+    let Some(name) = given else { return Ok(None) };
+    if name.chars().count() > NAME_CHARACTERS_MAX {
+        return Err(Error::Name("must have at most 100 characters"));
+    }
+    if name.contains(char::is_control) {
+        return Err(Error::Name("must not have control characters"));
+    }
+    Ok(Some(name.to_owned()))
+}
+
+impl PeopleFilter {
+    fn conditions(&self, organisation: OrganisationId) -> (String, Vec<Value>) {
+        let lower = |text: &str| text.trim().to_lowercase().to_value();
+        let beginning = self.email_begins.as_deref().map(|it| it.trim().to_ascii_lowercase());
+        let letters = beginning.as_deref().map_or(0, str::len);
+        let begins = format!("SUBSTR(email, 1, {letters}) = ?");
+        let group = "id IN (SELECT account FROM group_member WHERE people_group = ?)";
+        let wanted = [
+            ("id = ?", self.id.map(|id| vec![id.to_value()])),
+            ("email = ?", self.email.as_deref().map(|email| vec![lower(email)])),
+            (&*begins, beginning.filter(|it| it.is_ascii()).map(|it| vec![it.to_value()])),
+            (
+                "(user_name = ? OR (user_name IS NULL AND email = ?))",
+                self.user_name.as_deref().map(|name| vec![lower(name), lower(name)]),
+            ),
+            ("outside_id = ?", self.outside_id.as_ref().map(|id| vec![id.to_value()])),
+            (group, self.group.map(|group| vec![group.to_value()])),
+            ("suspended IS NOT NULL", (self.is_suspended == Some(true)).then(Vec::new)),
+            ("suspended IS NULL", (self.is_suspended == Some(false)).then(Vec::new)),
+        ];
+        let mut sql = "organisation = ? AND removed IS NULL".to_owned();
+        let mut values = vec![organisation.to_value()];
+        for (condition, given) in wanted {
+            let Some(given) = given else { continue };
+            sql.push_str(" AND ");
+            sql.push_str(condition);
+            values.extend(given);
+        }
+        (sql, values)
+    }
+}
+
+impl Identity {
+    /// The people of an organisation, in the order in which they came.
+    pub async fn people(
+        &self,
+        organisation: OrganisationId,
+        filter: &PeopleFilter,
+        page: &PageRequest,
+    ) -> Result<Page<Person>, Error> {
+        let (conditions, mut values) = filter.conditions(organisation);
+        values.push(page.after.clone().unwrap_or_default().to_value());
+        values.push(count_value(page.limit + 1));
+        let sql = format!(
+            "SELECT {COLUMNS} FROM account WHERE {conditions} AND id > ? ORDER BY id LIMIT ?"
+        );
+        let rows = self.0.db.read(async move |read| read.query(&sql, &values).await).await?;
+        let people = rows.iter().map(|row| self.person_of(row)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Page::of(people, page.limit, |person| person.id.to_string()))
+    }
+
+    /// The same, so many of them after so many others, and how many there are at all.
+    pub async fn people_at(
+        &self,
+        organisation: OrganisationId,
+        filter: &PeopleFilter,
+        (offset, limit): (usize, usize),
+    ) -> Result<(Vec<Person>, usize), Error> {
+        let (conditions, values) = filter.conditions(organisation);
+        let part = [values.clone(), vec![count_value(limit), count_value(offset)]].concat();
+        let count = format!("SELECT COUNT(*) AS count FROM account WHERE {conditions}");
+        let sql = format!(
+            "SELECT {COLUMNS} FROM account WHERE {conditions} ORDER BY id LIMIT ? OFFSET ?"
+        );
+        let found = self.0.db.read(async move |read| {
+            let count: i64 = read.query_one(&count, &values).await?.get("count")?;
+            Ok::<_, Error>((read.query(&sql, &part).await?, count))
+        });
+        let (rows, count) = found.await?;
+        let people = rows.iter().map(|row| self.person_of(row)).collect::<Result<Vec<_>, _>>()?;
+        Ok((people, usize::try_from(count).unwrap_or(0)))
+    }
+
+    pub async fn person(
+        &self,
+        organisation: OrganisationId,
+        id: AccountId,
+    ) -> Result<Person, Error> {
+        let row = self.0.db.read(async move |read| {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM account WHERE id = ? AND organisation = ? AND removed IS NULL"
+            );
+            Ok::<_, Error>(read.query_optional(&sql, params![id, organisation]).await?)
+        });
+        self.person_of(&row.await?.ok_or(Error::NotThere("person"))?)
+    }
+
+    /// Makes somebody known who did not ask for it: a directory says that they are there.
+    pub async fn add_person(
+        &self,
+        (by, from): (By<'_>, std::net::IpAddr),
+        new: NewPerson,
+    ) -> Result<Person, Error> {
+        let inner = &self.0;
+        let organisation = by.0.organisation;
+        let about = new.about.normal()?;
+        self.check_role(by.0, new.role)?;
+        self.room_for_an_account()?;
+        let now = inner.base.clock.now();
+        // Whoever has an organisation of their own could ask so for everybody's addresses.
+        if organisation != OrganisationId::DEFAULT {
+            inner.attempts.sign_up(now, from)?;
+        }
+        let hash = self.hash_of(new.password.as_deref()).await?;
+        let account = AccountId::new(now, &inner.base.entropy);
+        let (base, role, is_suspended) = (inner.base.clone(), new.role, new.is_suspended);
+        let change = Change {
+            detail: role.text().into(),
+            ..Change::of(by, "account.add", format!("account/{account}"))
+        };
+        let whole = about.clone();
+        let added = inner.db.write(async move |tx| {
+            let (email, hash) = (&*whole.email, hash.as_deref());
+            let new = accounts::Insert { account, organisation, email, role, hash, verified: None };
+            if insert(tx, &base, new).await? == accounts::NewPerson::Taken {
+                return Err(Error::AccountExists);
+            }
+            check_user_name(tx, (organisation, account), &whole).await?;
+            set_about(tx, account, &whole).await?;
+            let sql = "UPDATE account SET suspended = ?, changed = ? WHERE id = ?";
+            tx.execute(sql, params![is_suspended.then_some(now), now, account]).await?;
+            note(tx, &base, &change).await
+        });
+        added.await?;
+        let mut live = LiveAccount::new(organisation, (*about.email).into(), role, false);
+        live.is_suspended = is_suspended;
+        inner.live.write().accounts.insert(account, live);
+        self.changed();
+        self.person(organisation, account).await
+    }
+
+    /// Changes somebody. Whoever is suspended, or gets another password, is signed out everywhere.
+    pub async fn change_person(
+        &self,
+        by: By<'_>,
+        id: AccountId,
+        change: PersonChange,
+    ) -> Result<Person, Error> {
+        let organisation = by.0.organisation;
+        self.check_above(by.0, id)?;
+        if let Some(role) = change.role {
+            self.check_role(by.0, role)?;
+        }
+        let about = change.about.as_ref().map(About::normal).transpose()?;
+        // A session left open is not enough for what one enters by.
+        let is_own = by.0.subject == base::access::Subject::Account(id);
+        let is_readdressed = about.as_ref().is_some_and(|about| *about.email != *by.0.name);
+        if is_own && (is_readdressed || change.password.is_some()) {
+            return Err(Error::CurrentPassword);
+        }
+        let hash = match change.password {
+            Some(password) => Some(self.hash_of(password.as_deref()).await?),
+            None => None,
+        };
+        let wanted = Wanted {
+            organisation,
+            id,
+            about,
+            role: change.role,
+            is_suspended: change.is_suspended,
+            hash,
+            version: change.version,
+            by: (subject_text(by.0.subject), by.1),
+        };
+        let (base, given) = (self.0.base.clone(), wanted.clone());
+        let written = self.0.db.write(async move |tx| given.write(tx, &base).await).await;
+        if wanted.is_suspended == Some(true) {
+            self.shut_out_if_open(&written, id);
+        }
+        let Some(written) = written? else { return self.person(organisation, id).await };
+        self.known_anew(id, &written);
+        self.ended(&written.ended);
+        if wanted.hash.is_some() {
+            self.tell(id, Changed::Password);
+        }
+        if written.email.is_some() && self.0.checks_email {
+            self.0.post.take(Errand::Verify { account: id })?;
+        }
+        self.person(organisation, id).await
+    }
+
+    /// Removes somebody: they are signed out everywhere, and their address, names, second factors, passkeys and links are
+    /// forgotten. What they wrote elsewhere stays, and so do keys that they made for the organisation.
+    pub async fn remove_person(&self, by: By<'_>, id: AccountId) -> Result<(), Error> {
+        let organisation = by.0.organisation;
+        self.check_above(by.0, id)?;
+        let change = Change::of(by, "account.remove", format!("account/{id}"));
+        let base = self.0.base.clone();
+        let removed = self.0.db.write(async move |tx| {
+            let row = locked(tx, organisation, id).await?;
+            let was = Standing::of(&row)?;
+            let email: String = row.get("email")?;
+            let ended = sign_out(tx, id).await?;
+            for sql in [
+                "DELETE FROM totp WHERE account = ?",
+                "DELETE FROM recovery_code WHERE account = ?",
+                "DELETE FROM passkey WHERE account = ?",
+                "DELETE FROM provider_link WHERE account = ?",
+                "DELETE FROM group_member WHERE account = ?",
+            ] {
+                tx.execute(sql, params![id]).await?;
+            }
+            let sql = "DELETE FROM invitation WHERE organisation = ? AND email = ?";
+            tx.execute(sql, params![organisation, email]).await?;
+            let now = base.clock.now();
+            // An id is nobody's address.
+            set_about(tx, id, &About { email: id.to_string(), ..About::default() }).await?;
+            let sql = "UPDATE account SET password_hash = NULL, verified = NULL, suspended = ?, removed = ?,
+                changed = ?, version = version + 1 WHERE id = ?";
+            tx.execute(sql, params![now, now, now, id]).await?;
+            check_administrators(tx, organisation, was.is_administrator()).await?;
+            note(tx, &base, &change).await?;
+            Ok::<_, Error>(ended)
+        });
+        let removed = removed.await;
+        self.shut_out_if_open(&removed, id);
+        let ended = removed?;
+        self.0.live.write().accounts.remove(&id);
+        self.ended(&ended);
+        Ok(())
+    }
+
+    /// Whether the principal may do all that somebody of their organisation may.
+    pub(crate) fn check_above(&self, principal: &Principal, id: AccountId) -> Result<(), Error> {
+        let grants = {
+            let live = self.0.live.read();
+            let account = live.accounts.get(&id);
+            let account = account.filter(|it| it.organisation == principal.organisation);
+            account.ok_or(Error::NotThere("person"))?.grants(&self.0.config).to_vec()
+        };
+        self.check_within(principal, &grants).map_err(|_| Error::PersonAbove)
+    }
+
+    async fn hash_of(&self, password: Option<&str>) -> Result<Option<String>, Error> {
+        let Some(password) = password else { return Ok(None) };
+        password::check(password)?;
+        Ok(Some(self.0.hasher.hash(password).await?))
+    }
+
+    /// Memory knows what was written.
+    fn known_anew(&self, id: AccountId, written: &Written) {
+        let mut live = self.0.live.write();
+        if let Some(account) = live.accounts.get_mut(&id) {
+            account.role = written.role;
+            account.is_suspended = written.is_suspended;
+            if let Some(email) = &written.email {
+                account.email = (**email).into();
+                account.is_verified = false;
+            }
+        }
+        live.sum_up(&self.0.config, id);
+    }
+
+    /// Whether it was written is open when the answer is lost; who was to be shut out comes in no more.
+    fn shut_out_if_open<T>(&self, written: &Result<T, Error>, id: AccountId) {
+        if !matches!(written, Err(error) if error.kind() == ErrorKind::Unavailable) {
+            return;
+        }
+        if let Some(account) = self.0.live.write().accounts.get_mut(&id) {
+            account.is_suspended = true;
+        }
+        self.changed();
+    }
+
+    fn person_of(&self, row: &Row) -> Result<Person, Error> {
+        let id: AccountId = row.get("id")?;
+        let live = self.0.live.read();
+        let groups = live.accounts.get(&id).into_iter().flat_map(|account| &account.groups);
+        let name = |group: &GroupId| Some((*group, live.groups.get(group)?.name.to_string()));
+        let mut groups: Vec<(GroupId, String)> = groups.filter_map(name).collect();
+        groups.sort_by(|one, other| one.1.cmp(&other.1));
+        let created: Timestamp = row.get("created")?;
+        Ok(Person {
+            id,
+            about: about_of(row)?,
+            role: Role::parse(&row.get::<String>("role")?)?,
+            suspended: row.get("suspended")?,
+            is_verified: !self.0.checks_email
+                || row.get::<Option<Timestamp>>("verified")?.is_some(),
+            groups,
+            created,
+            changed: row.get::<Option<Timestamp>>("changed")?.unwrap_or(created),
+            signed_in: row.get("signed_in")?,
+            version: row.get("version")?,
+        })
+    }
+}
+
+/// How many, for a query.
+pub(crate) fn count_value(count: usize) -> Value {
+    i64::try_from(count).unwrap_or(i64::MAX).to_value()
+}
+
+/// A change that was looked at and goes into rows.
+#[derive(Clone)]
+struct Wanted {
+    organisation: OrganisationId,
+    id: AccountId,
+    about: Option<About>,
+    role: Option<Role>,
+    is_suspended: Option<bool>,
+    /// Of the password from now on.
+    hash: Option<Option<String>>,
+    version: Option<i64>,
+    by: (String, Door),
+}
+
+/// What memory must know of a change that was written.
+struct Written {
+    role: Role,
+    is_suspended: bool,
+    /// Where it is another now.
+    email: Option<String>,
+    ended: Vec<SessionId>,
+}
+
+impl Wanted {
+    /// Nothing where all is so already.
+    async fn write(&self, tx: &mut Tx, base: &base::Base) -> Result<Option<Written>, Error> {
+        let Self { organisation, id, .. } = *self;
+        let row = locked(tx, organisation, id).await?;
+        let (was, about) = (Standing::of(&row)?, about_of(&row)?);
+        if self.version.is_some_and(|version| version != was.version) {
+            return Err(Error::Changed);
+        }
+        let (role, now) = (self.role.unwrap_or(was.role), base.clock.now());
+        let is_suspended = self.is_suspended.unwrap_or(was.is_suspended);
+        let next = self.about.as_ref().filter(|next| **next != about);
+        let email = next.map(|next| &next.email).filter(|email| **email != about.email);
+        let is_shut_out = is_suspended && !was.is_suspended;
+        let deeds = [
+            (email.is_some(), "account.set-email", ""),
+            (next.is_some() && email.is_none(), "account.set-name", ""),
+            (role != was.role, "account.set-role", role.text()),
+            (is_shut_out, "account.suspend", ""),
+            (was.is_suspended && !is_suspended, "account.restore", ""),
+            (self.hash.is_some(), "account.set-password", ""),
+        ];
+        if deeds.iter().all(|(is_done, ..)| !is_done) {
+            return Ok(None);
+        }
+        if let Some(next) = next {
+            let sql = "SELECT 1 AS taken FROM account WHERE email = ? AND id <> ?";
+            if tx.query_optional(sql, params![next.email, id]).await?.is_some() {
+                return Err(Error::AccountExists);
+            }
+            check_user_name(tx, (organisation, id), next).await?;
+            set_about(tx, id, next).await?;
+        }
+        let suspended = is_suspended.then_some(was.suspended.unwrap_or(now));
+        let sql = "UPDATE account SET role = ?, suspended = ?, changed = ?, version = version + 1
+            WHERE id = ?";
+        tx.execute(sql, params![role.text(), suspended, now, id]).await?;
+        if email.is_some() {
+            // Links that wait went to the address from before.
+            tickets::forget(tx, id).await?;
+            tx.execute("UPDATE account SET verified = NULL WHERE id = ?", params![id]).await?;
+        }
+        if let Some(hash) = &self.hash {
+            let sql = "UPDATE account SET password_hash = ? WHERE id = ?";
+            tx.execute(sql, params![hash, id]).await?;
+        }
+        let mut ended = Vec::new();
+        if is_shut_out || self.hash.is_some() {
+            ended = sign_out(tx, id).await?;
+        }
+        let stays = role == Role::Admin && !is_suspended;
+        check_administrators(tx, organisation, was.is_administrator() && !stays).await?;
+        for (_, action, detail) in deeds.into_iter().filter(|(is_done, ..)| *is_done) {
+            let (subject, door) = self.by.clone();
+            let (door, resource, detail) = (Some(door), format!("account/{id}"), detail.into());
+            note(tx, base, &Change { organisation, subject, door, action, resource, detail })
+                .await?;
+        }
+        Ok(Some(Written { role, is_suspended, email: email.cloned(), ended }))
+    }
+}
+
+/// Where somebody stands before a change.
+struct Standing {
+    role: Role,
+    suspended: Option<Timestamp>,
+    is_suspended: bool,
+    version: i64,
+}
+
+impl Standing {
+    fn of(row: &Row) -> Result<Self, Error> {
+        let suspended: Option<Timestamp> = row.get("suspended")?;
+        let role = Role::parse(&row.get::<String>("role")?)?;
+        Ok(Self {
+            role,
+            suspended,
+            is_suspended: suspended.is_some(),
+            version: row.get("version")?,
+        })
+    }
+
+    fn is_administrator(&self) -> bool {
+        self.role == Role::Admin && !self.is_suspended
+    }
+}
+
+/// Somebody's row, while no other change of their organisation's people is made: two administrators who suspend each other
+/// at once must not both succeed.
+async fn locked(tx: &mut Tx, organisation: OrganisationId, id: AccountId) -> Result<Row, Error> {
+    let sql = "UPDATE organisation SET name = name WHERE id = ?";
+    tx.execute(sql, params![organisation]).await?;
+    let sql = format!(
+        "SELECT {COLUMNS} FROM account WHERE id = ? AND organisation = ? AND removed IS NULL"
+    );
+    let row = tx.query_optional(&sql, params![id, organisation]).await?;
+    row.ok_or(Error::NotThere("person"))
+}
+
+/// After an administrator went: whether one is left who can come in.
+async fn check_administrators(
+    tx: &mut Tx,
+    organisation: OrganisationId,
+    one_went: bool,
+) -> Result<(), Error> {
+    let sql = "SELECT 1 AS there FROM account
+        WHERE organisation = ? AND role = 'admin' AND suspended IS NULL AND removed IS NULL LIMIT 1";
+    if one_went && tx.query_optional(sql, params![organisation]).await?.is_none() {
+        return Err(Error::LastAdministrator);
+    }
+    Ok(())
+}
+
+async fn check_user_name(
+    tx: &mut Tx,
+    (organisation, id): (OrganisationId, AccountId),
+    about: &About,
+) -> Result<(), Error> {
+    let Some(name) = &about.user_name else { return Ok(()) };
+    let sql = "SELECT 1 AS taken FROM account WHERE organisation = ? AND user_name = ? AND id <> ?";
+    if tx.query_optional(sql, params![organisation, name, id]).await?.is_some() {
+        return Err(Error::NameTaken("person"));
+    }
+    Ok(())
+}
+
+async fn set_about(tx: &mut Tx, id: AccountId, about: &About) -> Result<(), Error> {
+    let About { email, user_name, outside_id, name, given_name, family_name } = about;
+    let sql =
+        "UPDATE account SET email = ?, user_name = ?, outside_id = ?, name = ?, given_name = ?,
+        family_name = ? WHERE id = ?";
+    let values = params![email, user_name, outside_id, name, given_name, family_name, id];
+    tx.execute(sql, values).await?;
+    Ok(())
+}
+
+/// Ends all that somebody is signed in by, also at tools and by links that wait.
+async fn sign_out(tx: &mut Tx, id: AccountId) -> Result<Vec<SessionId>, Error> {
+    let ended = delete_all(tx, id, Kept::Nothing).await?;
+    tickets::forget(tx, id).await?;
+    Ok(ended)
+}
+
+fn about_of(row: &Row) -> Result<About, Error> {
+    Ok(About {
+        email: row.get("email")?,
+        user_name: row.get("user_name")?,
+        outside_id: row.get("outside_id")?,
+        name: row.get("name")?,
+        given_name: row.get("given_name")?,
+        family_name: row.get("family_name")?,
+    })
+}
