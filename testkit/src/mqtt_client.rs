@@ -39,7 +39,7 @@ impl MqttClient {
 
     /// Sends CONNECT and does not wait.
     pub fn begin_log_in(&mut self, client: &str, user: &str, password: &str) -> Result<()> {
-        let mut body = vec![0, 4, b'M', b'Q', b'T', b'T', 4, 0b1100_0010, 0, 60];
+        let mut body = vec![0, 4, b'M', b'Q', b'T', b'T', 4, 0b1100_0010, 0, 0];
         for field in [client, user, password] {
             push_text(&mut body, field);
         }

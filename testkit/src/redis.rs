@@ -180,7 +180,7 @@ impl RedisSentinel {
         let file = folder.path().join("sentinel.conf");
         let settings = [
             format!("sentinel monitor {SERVICE} 127.0.0.1 {port} 1"),
-            format!("sentinel down-after-milliseconds {SERVICE} 500"),
+            format!("sentinel down-after-milliseconds {SERVICE} 5000"),
             format!("sentinel failover-timeout {SERVICE} 3000"),
         ];
         std::fs::write(&file, settings.join("\n") + "\n")?;
@@ -215,7 +215,7 @@ impl RedisSentinel {
     pub fn fail_over(&mut self) -> Result<()> {
         self.servers[0].kill()?;
         let other = self.servers[1].port;
-        within(READY_WITHIN, "another master", || {
+        within(READY_WITHIN * 4, "another master", || {
             let info = self.servers[1].client()?.text(&["INFO", "replication"])?;
             Ok((self.master()? == other && info.contains("role:master")).then_some(()))
         })

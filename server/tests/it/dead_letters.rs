@@ -93,7 +93,10 @@ fn a_refused_reading_is_replayed_after_its_device_was_registered_and_raises_its_
         Ok((stack.api().all("/v1/messages")?.len() == 1).then_some(()))
     })
     .unwrap();
-    assert_eq!(stack.api().sql_number("SELECT count(*) FROM readings").unwrap(), 1);
+    within(Duration::from_secs(20), "its row", || {
+        Ok((stack.api().sql_number("SELECT count(*) FROM readings")? == 1).then_some(()))
+    })
+    .unwrap();
 }
 
 #[test]

@@ -379,7 +379,7 @@ fn a_bare_door_that_the_network_reaches_sends_people_to_https() {
 
 /// How it stands with the certificate of an authority, once it is as wanted.
 fn certificate(stack: &Stack, wanted: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
-    within(SOON, "the certificate", || {
+    within(Duration::from_mins(1), "the certificate", || {
         let found = stack.api().get("/v1/certificate")?.ok()?;
         Ok(wanted(&found).then_some(found))
     })

@@ -20,11 +20,13 @@ for version in mqttv311 mqttv5; do
   for number in 1 2 3; do mosquitto_pub "${as[@]}" -q 2 -t "$topic/line" -m "line $number"; done
   same "$(mosquitto_sub "${as[@]}" "${keep[@]}" -C 3 -W 10 | tr '\n' ' ')" "line 1 line 2 line 3 " "resume"
   # A will is sent when its client is killed.
-  mosquitto_sub "${as[@]}" -i "mourner-$version" -t "$topic/will" -q 1 -C 1 -W 20 > "$FOLDER/will-$version" &
+  mosquitto_sub "${as[@]}" -i "mourner-$version" -t "$topic/will" -q 1 -C 1 -W 60 > "$FOLDER/will-$version" &
   mourner=$!
-  mosquitto_sub "${as[@]}" -i "mortal-$version" -k 5 -t "$topic/none" --will-topic "$topic/will" --will-payload gone --will-qos 1 &
+  # It has its will in the server once it hears what is kept; the will is kept too, whenever the mourner comes.
+  mosquitto_pub "${as[@]}" -r -t "$topic/life" -m alive
+  mosquitto_sub "${as[@]}" -i "mortal-$version" -k 5 -t "$topic/life" --will-topic "$topic/will" --will-payload gone --will-qos 1 --will-retain > "$FOLDER/life-$version" &
   mortal=$!
-  sleep 1
+  until [ -s "$FOLDER/life-$version" ]; do sleep 0.1; kill -0 "$mortal"; done
   kill -9 "$mortal"
   wait "$mourner"
   same "$(cat "$FOLDER/will-$version")" "gone" "will"

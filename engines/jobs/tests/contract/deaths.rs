@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use jobs::{Attempt, Error, Kind, New, Outcome, State};
+use jobs::{Attempt, Config, Error, Kind, New, Outcome, State};
 use parking_lot::Mutex;
 use relational::Tx;
 
@@ -192,8 +192,9 @@ pub(crate) async fn a_delayed_job_of_a_dead_worker_begins_on_its_time(ground: &G
         };
         jobs.handle("note", kind(), note).unwrap();
     };
-    let dying = opened.server(register).await;
-    let run_at = dying.base.clock.now().plus(Duration::from_secs(3));
+    let ahead = || Config { ahead: Duration::from_mins(1), ..config() };
+    let dying = opened.server_with(ahead(), register).await;
+    let run_at = dying.base.clock.now().plus(Duration::from_secs(15));
     let id = dying.enqueue(New { run_at: Some(run_at), ..new("note") }).await;
     let place = "SELECT COUNT(*) AS jobs FROM job WHERE state = 'running' AND place LIKE '~%'";
     let is_held = async || {
@@ -202,7 +203,7 @@ pub(crate) async fn a_delayed_job_of_a_dead_worker_begins_on_its_time(ground: &G
     };
     opened.until("it is claimed ahead", is_held).await;
     dying.kill();
-    let server = opened.other(register).await;
+    let server = opened.other_with(ahead(), register).await;
     server.until(id, State::Done).await;
     let began = began.lock().clone();
     assert!(began.iter().all(|(due, at)| *due == run_at && at >= due), "{began:?}");

@@ -64,6 +64,11 @@ pub(crate) fn config() -> Config {
     }
 }
 
+/// Of a worker that nobody takes for dead, however slow the machine is.
+pub(crate) fn living() -> Config {
+    Config { lease: Duration::from_secs(30), ..config() }
+}
+
 pub(crate) fn kind() -> Kind {
     Kind {
         back_off_min: Duration::from_millis(5),
@@ -102,7 +107,11 @@ impl Opened {
 
     /// A server with a database handle of its own, where that can be.
     pub(crate) async fn other(&self, register: impl FnOnce(&Jobs)) -> Server {
-        Server::start(self.own_db().await, config(), Base::system(), register).await
+        self.other_with(config(), register).await
+    }
+
+    pub(crate) async fn other_with(&self, config: Config, register: impl FnOnce(&Jobs)) -> Server {
+        Server::start(self.own_db().await, config, Base::system(), register).await
     }
 
     /// How often each job had its effect.

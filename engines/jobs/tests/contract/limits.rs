@@ -6,7 +6,7 @@ use base::ErrorKind;
 use jobs::{Attempt, Config, Error, Kind, New, State};
 use parking_lot::Mutex;
 
-use crate::ground::{Ground, OURS, THEIRS, config, kind, new, nothing};
+use crate::ground::{Ground, OURS, THEIRS, config, kind, living, new, nothing};
 
 /// How many run now and ran at most, by name.
 #[derive(Clone, Default)]
@@ -60,7 +60,8 @@ pub(crate) async fn a_key_and_a_kind_run_as_many_as_they_may_and_none_is_forgott
         jobs.handle("keyed", keyed, work.clone()).unwrap();
         jobs.handle("few", Kind { running_max: Some(3), ..kind() }, work).unwrap();
     };
-    let servers = [opened.server(register).await, opened.other(register).await];
+    let servers =
+        [opened.server_with(living(), register).await, opened.other_with(living(), register).await];
     let mut all = Vec::new();
     for number in 0..60 {
         let key = format!("k{}", number % 3);
@@ -164,13 +165,14 @@ pub(crate) async fn a_job_that_ended_where_its_kind_is_unknown_holds_no_limit(gr
 pub(crate) async fn jobs_that_a_limit_holds_back_count_as_waiting(ground: &Ground) {
     let opened = ground.open().await;
     let hold = |_| std::future::pending();
-    let server = opened.server(|jobs| jobs.handle("hold", kind(), hold).unwrap()).await;
+    let handle = |jobs: &jobs::Jobs| jobs.handle("hold", kind(), hold).unwrap();
+    let server = opened.server_with(living(), handle).await;
     let same = New { concurrency_key: Some("k".into()), ..new("hold") };
     let ids = server.enqueue_all(vec![same.clone(); 10]).await;
     server.until(ids[9], State::Limited).await;
     // It counts when it starts.
-    let few = Config { unfinished_max: 5, ..config() };
-    let other = opened.server_with(few, |jobs| jobs.handle("hold", kind(), hold).unwrap()).await;
+    let few = Config { unfinished_max: 5, ..living() };
+    let other = opened.server_with(few, handle).await;
     let refused = async || {
         let refused = other.try_enqueue(same.clone()).await;
         matches!(refused, Err(jobs::Error::TooManyWaiting { unfinished_max: 5 }))

@@ -34,7 +34,7 @@ pub(crate) async fn a_delayed_job_begins_on_time_and_at_once_when_asked(ground: 
     }
     let ids = server.enqueue_all(all).await;
     let hour = New { run_at: Some(now.plus(Duration::from_hours(1))), ..new("note") };
-    let soon = New { run_at: Some(now.plus(Duration::from_secs(4))), ..new("note") };
+    let soon = New { run_at: Some(now.plus(Duration::from_mins(1))), ..new("note") };
     let asked = server.enqueue_all(vec![hour, soon]).await;
     for id in ids {
         server.until(id, State::Done).await;
@@ -46,7 +46,7 @@ pub(crate) async fn a_delayed_job_begins_on_time_and_at_once_when_asked(ground: 
         late.iter().map(|(due, began)| began.since(*due)).max().unwrap()
     };
     // The proof has the true bound; beside other tests only a timer that waits for the next look is told from a loaded machine.
-    assert!(latest < Duration::from_secs(3), "{latest:?}");
+    assert!(latest < Duration::from_millis(4_500), "{latest:?}");
     for id in &asked {
         assert_eq!(server.job(*id).await.state, State::Scheduled);
         server.jobs.run_now(OURS, *id).await.unwrap();

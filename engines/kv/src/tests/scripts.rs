@@ -413,7 +413,7 @@ fn a_script_that_wrote_is_not_killed_and_its_replies_wait_for_the_disk() {
     let folder = folder();
     let config = Config {
         script_busy_after: Duration::from_millis(10),
-        script_time_max: Duration::from_millis(200),
+        script_time_max: Duration::from_secs(4),
         ..Config::default()
     };
     let house = House::open(config, folder.path()).unwrap();

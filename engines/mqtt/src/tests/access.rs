@@ -210,7 +210,7 @@ async fn a_stopping_server_says_so_and_sends_no_wills() {
     let (mut modern, _) = dial.kept().enter().await;
     let mut old = house.client(Version::V3, "old").await;
     old.subscribe("wills", 1).await;
-    assert!(house.base.tasks.stop(Duration::from_secs(2)).await);
+    assert!(house.base.tasks.stop(Duration::from_secs(20)).await);
     assert_eq!(modern.hear().await, Heard::Disconnect(0x8B));
     assert_eq!(modern.hear().await, Heard::Closed);
     assert_eq!(old.hear().await, Heard::Closed);

@@ -139,7 +139,7 @@ impl House {
 
     /// Stops the broker and starts it again on the same rows, at the same time of day.
     pub(super) async fn restarted(self) -> Self {
-        assert!(self.base.tasks.stop(Duration::from_secs(5)).await, "everything ends");
+        assert!(self.base.tasks.stop(Duration::from_secs(20)).await, "everything ends");
         self.db.close().await;
         let base = Base::simulated(self.base.clock.now(), 8);
         Self::start(base, self.folder, self.config, (self.doorman, self.desk)).await

@@ -341,6 +341,6 @@ async fn the_intake_hears_who_came_and_how_each_left() {
     let mut all = so_far.to_vec();
     all.extend(["+kept", "+kept", "!kept"]);
     visited(&all).await;
-    house.base.tasks.stop(Duration::from_secs(5)).await;
+    house.base.tasks.stop(Duration::from_secs(20)).await;
     assert_eq!(house.desk.visits(), all, "a server that stops tells nothing of its clients");
 }

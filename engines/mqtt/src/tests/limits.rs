@@ -161,7 +161,11 @@ async fn a_slow_subscriber_loses_qos_0_and_then_its_connection() {
 
 #[tokio::test]
 async fn a_publisher_waits_for_a_subscriber_that_takes_its_messages() {
-    let house = House::with(|config| config.queue_messages_max = 4).await;
+    let house = House::with(|config| {
+        config.queue_messages_max = 4;
+        config.queue_wait_max = Duration::from_secs(30);
+    })
+    .await;
     let mut subscriber = house.client(Version::V5, "subscriber").await;
     subscriber.subscribe("a", 1).await;
     let mut publisher = house.client(Version::V5, "publisher").await;

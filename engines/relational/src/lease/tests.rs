@@ -204,7 +204,7 @@ async fn held_work_keeps_its_lease_beyond_its_time_and_lets_it_go_at_its_end() {
     let leases = Leases::new(&db, &base);
     let fixture = Fixture { db, leases: leases.clone(), base: base.clone(), dir };
     // Long enough for a machine that is busy with other things to renew in time.
-    let lasts = Duration::from_secs(2);
+    let lasts = Duration::from_secs(8);
     let token = leases
         .hold(ORGANISATION, "file", lasts, async |held: Held| {
             let ends = held.lease.until().plus(lasts / 10);

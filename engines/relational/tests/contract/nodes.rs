@@ -16,7 +16,7 @@ pub(crate) async fn a_dead_holder_on_another_server_is_replaced_and_its_late_wri
     let other = Db::open(opened.config.clone(), &Base::system()).await.unwrap();
     let organisation = OrganisationId::DEFAULT;
     let (here, there) = (Leases::new(&opened.db, &opened.base), Leases::new(&other, &opened.base));
-    let short = Duration::from_millis(300);
+    let short = Duration::from_secs(5);
     let held = here.acquire(organisation, "door", short).await.unwrap().unwrap();
     assert!(there.acquire(organisation, "door", short).await.unwrap().is_none(), "it is held");
     let replaced = loop {

@@ -92,7 +92,7 @@ impl House {
 
     /// Stops everything and starts it again on the same files.
     pub(super) async fn restarted(self) -> Self {
-        assert!(self.base.tasks.stop(Duration::from_secs(5)).await, "everything ends");
+        assert!(self.base.tasks.stop(Duration::from_secs(20)).await, "everything ends");
         self.log.close().await;
         self.db.close().await;
         let (folder, config, doorman) =

@@ -123,13 +123,13 @@ async fn heart_beats_go_both_ways_as_both_sides_agreed() {
     silent.send(&connect("20,0")).await;
     silent.hear().await;
     assert_eq!(silent.error().await.text(), "no heart-beat came in time");
-    // The client promises and keeps it.
+    // The client promises and keeps it, well within what is agreed: the machine may be busy meanwhile.
     let mut lively = Client::dial(house.address).await;
-    lively.send(&connect("20,0")).await;
+    lively.send(&connect("600,0")).await;
     lively.hear().await;
-    for _ in 0..20 {
+    for _ in 0..15 {
         lively.send("\n").await;
-        house.base.clock.sleep(Duration::from_millis(10)).await;
+        house.base.clock.sleep(Duration::from_millis(100)).await;
     }
     lively.hears_nothing().await;
 }
@@ -163,7 +163,7 @@ async fn a_stopping_server_finishes_what_was_sent_and_closes() {
     let house = House::new().await;
     let mut client = house.client("mina").await;
     client.publish("/topic/a", "x").await;
-    assert!(house.base.tasks.stop(Duration::from_secs(5)).await);
+    assert!(house.base.tasks.stop(Duration::from_secs(20)).await);
     assert_eq!(client.next().await, None);
 }
 

@@ -46,7 +46,7 @@ pub fn kill(ground: &Ground) -> Result<Report> {
         slowest_start = slowest_start.max(stack.ready_after);
     }
     let start_max =
-        if ground.size == Size::Test { Duration::from_secs(10) } else { Duration::from_secs(2) };
+        if ground.size == Size::Test { Duration::from_secs(30) } else { Duration::from_secs(2) };
     report.bound(
         slowest_start < start_max,
         format!("{rounds} kills under {publishers} publishers; slowest start after one {slowest_start:?}"),

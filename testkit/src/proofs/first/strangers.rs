@@ -109,7 +109,10 @@ impl Fixtures {
             "comment-sites",
             "oidc/tools",
         ] {
-            all.insert(list.to_owned(), json!(api.all(&format!("/v1/{list}"))?));
+            let mut items = api.all(&format!("/v1/{list}"))?;
+            // The clock moves the server's own.
+            items.retain(|item| item["built_in"] != true);
+            all.insert(list.to_owned(), json!(items));
         }
         all.insert("jobs".to_owned(), api.get("/v1/jobs?state=scheduled")?.ok()?);
         let keys = api.all("/v1/keys")?;

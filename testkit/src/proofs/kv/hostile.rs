@@ -146,7 +146,7 @@ impl Place<'_> {
         let node = self.launch("expiry")?.start()?;
         let mut client = node.client()?;
         let count = self.ground.count(50_000, 10_000_000);
-        let ahead = self.ground.count(5_000, 90_000);
+        let ahead = self.ground.count(20_000, 90_000);
         client.done(&["DEBUG", "SET-ACTIVE-EXPIRE", "0"])?;
         let due = now(&mut client)? + i64::try_from(ahead)?;
         for from in (0..count).step_by(1_000) {
@@ -262,7 +262,7 @@ impl Place<'_> {
         report: &mut Report,
     ) -> Result<()> {
         for waiting in clients.iter_mut() {
-            waiting.send(&encoded(&["BLPOP", "nothing", "5"]))?;
+            waiting.send(&encoded(&["BLPOP", "nothing", "15"]))?;
         }
         blocked(client, clients.len())?;
         let mut times = Vec::new();
@@ -427,7 +427,7 @@ impl Limits {
     fn of(size: Size) -> Self {
         match size {
             Size::Test => {
-                Self { time: Duration::from_secs(1), write_bytes: 16 * MIB, is_default: false }
+                Self { time: Duration::from_secs(5), write_bytes: 16 * MIB, is_default: false }
             }
             Size::Full => {
                 Self { time: Duration::from_secs(30), write_bytes: 1 << 30, is_default: true }

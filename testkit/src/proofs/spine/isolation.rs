@@ -65,7 +65,7 @@ impl House {
         let samples = ground.count(100, 1_000);
         // Beside other tests and without optimisation only a standstill is told from noise.
         let floor = match ground.size {
-            Size::Test => Duration::from_millis(500),
+            Size::Test => Duration::from_secs(3),
             Size::Full => FLOOR,
         };
         Ok(Self { stack, api, device, windows, samples, floor, _folder: folder })

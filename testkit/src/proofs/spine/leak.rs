@@ -52,7 +52,7 @@ impl House {
     fn start(ground: &Ground) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let limits = match ground.size {
-            Size::Test => [Duration::from_secs(2), Duration::from_secs(3)],
+            Size::Test => [Duration::from_secs(6), Duration::from_secs(8)],
             Size::Full => [Duration::from_secs(5), Duration::from_secs(30)],
         };
         let text = |limit: Duration| format!("{}s", limit.as_secs());
@@ -122,7 +122,7 @@ impl House {
             self.others_are_served(&format!("{at} {what}"), &["read"], report)?;
             let status = self.make_sensor()?;
             report.bound(
-                status == 201 && began.elapsed() < limit + Duration::from_secs(2),
+                status == 201 && began.elapsed() < limit + self.served_within * 2,
                 format!(
                     "{at} {what}: a write that waited was answered {status} after {:?}",
                     began.elapsed()

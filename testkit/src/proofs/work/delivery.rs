@@ -187,7 +187,7 @@ impl Others {
     }
 }
 
-/// Attempts whose end nobody wrote, as the API shows them.
+/// Attempts whose end nobody wrote, or nobody waited for, as the API shows them: the receiver may have taken those.
 fn unknown_attempts(stack: &Stack, message: &Value) -> Result<u32> {
     if message["attempts"] == 1 {
         return Ok(0);
@@ -195,8 +195,14 @@ fn unknown_attempts(stack: &Stack, message: &Value) -> Result<u32> {
     let id = message["id"].as_str().context("id")?;
     let whole = stack.api().get(&format!("/v1/messages/{id}"))?.ok()?;
     let attempts = whole["attempts_made"].as_array().context("attempts")?;
-    let unknown = attempts.iter().filter(|attempt| attempt["outcome"] == "unknown").count();
+    let unknown = attempts.iter().filter(|attempt| is_open(attempt)).count();
     Ok(u32::try_from(unknown)?)
+}
+
+fn is_open(attempt: &Value) -> bool {
+    let error = attempt["error"].as_str().unwrap_or_default();
+    let is_late = ["did not answer within", "took longer than"].iter().any(|it| error.contains(it));
+    attempt["outcome"] == "unknown" || (attempt["status"].is_null() && is_late)
 }
 
 /// Hot readings, each of which sets off every action.

@@ -224,7 +224,7 @@ async fn a_kv_on_another_server_may_go_and_come_and_nobody_is_told_an_error_or_a
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kv_that_hangs_costs_one_wait_and_no_more() {
     let config = Config {
-        kept_wait_max: Duration::from_millis(100),
+        kept_wait_max: Duration::from_secs(2),
         kept_rest: Duration::from_mins(5),
         ..all_kept()
     };
@@ -237,6 +237,6 @@ async fn a_kv_that_hangs_costs_one_wait_and_no_more() {
         fixture.ask(&number.to_string(), "computed").await.unwrap();
     }
     let took = fixture.base.clock.instant() - began;
-    assert!(took < Duration::from_secs(4), "{took:?}");
+    assert!(took < Duration::from_secs(50), "{took:?}");
     assert_eq!(fixture.count("kept_failures_total"), 1);
 }

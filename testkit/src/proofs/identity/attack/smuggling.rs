@@ -327,7 +327,7 @@ fn lines(target: &str) -> Vec<Case> {
 
 /// How long nothing must come for there to be nothing.
 const QUIET: Duration = Duration::from_millis(150);
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The statuses of what is answered, and whether the connection was ended. 100 is no answer.
 fn exchange(address: &str, pieces: &[&[u8]], wanted: usize) -> Result<(Vec<u16>, bool)> {

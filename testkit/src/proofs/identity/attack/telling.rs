@@ -123,7 +123,8 @@ pub(super) fn by_time(ground: &Ground, report: &mut Report) -> Result<()> {
     }
     let api = stack.stranger();
     let mut order = Order(0x9E37_79B9_7F4A_7C15);
-    let control = in_turns(ground.count(12, 40), &mut order, |is_known, _| {
+    // So many that some which the machine held up do not hide it.
+    let control = in_turns(40, &mut order, |is_known, _| {
         // Too long to be looked at.
         let password = if is_known { "x".repeat(2_000) } else { WRONG.to_owned() };
         timed(|| api.post("/v1/session", &person("control@example.org", &password)))
