@@ -8,7 +8,7 @@ use relational::{Row, ToValue, Tx, Value, params};
 use crate::accounts::normal_name;
 use crate::audit::{By, Change, note, subject_text};
 use crate::live::LiveGroup;
-use crate::people::{count_value, outside_id};
+use crate::people::{Edit, count_value, outside_id};
 use crate::{Error, Grant, Identity};
 
 /// Names a group.
@@ -47,7 +47,7 @@ pub struct NewGroup {
 #[derive(Debug, Clone, Default)]
 pub struct GroupChange {
     pub name: Option<String>,
-    pub outside_id: Option<Option<String>>,
+    pub outside_id: Edit<String>,
     pub grants: Option<Vec<Grant>>,
     pub members: Option<Members>,
     /// The version that the change was made from; without it the newest counts.
@@ -210,15 +210,17 @@ impl Identity {
         // Of a group that lets people do more, nobody makes anything who may not do that.
         self.check_group(by, id)?;
         let name = change.name.as_deref().map(normal_name).transpose()?;
-        let outside = change.outside_id.map(|it| it.as_deref().map(outside_id).transpose());
-        let outside = outside.transpose()?;
+        let outside = match &change.outside_id {
+            Edit::Set(id) => Edit::Set(outside_id(id)?),
+            other => other.clone(),
+        };
         let grants = change.grants.map(|grants| self.grants_of_group(by, grants)).transpose()?;
         let (add, remove) = self.member_changes(organisation, id, change.members);
         self.check_members(by, &add)?;
         if add.is_empty()
             && remove.is_empty()
             && name.is_none()
-            && outside.is_none()
+            && outside.is_kept()
             && grants.is_none()
         {
             let group = self.group(organisation, id).await?;
@@ -244,9 +246,9 @@ impl Identity {
                 let sql = "UPDATE people_group SET name = ? WHERE id = ?";
                 tx.execute(sql, params![name, id]).await?;
             }
-            if let Some(outside) = &outside {
+            if !outside.is_kept() {
                 let sql = "UPDATE people_group SET outside_id = ? WHERE id = ?";
-                tx.execute(sql, params![outside, id]).await?;
+                tx.execute(sql, params![outside.set(), id]).await?;
             }
             if let Some(grants) = &new_grants {
                 set_grants(tx, (organisation, id), grants).await?;

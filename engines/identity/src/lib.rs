@@ -60,7 +60,7 @@ pub use issuer::{
 pub use keys::{Key, KeyCredentials, NewKey};
 pub use letters::{Letter, Mailer};
 pub use passkeys::{NewPasskey, Passkey, PasskeyId, PasskeyRequest, PasskeyUser, ShownPasskey};
-pub use people::{About, NewPerson, PeopleFilter, Person, PersonChange};
+pub use people::{About, Edit, NewPerson, PeopleFilter, Person, PersonChange};
 pub use providers::{Link, Provider, Return, Returned, Visit, Web, WebAnswer, WebRequest};
 pub use recovery::Showing;
 pub use sessions::{

@@ -63,10 +63,36 @@ pub struct PersonChange {
     pub about: Option<About>,
     pub role: Option<Role>,
     pub is_suspended: Option<bool>,
-    /// Another one, or none.
-    pub password: Option<Option<String>>,
+    pub password: Edit<String>,
     /// The version that the change was made from; without it the newest counts.
     pub version: Option<i64>,
+}
+
+/// What becomes of something that somebody may have or not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Edit<T> {
+    #[default]
+    Keep,
+    Set(T),
+    Clear,
+}
+
+impl<T> Edit<T> {
+    pub fn of(value: Option<T>) -> Self {
+        value.map_or(Self::Clear, Self::Set)
+    }
+
+    pub fn is_kept(&self) -> bool {
+        matches!(self, Self::Keep)
+    }
+
+    /// What is there from now on, where anything is set.
+    pub fn set(&self) -> Option<&T> {
+        match self {
+            Self::Set(value) => Some(value),
+            Self::Keep | Self::Clear => None,
+        }
+    }
 }
 
 /// Who is wanted; everybody by default.
@@ -282,12 +308,13 @@ impl Identity {
         // A session left open is not enough for what one enters by.
         let is_own = by.0.subject == base::access::Subject::Account(id);
         let is_readdressed = about.as_ref().is_some_and(|about| *about.email != *by.0.name);
-        if is_own && (is_readdressed || change.password.is_some()) {
+        if is_own && (is_readdressed || !change.password.is_kept()) {
             return Err(Error::CurrentPassword);
         }
         let hash = match change.password {
-            Some(password) => Some(self.hash_of(password.as_deref()).await?),
-            None => None,
+            Edit::Set(password) => Edit::of(self.hash_of(Some(&password)).await?),
+            Edit::Clear => Edit::Clear,
+            Edit::Keep => Edit::Keep,
         };
         let wanted = Wanted {
             organisation,
@@ -307,7 +334,7 @@ impl Identity {
         let Some(written) = written? else { return self.person(organisation, id).await };
         self.known_anew(id, &written);
         self.ended(&written.ended);
-        if wanted.hash.is_some() {
+        if !wanted.hash.is_kept() {
             self.tell(id, Changed::Password);
         }
         if written.email.is_some() && self.0.checks_email {
@@ -437,7 +464,7 @@ struct Wanted {
     role: Option<Role>,
     is_suspended: Option<bool>,
     /// Of the password from now on.
-    hash: Option<Option<String>>,
+    hash: Edit<String>,
     version: Option<i64>,
     by: (String, Door),
 }
@@ -471,7 +498,7 @@ impl Wanted {
             (role != was.role, "account.set-role", role.text()),
             (is_shut_out, "account.suspend", ""),
             (was.is_suspended && !is_suspended, "account.restore", ""),
-            (self.hash.is_some(), "account.set-password", ""),
+            (!self.hash.is_kept(), "account.set-password", ""),
         ];
         if deeds.iter().all(|(is_done, ..)| !is_done) {
             return Ok(None);
@@ -493,12 +520,12 @@ impl Wanted {
             tickets::forget(tx, id).await?;
             tx.execute("UPDATE account SET verified = NULL WHERE id = ?", params![id]).await?;
         }
-        if let Some(hash) = &self.hash {
+        if !self.hash.is_kept() {
             let sql = "UPDATE account SET password_hash = ? WHERE id = ?";
-            tx.execute(sql, params![hash, id]).await?;
+            tx.execute(sql, params![self.hash.set(), id]).await?;
         }
         let mut ended = Vec::new();
-        if is_shut_out || self.hash.is_some() {
+        if is_shut_out || !self.hash.is_kept() {
             ended = sign_out(tx, id).await?;
         }
         let stays = role == Role::Admin && !is_suspended;

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use base::{AccountId, ErrorKind};
 use edge::{Caller, Json, Operation, Path, Peer, Query, Refusal, Routes, State, Undeclared};
 use identity::{
-    GroupChange, GroupId, Members, NewGroup, NewPerson, Person, PersonChange, Role, actions,
+    Edit, GroupChange, GroupId, Members, NewGroup, NewPerson, Person, PersonChange, Role, actions,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -92,7 +92,7 @@ fn about_this(routes: Routes<Doors>) -> Routes<Doors> {
                     .id("scimConfig")
                     .summary("What this server does of SCIM (RFC 7643, section 5)."),
             ),
-            async |State(doors): State<Doors>| Ok(found(schemas::config(&doors.identity.origin()))),
+            async |State(doors): State<Doors>| Ok(found(&schemas::config(&doors.identity.origin()))),
         )
         .add(
             read(
@@ -101,7 +101,7 @@ fn about_this(routes: Routes<Doors>) -> Routes<Doors> {
                     .summary("Users and groups (RFC 7643, section 6)."),
             ),
             async |State(doors): State<Doors>| {
-                Ok(found(schemas::whole(schemas::types(&doors.identity.origin()))))
+                Ok(found(&schemas::whole(&schemas::types(&doors.identity.origin()))))
             },
         )
         .add(
@@ -111,7 +111,7 @@ fn about_this(routes: Routes<Doors>) -> Routes<Doors> {
                     .summary("One of them."),
             ),
             async |State(doors): State<Doors>, Path(id): Path<String>| {
-                one_of(schemas::types(&doors.identity.origin()), &id)
+                one_of(&schemas::types(&doors.identity.origin()), &id)
             },
         )
         .add(
@@ -121,7 +121,7 @@ fn about_this(routes: Routes<Doors>) -> Routes<Doors> {
                     .summary("Which attributes are kept (RFC 7643, section 7)."),
             ),
             async |State(doors): State<Doors>| {
-                Ok(found(schemas::whole(schemas::all(&doors.identity.origin()))))
+                Ok(found(&schemas::whole(&schemas::all(&doors.identity.origin()))))
             },
         )
         .add(
@@ -131,7 +131,7 @@ fn about_this(routes: Routes<Doors>) -> Routes<Doors> {
                     .summary("Those of one schema."),
             ),
             async |State(doors): State<Doors>, Path(id): Path<String>| {
-                one_of(schemas::all(&doors.identity.origin()), &id)
+                one_of(&schemas::all(&doors.identity.origin()), &id)
             },
         )
         .add(
@@ -337,8 +337,8 @@ fn failed(status: u16, kind: Option<&str>, detail: &str) -> Response {
     written(status, &body)
 }
 
-fn found(body: Value) -> Response {
-    written(StatusCode::OK, &body)
+fn found(body: &Value) -> Response {
+    written(StatusCode::OK, body)
 }
 
 fn written(status: StatusCode, body: &Value) -> Response {
@@ -346,8 +346,8 @@ fn written(status: StatusCode, body: &Value) -> Response {
     (status, kind, body.to_string()).into_response()
 }
 
-fn one_of(all: Vec<Value>, id: &str) -> edge::Result<Response> {
-    let one = all.into_iter().find(|one| one["id"] == id);
+fn one_of(all: &[Value], id: &str) -> edge::Result<Response> {
+    let one = all.iter().find(|one| one["id"] == id);
     one.map(found).ok_or_else(|| edge::Error::not_found("there is no such resource"))
 }
 
@@ -452,7 +452,7 @@ async fn users_like(doors: &Doors, caller: &Caller, query: &ListQuery) -> edge::
     };
     let fields = query.fields();
     let users = people.iter().map(|person| fields.of_resource(&answers.user(person)));
-    Ok(found(answers::list(users.collect(), count, part)))
+    Ok(found(&answers::list(&users.collect::<Vec<_>>(), count, part)))
 }
 
 async fn get_user(
@@ -480,7 +480,7 @@ async fn create_user(
         about: wish.about()?,
         role: wish.role.unwrap_or(Role::Member),
         is_suspended: !wish.is_active.unwrap_or(true),
-        password: wish.password.flatten(),
+        password: wish.password.set().cloned(),
     };
     let added = doors.identity.add_person((by(&caller), from), new).await;
     let user = Answers::new(&doors, caller.organisation()).user(&added.map_err(refused)?);
@@ -594,7 +594,7 @@ async fn groups_like(doors: &Doors, caller: &Caller, query: &ListQuery) -> edge:
     let groups = groups
         .iter()
         .map(|group| fields.of_resource(&answers.group(group, fields.wants("members"))));
-    Ok(found(answers::list(groups.collect(), count, part)))
+    Ok(found(&answers::list(&groups.collect::<Vec<_>>(), count, part)))
 }
 
 async fn get_group(
@@ -620,7 +620,7 @@ async fn create_group(
     wish.take_all(&body)?;
     let new = NewGroup {
         name: wish.name.unwrap_or_default(),
-        outside_id: wish.outside_id.flatten(),
+        outside_id: wish.outside_id.set().cloned(),
         grants: vec![],
         members: match wish.members {
             Some(Members::Are(members)) => members,
@@ -642,7 +642,9 @@ async fn replace_group(
     let mut wish = GroupWish::default();
     wish.take_all(&body)?;
     // What is not said is taken away; but a group has a name.
-    wish.outside_id.get_or_insert(None);
+    if wish.outside_id.is_kept() {
+        wish.outside_id = Edit::Clear;
+    }
     wish.members.get_or_insert(Members::Are(vec![]));
     change_group(&doors, &caller, (&id, &headers), wish).await
 }

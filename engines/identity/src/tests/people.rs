@@ -4,7 +4,7 @@ use base::AccountId;
 
 use super::*;
 use crate::{
-    About, GroupChange, GroupsFilter, Members, NewGroup, NewPerson, PeopleFilter, Person,
+    About, Edit, GroupChange, GroupsFilter, Members, NewGroup, NewPerson, PeopleFilter, Person,
     PersonChange,
 };
 
@@ -100,13 +100,11 @@ async fn who_is_removed_leaves_nothing_personal_and_their_address_is_free() {
     assert!(house.identity.members(admin.organisation, group.id).is_empty());
     let rows = house.db.read(async |read| {
         let tables = ["account", "session", "ticket", "audit", "group_member", "invitation"];
-        let mut all = String::new();
+        let mut all = Vec::new();
         for table in tables {
-            for row in read.query(&format!("SELECT * FROM {table}"), &[]).await? {
-                all.push_str(&format!("{row:?}\n"));
-            }
+            all.extend(read.query(&format!("SELECT * FROM {table}"), &[]).await?);
         }
-        Ok::<_, Error>(all)
+        Ok::<_, Error>(format!("{all:?}"))
     });
     let rows = rows.await.unwrap();
     assert!(!rows.contains("mina@b.c") && !rows.contains("Mina Kim"), "{rows}");
@@ -164,7 +162,7 @@ async fn nobody_changes_or_makes_somebody_who_may_do_more_than_they() {
             suspended(true),
             roled(Role::User),
             PersonChange { about: Some(about), ..PersonChange::default() },
-            PersonChange { password: Some(Some(PASSWORD.into())), ..PersonChange::default() },
+            PersonChange { password: Edit::Set(PASSWORD.into()), ..PersonChange::default() },
         ];
         for wanted in changes {
             let refused = change(&house, &weak, target, wanted).await;
@@ -178,7 +176,7 @@ async fn nobody_changes_or_makes_somebody_who_may_do_more_than_they() {
         assert!(matches!(refused, Err(Error::GrantTooWide { .. })));
     }
     // What one enters by is changed where the password is asked for.
-    let own = PersonChange { password: Some(Some(PASSWORD.into())), ..PersonChange::default() };
+    let own = PersonChange { password: Edit::Set(PASSWORD.into()), ..PersonChange::default() };
     let refused = change(&house, &admin, account(&admin), own).await;
     assert!(matches!(refused, Err(Error::CurrentPassword)));
     // Others' people are not there at all.

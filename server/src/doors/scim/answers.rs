@@ -95,7 +95,7 @@ fn without_nothing(mut value: Value) -> Value {
     value
 }
 
-pub(super) fn list(resources: Vec<Value>, count: usize, (offset, _): (usize, usize)) -> Value {
+pub(super) fn list(resources: &[Value], count: usize, (offset, _): (usize, usize)) -> Value {
     json!({
         "schemas": [schemas::LIST],
         "totalResults": count,

@@ -4,7 +4,7 @@
 //! Attributes of RFC 7643 that are not kept, and those of other schemas, are passed over; unknown ones are refused.
 
 use base::AccountId;
-use identity::{About, Members, Person, Role};
+use identity::{About, Edit, Members, Person, Role};
 use serde_json::{Map, Value};
 
 use super::filter::{self, plain};
@@ -155,7 +155,7 @@ pub(super) struct UserWish {
     is_displayed: bool,
     pub(super) role: Option<Role>,
     pub(super) is_active: Option<bool>,
-    pub(super) password: Option<Option<String>>,
+    pub(super) password: Edit<String>,
 }
 
 impl UserWish {
@@ -209,14 +209,14 @@ impl UserWish {
             ("name", "familyname") => self.about.family_name = text("name.familyName", value)?,
             ("name", "formatted") if self.is_displayed => {}
             ("name", "formatted") => self.about.name = text("name.formatted", value)?,
-            ("name", "middlename" | "honorificprefix" | "honorificsuffix") => {}
             ("active", "") => self.is_active = Some(truth("active", value)?),
             ("emails", "" | "value") => {
                 self.email = text("emails.value", primary("emails", value)?)?;
             }
             ("roles", "" | "value") => self.role = Some(role(primary("roles", value)?)?),
-            ("emails" | "roles", "type" | "primary" | "display") => {}
-            ("password", "") => self.password = Some(text("password", value)?),
+            ("name", "middlename" | "honorificprefix" | "honorificsuffix")
+            | ("emails" | "roles", "type" | "primary" | "display") => {}
+            ("password", "") => self.password = Edit::of(text("password", value)?),
             (area, _) if NOT_KEPT.contains(&area) || area.starts_with("urn:") => {}
             _ => return Err(no_path(path, "is no attribute of a user")),
         }
@@ -238,7 +238,7 @@ fn role(value: Option<&Value>) -> edge::Result<Role> {
 #[derive(Default)]
 pub(super) struct GroupWish {
     pub(super) name: Option<String>,
-    pub(super) outside_id: Option<Option<String>>,
+    pub(super) outside_id: Edit<String>,
     pub(super) members: Option<Members>,
 }
 
@@ -279,7 +279,7 @@ impl GroupWish {
     fn set(&mut self, kind: Kind, path: &str, value: Option<&Value>) -> edge::Result<()> {
         match path {
             "displayname" => self.name = Some(needed("displayName", value)?),
-            "externalid" => self.outside_id = Some(text("externalId", value)?),
+            "externalid" => self.outside_id = Edit::of(text("externalId", value)?),
             "members" if kind == Kind::Add => {
                 let add = members(value)?;
                 self.change_members(Members::Change { add, remove: vec![] });
@@ -346,12 +346,12 @@ mod tests {
 
     use super::*;
 
-    fn read(operations_of: Value) -> Vec<Operation> {
+    fn read(operations_of: &Value) -> Vec<Operation> {
         let body = json!({ "Operations": operations_of });
         operations(body.as_object().unwrap()).unwrap()
     }
 
-    fn user(body: Value) -> edge::Result<UserWish> {
+    fn user(body: &Value) -> edge::Result<UserWish> {
         let mut wish = UserWish::default();
         wish.take_all(body.as_object().unwrap())?;
         Ok(wish)
@@ -359,7 +359,7 @@ mod tests {
 
     #[test]
     fn whole_users_of_directories_are_read() {
-        let okta = user(json!({
+        let okta = user(&json!({
             "schemas": ["urn:ietf:params:scim:schemas:core:2.0:User"],
             "userName": "Mina@example.org",
             "name": { "givenName": "Mina", "familyName": "Kim" },
@@ -370,8 +370,8 @@ mod tests {
         .unwrap();
         let about = okta.about().unwrap();
         assert_eq!((&*about.email, about.name.as_deref()), ("mina@example.org", Some("Mina Kim")));
-        assert_eq!((okta.is_active, okta.password.is_some()), (Some(true), true));
-        let entra = user(json!({
+        assert_eq!((okta.is_active, okta.password.set().is_some()), (Some(true), true));
+        let entra = user(&json!({
             "externalId": "7", "userName": "joon@example.org", "active": "True",
             "emails": [{ "value": "a@b.c" }, { "primary": "true", "value": "joon.lee@example.org" }],
             "name": { "formatted": "Joon Lee" }, "title": "Roofer",
@@ -385,7 +385,7 @@ mod tests {
             ("joon.lee@example.org", Some("Joon Lee"))
         );
         assert_eq!((entra.role, entra.is_active), (Some(Role::Admin), Some(true)));
-        let least = user(json!({ "userName": "x@b.c" })).unwrap();
+        let least = user(&json!({ "userName": "x@b.c" })).unwrap();
         assert_eq!(least.about().unwrap().email, "x@b.c");
         for wrong in [
             json!({}),
@@ -396,7 +396,7 @@ mod tests {
             json!({ "userName": "x@b.c", "emails": [{ "type": "work" }] }),
             json!({ "userName": "x@b.c", "favouriteColour": "blue" }),
         ] {
-            assert!(user(wrong.clone()).is_err(), "{wrong}");
+            assert!(user(&wrong).is_err(), "{wrong}");
         }
     }
 
@@ -408,13 +408,13 @@ mod tests {
             json!([{ "op": "add", "path": "urn:ietf:params:scim:schemas:core:2.0:User:active", "value": false }]),
         ] {
             let mut wish = UserWish::default();
-            for operation in read(form) {
+            for operation in read(&form) {
                 wish.apply(&operation).unwrap();
             }
             assert_eq!(wish.is_active, Some(false));
         }
         let mut wish = UserWish::default();
-        for operation in read(json!([
+        for operation in read(&json!([
             { "op": "Replace", "path": "emails[type eq \"work\"].value", "value": "new@b.c" },
             { "op": "Add", "value": { "name.givenName": "Mina", "userName": "m@b.c", "phoneNumbers": [] } },
             { "op": "Remove", "path": "name.familyName" },
@@ -431,7 +431,7 @@ mod tests {
             json!([{ "op": "replace", "path": "shoeSize", "value": 44 }]),
             json!([{ "op": "replace", "value": "x" }]),
         ] {
-            let operations = read(wrong.clone());
+            let operations = read(&wrong);
             let done = operations.iter().try_for_each(|it| UserWish::default().apply(it));
             assert!(done.is_err(), "{wrong}");
         }
@@ -445,14 +445,14 @@ mod tests {
     fn what_comes_later_counts_among_members() {
         let id = |number: u128| AccountId::fixed(number);
         let value = |number: u128| json!([{ "value": id(number).to_string() }]);
-        let wish = |operations: Value| {
+        let wish = |operations: &Value| {
             let mut wish = GroupWish::default();
             for operation in read(operations) {
                 wish.apply(&operation).unwrap();
             }
             wish.members.unwrap()
         };
-        let changed = wish(json!([
+        let changed = wish(&json!([
             { "op": "Add", "path": "members", "value": value(1) },
             { "op": "Add", "path": "members", "value": value(2) },
             { "op": "Remove", "path": "members", "value": value(1) },
@@ -460,12 +460,12 @@ mod tests {
         ]));
         let (add, remove) = (vec![id(2)], vec![id(1), id(3)]);
         assert_eq!(changed, Members::Change { add, remove });
-        let replaced = wish(json!([
+        let replaced = wish(&json!([
             { "op": "add", "path": "members", "value": value(1) },
             { "op": "replace", "path": "members", "value": value(4) },
             { "op": "add", "value": { "members": value(5) } },
         ]));
         assert_eq!(replaced, Members::Are(vec![id(4), id(5)]));
-        assert_eq!(wish(json!([{ "op": "remove", "path": "members" }])), Members::Are(vec![]));
+        assert_eq!(wish(&json!([{ "op": "remove", "path": "members" }])), Members::Are(vec![]));
     }
 }

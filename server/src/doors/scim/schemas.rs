@@ -13,7 +13,7 @@ pub(super) fn base(origin: &str) -> String {
 }
 
 /// All of a kind, of which there are few.
-pub(super) fn whole(resources: Vec<Value>) -> Value {
+pub(super) fn whole(resources: &[Value]) -> Value {
     let count = resources.len();
     super::answers::list(resources, count, (0, count))
 }

@@ -24,8 +24,15 @@ const PAGES: [(&str, &str, &str); 9] = [
     ("device", "/device/roof-1", "device-page"),
     ("sql", "/sql", "sql-editor"),
 ];
-/// What only an administrator is shown.
+/// Beside those, for administrators.
+const MORE_PAGES: [(&str, &str, &str); 3] = [
+    ("people", "/people", "people-list"),
+    ("invitations", "/people/invitations", "invite-email"),
+    ("groups", "/people/groups", "group-new"),
+];
+/// How long what was acknowledged may take to be seen.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// What only an administrator is shown.
 const OF_ADMINISTRATORS: [&str; 6] =
     ["nav-comments", "nav-jobs", "nav-dead-letters", "nav-sockets", "nav-kv", "nav-people"];
 
@@ -333,7 +340,7 @@ fn on_a_phone(desk: &Desk, report: &mut Report) -> Result<()> {
         desk.go("/")?;
         browser.script(&format!("localStorage.setItem('madang.language', '{language}'); localStorage.setItem('madang.theme', '{theme}'); location.reload();"))?;
         browser.find("live-state")?;
-        for (name, path, hook) in PAGES {
+        for (name, path, hook) in PAGES.into_iter().chain(MORE_PAGES) {
             desk.go(path)?;
             browser.find(hook)?;
             let widths = within(Duration::from_secs(10), "a page that has settled", || {
@@ -361,7 +368,7 @@ fn on_a_phone(desk: &Desk, report: &mut Report) -> Result<()> {
     ensure!(wide.is_empty(), "{wide:#?}");
     report.figure(format!(
         "{} pages fit a phone of {WIDTH} points, in English and light, in Korean and dark",
-        PAGES.len()
+        PAGES.len() + MORE_PAGES.len()
     ));
     Ok(())
 }
