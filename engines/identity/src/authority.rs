@@ -5,6 +5,7 @@ use base::access::{Action, Authority, Door, Principal, Refused, Resource, Subjec
 use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 
+use crate::grant::includes_all;
 use crate::token::{hash, key_id};
 use crate::{Grant, Identity, SessionId};
 
@@ -128,7 +129,11 @@ impl Identity {
                     if account.is_suspended {
                         ask(&[])
                     } else if self.0.checks_email && !account.is_verified {
-                        ask(&config.unverified_grants)
+                        // Of what they will be allowed, that which is so before too.
+                        let own = account.grants(config);
+                        let mut some = config.unverified_grants.clone();
+                        some.retain(|grant| includes_all(own, std::slice::from_ref(grant)));
+                        ask(&some)
                     } else {
                         ask(account.grants(config))
                     }

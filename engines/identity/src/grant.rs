@@ -60,6 +60,11 @@ impl Grant {
     }
 }
 
+/// Whether whoever has some grants may do all that others allow.
+pub(crate) fn includes_all(own: &[Grant], others: &[Grant]) -> bool {
+    others.iter().all(|other| own.iter().any(|own| own.includes(other)))
+}
+
 /// A trailing star stands for any rest; `devices.*` needs the dot, so it does not reach `devicesx`.
 fn covers(pattern: &str, text: &str) -> bool {
     match pattern.strip_suffix('*') {

@@ -7,8 +7,9 @@ use relational::{Row, ToValue, Tx, Value, params};
 
 use crate::accounts::normal_name;
 use crate::audit::{By, Change, note, subject_text};
-use crate::live::LiveGroup;
+use crate::grant::includes_all;
 use crate::people::{Edit, count_value, outside_id};
+use crate::settling::Whom;
 use crate::{Error, Grant, Identity};
 
 /// Names a group.
@@ -162,18 +163,14 @@ impl Identity {
         let outside = new.outside_id.as_deref().map(outside_id).transpose()?;
         let grants = self.grants_of_group(by, new.grants)?;
         let members: BTreeSet<AccountId> = new.members.into_iter().collect();
-        self.check_members(by, &members)?;
         let now = inner.base.clock.now();
         let id = GroupId::new(now, &inner.base.entropy);
-        let (base, max) = (inner.base.clone(), inner.config.groups_max);
-        let change = Change {
-            detail: name.clone(),
-            ..Change::of(by, "group.create", format!("group/{id}"))
-        };
+        let (base, db) = (inner.base.clone(), inner.db.clone());
+        let (max, per_account) = (inner.config.groups_max, inner.config.groups_per_account_max);
+        let mut change = Change::of(by, "group.create", format!("group/{id}"));
+        change.detail = told(Some(&name), &members, &BTreeSet::new(), Some(&grants));
         let maker = subject_text(by.0.subject);
-        let live = LiveGroup { organisation, name: (*name).into(), grants: grants.clone() };
-        let (added, per_account) = (members.clone(), inner.config.groups_per_account_max);
-        let made = inner.db.write(async move |tx| {
+        let make = async move |tx: &mut Tx| {
             lock(tx, organisation).await?;
             let sql = "SELECT COUNT(*) AS there FROM people_group WHERE organisation = ?";
             let there: i64 = tx.query_one(sql, params![organisation]).await?.get("there")?;
@@ -187,14 +184,12 @@ impl Identity {
             let values = params![id, organisation, name, outside, maker, now, now];
             tx.execute(sql, values).await?;
             set_grants(tx, (organisation, id), &grants).await?;
-            for account in &added {
+            for account in &members {
                 add_member(tx, (organisation, id), *account, per_account).await?;
             }
             note(tx, &base, &change).await
-        });
-        made.await?;
-        inner.live.write().groups.insert(id, live);
-        self.moved(id, &members, &BTreeSet::new());
+        };
+        self.settle(Whom::Group(id), async move { db.write(make).await }).await?;
         self.group(organisation, id).await
     }
 
@@ -215,33 +210,26 @@ impl Identity {
             other => other.clone(),
         };
         let grants = change.grants.map(|grants| self.grants_of_group(by, grants)).transpose()?;
-        let (add, remove) = self.member_changes(organisation, id, change.members);
-        self.check_members(by, &add)?;
-        if add.is_empty()
-            && remove.is_empty()
-            && name.is_none()
-            && outside.is_kept()
-            && grants.is_none()
-        {
-            let group = self.group(organisation, id).await?;
-            let is_old = change.version.is_some_and(|version| version != group.version);
-            return if is_old { Err(Error::Changed) } else { Ok(group) };
-        }
-        let mut noted = Change::of(by, "group.change", format!("group/{id}"));
-        noted.detail = told(&add, &remove, grants.as_deref());
-        let (base, version) = (inner.base.clone(), change.version);
+        let (base, db) = (inner.base.clone(), inner.db.clone());
+        let own = self.with_grants(by.0, <[Grant]>::to_vec);
+        let (version, members) = (change.version, change.members);
         let per_account = inner.config.groups_per_account_max;
-        let (new_name, new_grants) = (name.clone(), grants.clone());
-        let (adds, removes) = (add.clone(), remove.clone());
-        let changed = inner.db.write(async move |tx| {
+        let noted = Change::of(by, "group.change", format!("group/{id}"));
+        let write = async move |tx: &mut Tx| {
             lock(tx, organisation).await?;
             let sql = "SELECT version FROM people_group WHERE id = ? AND organisation = ?";
             let row = tx.query_optional(sql, params![id, organisation]).await?;
             let now_version: i64 = row.ok_or(Error::NotThere("group"))?.get("version")?;
+            check_group_still(tx, &own, id).await?;
             if version.is_some_and(|version| version != now_version) {
                 return Err(Error::Changed);
             }
-            if let Some(name) = &new_name {
+            let (add, remove) = member_changes(tx, id, members.as_ref()).await?;
+            let is_same = add.is_empty() && remove.is_empty() && outside.is_kept();
+            if is_same && name.is_none() && grants.is_none() {
+                return Ok(());
+            }
+            if let Some(name) = &name {
                 check_name(tx, (organisation, id), name).await?;
                 let sql = "UPDATE people_group SET name = ? WHERE id = ?";
                 tx.execute(sql, params![name, id]).await?;
@@ -250,30 +238,23 @@ impl Identity {
                 let sql = "UPDATE people_group SET outside_id = ? WHERE id = ?";
                 tx.execute(sql, params![outside.set(), id]).await?;
             }
-            if let Some(grants) = &new_grants {
+            if let Some(grants) = &grants {
                 set_grants(tx, (organisation, id), grants).await?;
             }
-            for account in &removes {
+            for account in &remove {
                 let sql = "DELETE FROM group_member WHERE people_group = ? AND account = ?";
                 tx.execute(sql, params![id, account]).await?;
+                seen_anew(tx, *account).await?;
             }
-            for account in &adds {
+            for account in &add {
                 add_member(tx, (organisation, id), *account, per_account).await?;
             }
             let sql = "UPDATE people_group SET changed = ?, version = version + 1 WHERE id = ?";
             tx.execute(sql, params![base.clock.now(), id]).await?;
-            note(tx, &base, &noted).await
-        });
-        changed.await?;
-        if let Some(group) = inner.live.write().groups.get_mut(&id) {
-            if let Some(name) = name {
-                group.name = name.into();
-            }
-            if let Some(grants) = grants {
-                group.grants = grants;
-            }
-        }
-        self.moved(id, &add, &remove);
+            let detail = told(name.as_deref(), &add, &remove, grants.as_deref());
+            note(tx, &base, &Change { detail, ..noted.clone() }).await
+        };
+        self.settle(Whom::Group(id), async move { db.write(write).await }).await?;
         self.group(organisation, id).await
     }
 
@@ -282,9 +263,14 @@ impl Identity {
         let organisation = by.0.organisation;
         self.check_group(by, id)?;
         let change = Change::of(by, "group.remove", format!("group/{id}"));
-        let base = self.0.base.clone();
-        let removed = self.0.db.write(async move |tx| {
+        let (base, db) = (self.0.base.clone(), self.0.db.clone());
+        let own = self.with_grants(by.0, <[Grant]>::to_vec);
+        let remove = async move |tx: &mut Tx| {
             lock(tx, organisation).await?;
+            check_group_still(tx, &own, id).await?;
+            let sql = "UPDATE account SET version = version + 1
+                WHERE id IN (SELECT account FROM group_member WHERE people_group = ?)";
+            tx.execute(sql, params![id]).await?;
             tx.execute("DELETE FROM group_member WHERE people_group = ?", params![id]).await?;
             tx.execute("DELETE FROM access_grant WHERE subject = ?", params![id]).await?;
             let sql = "DELETE FROM people_group WHERE id = ? AND organisation = ?";
@@ -292,14 +278,8 @@ impl Identity {
                 return Err(Error::NotThere("group"));
             }
             note(tx, &base, &change).await
-        });
-        removed.await?;
-        let mut live = self.0.live.write();
-        live.groups.remove(&id);
-        live.sum_up_group(&self.0.config, id);
-        drop(live);
-        self.changed();
-        Ok(())
+        };
+        self.settle(Whom::Group(id), async move { db.write(remove).await }).await
     }
 
     /// Whether the principal may do all that a group of their organisation lets people do.
@@ -322,55 +302,6 @@ impl Identity {
         self.checked_grants(grants)
     }
 
-    fn check_members(&self, by: By<'_>, members: &BTreeSet<AccountId>) -> Result<(), Error> {
-        let live = self.0.live.read();
-        let is_there =
-            |id| live.accounts.get(id).is_some_and(|it| it.organisation == by.0.organisation);
-        if members.iter().all(is_there) { Ok(()) } else { Err(Error::NotThere("person")) }
-    }
-
-    /// Who comes and who goes.
-    fn member_changes(
-        &self,
-        organisation: OrganisationId,
-        id: GroupId,
-        members: Option<Members>,
-    ) -> (BTreeSet<AccountId>, BTreeSet<AccountId>) {
-        let Some(members) = members else { return Default::default() };
-        let there: BTreeSet<AccountId> = self.members(organisation, id).into_iter().collect();
-        match members {
-            Members::Are(wanted) => {
-                let wanted: BTreeSet<AccountId> = wanted.into_iter().collect();
-                (&wanted - &there, &there - &wanted)
-            }
-            Members::Change { add, remove } => {
-                let add: BTreeSet<AccountId> = add.into_iter().collect();
-                let remove: BTreeSet<AccountId> = remove.into_iter().collect();
-                (&add - &there, &remove & &there)
-            }
-        }
-    }
-
-    /// Memory knows who came into a group and who went, and sums up what they may do.
-    fn moved(&self, id: GroupId, add: &BTreeSet<AccountId>, remove: &BTreeSet<AccountId>) {
-        let config = &self.0.config;
-        let mut live = self.0.live.write();
-        for account in add {
-            if let Some(account) = live.accounts.get_mut(account) {
-                account.groups.insert(id);
-            }
-        }
-        for account in remove {
-            if let Some(account) = live.accounts.get_mut(account) {
-                account.groups.remove(&id);
-            }
-            live.sum_up(config, *account);
-        }
-        live.sum_up_group(config, id);
-        drop(live);
-        self.changed();
-    }
-
     fn group_of(&self, row: &Row) -> Result<Group, Error> {
         let id = row.get("id")?;
         let live = self.0.live.read();
@@ -387,10 +318,52 @@ impl Identity {
     }
 }
 
+/// Who comes and who goes, as rows are now.
+async fn member_changes(
+    tx: &mut Tx,
+    id: GroupId,
+    members: Option<&Members>,
+) -> Result<(BTreeSet<AccountId>, BTreeSet<AccountId>), Error> {
+    let Some(members) = members else { return Ok(Default::default()) };
+    let sql = "SELECT account FROM group_member WHERE people_group = ?";
+    let rows = tx.query(sql, params![id]).await?;
+    let there = rows.iter().map(|row| row.get("account")).collect::<Result<BTreeSet<_>, _>>()?;
+    Ok(match members {
+        Members::Are(wanted) => {
+            let wanted: BTreeSet<AccountId> = wanted.iter().copied().collect();
+            (&wanted - &there, &there - &wanted)
+        }
+        Members::Change { add, remove } => {
+            let add: BTreeSet<AccountId> = add.iter().copied().collect();
+            let remove: BTreeSet<AccountId> = remove.iter().copied().collect();
+            (&add - &there, &remove & &there)
+        }
+    })
+}
+
+/// Somebody's groups are part of what is shown of them.
+async fn seen_anew(tx: &mut Tx, account: AccountId) -> Result<(), Error> {
+    let sql = "UPDATE account SET version = version + 1 WHERE id = ?";
+    tx.execute(sql, params![account]).await?;
+    Ok(())
+}
+
 /// One change of an organisation's groups at a time.
 async fn lock(tx: &mut Tx, organisation: OrganisationId) -> Result<(), Error> {
     let sql = "UPDATE organisation SET name = name WHERE id = ?";
     tx.execute(sql, params![organisation]).await?;
+    Ok(())
+}
+
+/// Whether a group lets people do no more than whoever changes it may, as it is now in rows.
+async fn check_group_still(tx: &mut Tx, own: &[Grant], id: GroupId) -> Result<(), Error> {
+    let sql = "SELECT action, resource FROM access_grant WHERE subject = ? ORDER BY position";
+    for row in tx.query(sql, params![id]).await? {
+        let grant = Grant { action: row.get("action")?, resource: row.get("resource")? };
+        if !includes_all(own, std::slice::from_ref(&grant)) {
+            return Err(Error::GrantTooWide { action: grant.action, resource: grant.resource });
+        }
+    }
     Ok(())
 }
 
@@ -435,12 +408,14 @@ async fn add_member(
     if tx.query_optional(sql, params![id, account]).await?.is_none() {
         let sql = "INSERT INTO group_member (people_group, account, organisation) VALUES (?, ?, ?)";
         tx.execute(sql, params![id, account, organisation]).await?;
+        seen_anew(tx, account).await?;
     }
     Ok(())
 }
 
-/// For the audit log: who came, who went, and what the group lets people do now.
+/// For the audit log: its name, who came, who went, and what the group lets people do now.
 fn told(
+    name: Option<&str>,
     add: &BTreeSet<AccountId>,
     remove: &BTreeSet<AccountId>,
     grants: Option<&[Grant]>,
@@ -448,11 +423,13 @@ fn told(
     let people = |sign: char, people: &BTreeSet<AccountId>| {
         people.iter().map(|id| format!("{sign}account:{id}")).collect::<Vec<_>>()
     };
-    let mut parts = people('+', add);
-    parts.extend(people('-', remove));
+    let mut parts: Vec<String> = name.map(|name| format!("named {name:?}")).into_iter().collect();
     parts.extend(grants.map(|grants| {
         let grants = grants.iter().map(|it| format!("{} on {}", it.action, it.resource));
-        format!("lets: {}", grants.collect::<Vec<_>>().join(", "))
+        format!("lets {}", grants.collect::<Vec<_>>().join(", "))
     }));
-    parts.join(" ")
+    // Last, for it may be cut.
+    parts.extend(people('+', add));
+    parts.extend(people('-', remove));
+    parts.join("; ")
 }

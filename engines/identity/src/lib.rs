@@ -27,6 +27,7 @@ mod people;
 mod providers;
 mod recovery;
 mod sessions;
+mod settling;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -105,6 +106,8 @@ struct Inner {
     db: Db,
     live: RwLock<live::Live>,
     epoch: watch::Sender<u64>,
+    /// Held while a change of people or groups is written and learned.
+    settling: tokio::sync::Mutex<()>,
     hasher: password::Hasher,
     seal: Seal,
     signing: issuer::Signing,
@@ -146,6 +149,7 @@ impl Identity {
             denials: audit::Denials::new(&config, base),
             live: RwLock::new(live),
             epoch: watch::Sender::new(0),
+            settling: tokio::sync::Mutex::default(),
             config,
             base: base.clone(),
             db,

@@ -84,14 +84,6 @@ impl Live {
         });
     }
 
-    /// The same, of everybody in a group.
-    pub(crate) fn sum_up_group(&mut self, config: &Config, group: GroupId) {
-        let of_group: Vec<AccountId> = self.members(group).collect();
-        for id in of_group {
-            self.sum_up(config, id);
-        }
-    }
-
     pub(crate) fn members(&self, group: GroupId) -> impl Iterator<Item = AccountId> {
         let is_in = move |account: &LiveAccount| account.groups.contains(&group);
         self.accounts.iter().filter(move |(_, account)| is_in(account)).map(|(id, _)| *id)
@@ -200,7 +192,7 @@ async fn each(
 }
 
 /// Of a key or of a group.
-async fn grants_of<K>(read: &mut Read, subject: Id<K>) -> Result<Vec<Grant>, Error> {
+pub(crate) async fn grants_of<K>(read: &mut Read, subject: Id<K>) -> Result<Vec<Grant>, Error> {
     let sql = "SELECT action, resource FROM access_grant WHERE subject = ? ORDER BY position";
     let rows = read.query(sql, params![subject]).await?;
     rows.iter()

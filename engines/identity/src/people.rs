@@ -3,17 +3,20 @@
 //!
 //! Nobody changes somebody who may do more than they: whoever sets an address or a password could come in by it.
 
+use std::net::IpAddr;
+
 use base::access::{Door, Principal};
-use base::{AccountId, ErrorKind, OrganisationId, Page, PageRequest, Timestamp};
+use base::{AccountId, OrganisationId, Page, PageRequest, Timestamp};
 use relational::{Row, ToValue, Tx, Value, params};
 
 use crate::accounts::{NAME_CHARACTERS_MAX, insert, normal_email};
 use crate::audit::{By, Change, note, subject_text};
+use crate::grant::includes_all;
 use crate::groups::GroupId;
 use crate::letters::{Changed, Errand};
-use crate::live::LiveAccount;
 use crate::sessions::{Kept, delete_all};
-use crate::{Error, Identity, Role, SessionId, accounts, password, tickets};
+use crate::settling::Whom;
+use crate::{Config, Error, Grant, Identity, Role, accounts, password, tickets};
 
 /// Somebody of an organisation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,13 +168,13 @@ impl PeopleFilter {
     fn conditions(&self, organisation: OrganisationId) -> (String, Vec<Value>) {
         let lower = |text: &str| text.trim().to_lowercase().to_value();
         let beginning = self.email_begins.as_deref().map(|it| it.trim().to_ascii_lowercase());
-        let letters = beginning.as_deref().map_or(0, str::len);
+        let letters = beginning.as_deref().map_or(0, |it| it.chars().count());
         let begins = format!("SUBSTR(email, 1, {letters}) = ?");
         let group = "id IN (SELECT account FROM group_member WHERE people_group = ?)";
         let wanted = [
             ("id = ?", self.id.map(|id| vec![id.to_value()])),
             ("email = ?", self.email.as_deref().map(|email| vec![lower(email)])),
-            (&*begins, beginning.filter(|it| it.is_ascii()).map(|it| vec![it.to_value()])),
+            (&*begins, beginning.map(|it| vec![it.to_value()])),
             (
                 "(user_name = ? OR (user_name IS NULL AND email = ?))",
                 self.user_name.as_deref().map(|name| vec![lower(name), lower(name)]),
@@ -251,7 +254,7 @@ impl Identity {
     /// Makes somebody known who did not ask for it: a directory says that they are there.
     pub async fn add_person(
         &self,
-        (by, from): (By<'_>, std::net::IpAddr),
+        (by, from): (By<'_>, IpAddr),
         new: NewPerson,
     ) -> Result<Person, Error> {
         let inner = &self.0;
@@ -271,31 +274,27 @@ impl Identity {
             detail: role.text().into(),
             ..Change::of(by, "account.add", format!("account/{account}"))
         };
-        let whole = about.clone();
-        let added = inner.db.write(async move |tx| {
-            let (email, hash) = (&*whole.email, hash.as_deref());
+        let db = inner.db.clone();
+        let add = async move |tx: &mut Tx| {
+            let (email, hash) = (&*about.email, hash.as_deref());
             let new = accounts::Insert { account, organisation, email, role, hash, verified: None };
             if insert(tx, &base, new).await? == accounts::NewPerson::Taken {
                 return Err(Error::AccountExists);
             }
-            check_user_name(tx, (organisation, account), &whole).await?;
-            set_about(tx, account, &whole).await?;
+            check_user_name(tx, (organisation, account), &about).await?;
+            set_about(tx, account, &about).await?;
             let sql = "UPDATE account SET suspended = ?, changed = ? WHERE id = ?";
             tx.execute(sql, params![is_suspended.then_some(now), now, account]).await?;
             note(tx, &base, &change).await
-        });
-        added.await?;
-        let mut live = LiveAccount::new(organisation, (*about.email).into(), role, false);
-        live.is_suspended = is_suspended;
-        inner.live.write().accounts.insert(account, live);
-        self.changed();
+        };
+        self.settle(Whom::Person(account), async move { db.write(add).await }).await?;
         self.person(organisation, account).await
     }
 
     /// Changes somebody. Whoever is suspended, or gets another password, is signed out everywhere.
     pub async fn change_person(
         &self,
-        by: By<'_>,
+        (by, from): (By<'_>, IpAddr),
         id: AccountId,
         change: PersonChange,
     ) -> Result<Person, Error> {
@@ -307,9 +306,13 @@ impl Identity {
         let about = change.about.as_ref().map(About::normal).transpose()?;
         // A session left open is not enough for what one enters by.
         let is_own = by.0.subject == base::access::Subject::Account(id);
-        let is_readdressed = about.as_ref().is_some_and(|about| *about.email != *by.0.name);
+        let is_readdressed = about.as_ref().is_some_and(|about| self.is_another(id, &about.email));
         if is_own && (is_readdressed || !change.password.is_kept()) {
             return Err(Error::CurrentPassword);
+        }
+        // As for new people: addresses are asked for and mailed to.
+        if is_readdressed && organisation != OrganisationId::DEFAULT {
+            self.0.attempts.sign_up(self.0.base.clock.now(), from)?;
         }
         let hash = match change.password {
             Edit::Set(password) => Edit::of(self.hash_of(Some(&password)).await?),
@@ -317,6 +320,7 @@ impl Identity {
             Edit::Keep => Edit::Keep,
         };
         let wanted = Wanted {
+            can_send: self.0.post.can_send(),
             organisation,
             id,
             about,
@@ -325,20 +329,20 @@ impl Identity {
             hash,
             version: change.version,
             by: (subject_text(by.0.subject), by.1),
+            own: self.with_grants(by.0, <[Grant]>::to_vec),
+            config: self.0.config.clone(),
         };
-        let (base, given) = (self.0.base.clone(), wanted.clone());
-        let written = self.0.db.write(async move |tx| given.write(tx, &base).await).await;
-        if wanted.is_suspended == Some(true) {
-            self.shut_out_if_open(&written, id);
-        }
-        let Some(written) = written? else { return self.person(organisation, id).await };
-        self.known_anew(id, &written);
-        self.ended(&written.ended);
-        if !wanted.hash.is_kept() {
+        let (base, db, given) = (self.0.base.clone(), self.0.db.clone(), wanted);
+        let write = async move |tx: &mut Tx| given.write(tx, &base).await;
+        let written = self.settle(Whom::Person(id), async move { db.write(write).await }).await?;
+        if written.is_reset {
             self.tell(id, Changed::Password);
         }
-        if written.email.is_some() && self.0.checks_email {
-            self.0.post.take(Errand::Verify { account: id })?;
+        if written.is_readdressed && self.0.checks_email {
+            // They can ask for it once more.
+            if let Err(error) = self.0.post.take(Errand::Verify { account: id }) {
+                tracing::warn!(%error, "nobody is asked to show that a new address is theirs");
+            }
         }
         self.person(organisation, id).await
     }
@@ -349,12 +353,15 @@ impl Identity {
         let organisation = by.0.organisation;
         self.check_above(by.0, id)?;
         let change = Change::of(by, "account.remove", format!("account/{id}"));
-        let base = self.0.base.clone();
-        let removed = self.0.db.write(async move |tx| {
+        let (base, db) = (self.0.base.clone(), self.0.db.clone());
+        let (own, config) = (self.with_grants(by.0, <[Grant]>::to_vec), self.0.config.clone());
+        let can_send = self.0.post.can_send();
+        let remove = async move |tx: &mut Tx| {
             let row = locked(tx, organisation, id).await?;
+            check_above_still(tx, (&own, &config), id, &row).await?;
             let was = Standing::of(&row)?;
             let email: String = row.get("email")?;
-            let ended = sign_out(tx, id).await?;
+            sign_out(tx, id).await?;
             for sql in [
                 "DELETE FROM totp WHERE account = ?",
                 "DELETE FROM recovery_code WHERE account = ?",
@@ -372,16 +379,15 @@ impl Identity {
             let sql = "UPDATE account SET password_hash = NULL, verified = NULL, suspended = ?, removed = ?,
                 changed = ?, version = version + 1 WHERE id = ?";
             tx.execute(sql, params![now, now, now, id]).await?;
-            check_administrators(tx, organisation, was.is_administrator()).await?;
-            note(tx, &base, &change).await?;
-            Ok::<_, Error>(ended)
-        });
-        let removed = removed.await;
-        self.shut_out_if_open(&removed, id);
-        let ended = removed?;
-        self.0.live.write().accounts.remove(&id);
-        self.ended(&ended);
-        Ok(())
+            let one_went = was.is_administrator();
+            check_administrators(tx, (organisation, can_send), one_went).await?;
+            note(tx, &base, &change).await
+        };
+        self.settle(Whom::Person(id), async move { db.write(remove).await }).await
+    }
+
+    fn is_another(&self, id: AccountId, email: &str) -> bool {
+        self.0.live.read().accounts.get(&id).is_some_and(|account| *account.email != *email)
     }
 
     /// Whether the principal may do all that somebody of their organisation may.
@@ -399,31 +405,6 @@ impl Identity {
         let Some(password) = password else { return Ok(None) };
         password::check(password)?;
         Ok(Some(self.0.hasher.hash(password).await?))
-    }
-
-    /// Memory knows what was written.
-    fn known_anew(&self, id: AccountId, written: &Written) {
-        let mut live = self.0.live.write();
-        if let Some(account) = live.accounts.get_mut(&id) {
-            account.role = written.role;
-            account.is_suspended = written.is_suspended;
-            if let Some(email) = &written.email {
-                account.email = (**email).into();
-                account.is_verified = false;
-            }
-        }
-        live.sum_up(&self.0.config, id);
-    }
-
-    /// Whether it was written is open when the answer is lost; who was to be shut out comes in no more.
-    fn shut_out_if_open<T>(&self, written: &Result<T, Error>, id: AccountId) {
-        if !matches!(written, Err(error) if error.kind() == ErrorKind::Unavailable) {
-            return;
-        }
-        if let Some(account) = self.0.live.write().accounts.get_mut(&id) {
-            account.is_suspended = true;
-        }
-        self.changed();
     }
 
     fn person_of(&self, row: &Row) -> Result<Person, Error> {
@@ -458,6 +439,8 @@ pub(crate) fn count_value(count: usize) -> Value {
 /// A change that was looked at and goes into rows.
 #[derive(Clone)]
 struct Wanted {
+    /// A mailed link is a way in.
+    can_send: bool,
     organisation: OrganisationId,
     id: AccountId,
     about: Option<About>,
@@ -467,22 +450,24 @@ struct Wanted {
     hash: Edit<String>,
     version: Option<i64>,
     by: (String, Door),
+    /// What whoever changes it may do.
+    own: Vec<Grant>,
+    config: Config,
 }
 
-/// What memory must know of a change that was written.
+/// What they are told of a change that was written.
+#[derive(Default)]
 struct Written {
-    role: Role,
-    is_suspended: bool,
-    /// Where it is another now.
-    email: Option<String>,
-    ended: Vec<SessionId>,
+    is_readdressed: bool,
+    is_reset: bool,
 }
 
 impl Wanted {
-    /// Nothing where all is so already.
-    async fn write(&self, tx: &mut Tx, base: &base::Base) -> Result<Option<Written>, Error> {
+    /// Writes nothing where all is so already.
+    async fn write(&self, tx: &mut Tx, base: &base::Base) -> Result<Written, Error> {
         let Self { organisation, id, .. } = *self;
         let row = locked(tx, organisation, id).await?;
+        check_above_still(tx, (&self.own, &self.config), id, &row).await?;
         let (was, about) = (Standing::of(&row)?, about_of(&row)?);
         if self.version.is_some_and(|version| version != was.version) {
             return Err(Error::Changed);
@@ -501,7 +486,7 @@ impl Wanted {
             (!self.hash.is_kept(), "account.set-password", ""),
         ];
         if deeds.iter().all(|(is_done, ..)| !is_done) {
-            return Ok(None);
+            return Ok(Written::default());
         }
         if let Some(next) = next {
             let sql = "SELECT 1 AS taken FROM account WHERE email = ? AND id <> ?";
@@ -518,25 +503,26 @@ impl Wanted {
         if email.is_some() {
             // Links that wait went to the address from before.
             tickets::forget(tx, id).await?;
-            tx.execute("UPDATE account SET verified = NULL WHERE id = ?", params![id]).await?;
+            let sql = "UPDATE account SET verified = NULL, readdressed = ? WHERE id = ?";
+            tx.execute(sql, params![now, id]).await?;
         }
         if !self.hash.is_kept() {
             let sql = "UPDATE account SET password_hash = ? WHERE id = ?";
             tx.execute(sql, params![self.hash.set(), id]).await?;
         }
-        let mut ended = Vec::new();
         if is_shut_out || !self.hash.is_kept() {
-            ended = sign_out(tx, id).await?;
+            sign_out(tx, id).await?;
         }
-        let stays = role == Role::Admin && !is_suspended;
-        check_administrators(tx, organisation, was.is_administrator() && !stays).await?;
+        let stays = role == Role::Admin && !is_suspended && self.hash != Edit::Clear;
+        let one_went = was.is_administrator() && !stays;
+        check_administrators(tx, (organisation, self.can_send), one_went).await?;
         for (_, action, detail) in deeds.into_iter().filter(|(is_done, ..)| *is_done) {
             let (subject, door) = self.by.clone();
             let (door, resource, detail) = (Some(door), format!("account/{id}"), detail.into());
             note(tx, base, &Change { organisation, subject, door, action, resource, detail })
                 .await?;
         }
-        Ok(Some(Written { role, is_suspended, email: email.cloned(), ended }))
+        Ok(Written { is_readdressed: email.is_some(), is_reset: !self.hash.is_kept() })
     }
 }
 
@@ -577,15 +563,43 @@ async fn locked(tx: &mut Tx, organisation: OrganisationId, id: AccountId) -> Res
     row.ok_or(Error::NotThere("person"))
 }
 
+/// Whether somebody may no more than whoever changes them, as it is now in rows: between the look at memory and this, they may
+/// have been given more.
+async fn check_above_still(
+    tx: &mut Tx,
+    (own, config): (&[Grant], &Config),
+    id: AccountId,
+    row: &Row,
+) -> Result<(), Error> {
+    let role = Role::parse(&row.get::<String>("role")?)?;
+    let sql = "SELECT g.action, g.resource FROM access_grant g
+        JOIN group_member m ON m.people_group = g.subject WHERE m.account = ?";
+    let mut their = config.grants_of(role).to_vec();
+    for row in tx.query(sql, params![id]).await? {
+        their.push(Grant { action: row.get("action")?, resource: row.get("resource")? });
+    }
+    if includes_all(own, &their) { Ok(()) } else { Err(Error::PersonAbove) }
+}
+
 /// After an administrator went: whether one is left who can come in.
 async fn check_administrators(
     tx: &mut Tx,
-    organisation: OrganisationId,
+    (organisation, can_send): (OrganisationId, bool),
     one_went: bool,
 ) -> Result<(), Error> {
-    let sql = "SELECT 1 AS there FROM account
-        WHERE organisation = ? AND role = 'admin' AND suspended IS NULL AND removed IS NULL LIMIT 1";
-    if one_went && tx.query_optional(sql, params![organisation]).await?.is_none() {
+    // The first organisation's is printed a link at each start while none has a password.
+    let way_in = if can_send || organisation == OrganisationId::DEFAULT {
+        ""
+    } else {
+        "AND (password_hash IS NOT NULL
+            OR EXISTS (SELECT 1 FROM passkey WHERE passkey.account = account.id)
+            OR EXISTS (SELECT 1 FROM provider_link WHERE provider_link.account = account.id))"
+    };
+    let sql = format!(
+        "SELECT 1 AS there FROM account WHERE organisation = ? AND role = 'admin'
+            AND suspended IS NULL AND removed IS NULL {way_in} LIMIT 1"
+    );
+    if one_went && tx.query_optional(&sql, params![organisation]).await?.is_none() {
         return Err(Error::LastAdministrator);
     }
     Ok(())
@@ -597,8 +611,10 @@ async fn check_user_name(
     about: &About,
 ) -> Result<(), Error> {
     let Some(name) = &about.user_name else { return Ok(()) };
-    let sql = "SELECT 1 AS taken FROM account WHERE organisation = ? AND user_name = ? AND id <> ?";
-    if tx.query_optional(sql, params![organisation, name, id]).await?.is_some() {
+    let sql =
+        "SELECT 1 AS taken FROM account WHERE organisation = ? AND removed IS NULL AND id <> ?
+        AND (user_name = ? OR (user_name IS NULL AND email = ?))";
+    if tx.query_optional(sql, params![organisation, id, name, name]).await?.is_some() {
         return Err(Error::NameTaken("person"));
     }
     Ok(())
@@ -615,10 +631,9 @@ async fn set_about(tx: &mut Tx, id: AccountId, about: &About) -> Result<(), Erro
 }
 
 /// Ends all that somebody is signed in by, also at tools and by links that wait.
-async fn sign_out(tx: &mut Tx, id: AccountId) -> Result<Vec<SessionId>, Error> {
-    let ended = delete_all(tx, id, Kept::Nothing).await?;
-    tickets::forget(tx, id).await?;
-    Ok(ended)
+async fn sign_out(tx: &mut Tx, id: AccountId) -> Result<(), Error> {
+    delete_all(tx, id, Kept::Nothing).await?;
+    tickets::forget(tx, id).await
 }
 
 fn about_of(row: &Row) -> Result<About, Error> {

@@ -60,7 +60,8 @@ impl Identity {
         let link = secret.clone();
         let made = inner.db.write(async move |tx| {
             let sql = "SELECT id, password_hash FROM account
-                WHERE organisation = ? AND role = 'admin' ORDER BY id";
+                WHERE organisation = ? AND role = 'admin' AND suspended IS NULL AND removed IS NULL
+                ORDER BY id";
             let rows = tx.query(sql, params![organisation]).await?;
             for row in &rows {
                 if row.get::<Option<String>>("password_hash")?.is_some() {
@@ -209,9 +210,15 @@ impl Identity {
         if !ticket.proves {
             return Ok(Vec::new());
         }
+        let now = self.0.base.clock.now();
+        let sql = "UPDATE account SET verified = ?, readdressed = NULL
+            WHERE id = ? AND verified IS NULL AND readdressed IS NOT NULL";
+        if tx.execute(sql, params![now, ticket.account]).await? > 0 {
+            note(tx, &self.0.base, &change(ticket, "account.verify")).await?;
+            return Ok(Vec::new());
+        }
         let sql = "UPDATE account SET verified = ?, password_hash = NULL
             WHERE id = ? AND verified IS NULL";
-        let now = self.0.base.clock.now();
         if tx.execute(sql, params![now, ticket.account]).await? == 0 {
             return Ok(Vec::new());
         }

@@ -263,7 +263,8 @@ ALTER TABLE signing_key ADD COLUMN algorithm VARCHAR(10);
 const PEOPLE: Migration = Migration {
     id: "0005-people",
     // Who was removed stays as a row without anything personal: others' rows name it. The grants of a group are in
-    // `access_grant` under its id. `user_name` and `outside_id` are a directory's.
+    // `access_grant` under its id. `user_name` and `outside_id` are a directory's. `readdressed`: the address was set
+    // by whoever may do as much, so what else one enters by is the owner's all the same.
     sql: "
 ALTER TABLE account ADD COLUMN name VARCHAR(200);
 ALTER TABLE account ADD COLUMN given_name VARCHAR(200);
@@ -274,6 +275,7 @@ ALTER TABLE account ADD COLUMN suspended BIGINT;
 ALTER TABLE account ADD COLUMN removed BIGINT;
 ALTER TABLE account ADD COLUMN changed BIGINT;
 ALTER TABLE account ADD COLUMN version BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE account ADD COLUMN readdressed BIGINT;
 CREATE UNIQUE INDEX account_user_name ON account (organisation, user_name);
 CREATE INDEX account_outside_id ON account (organisation, outside_id);
 CREATE INDEX account_organisation ON account (organisation, id);

@@ -102,7 +102,7 @@ impl Identity {
         let email = change.email.as_deref().map(normal_email).transpose()?;
         let email = email.filter(|email| **email != *by.0.name);
         let changes_account = email.is_some() || change.password.is_some();
-        if changes_account && self.role(account) != Some(Role::User) {
+        if changes_account && !self.is_plain_user(account) {
             return Err(E::from(Error::NotAUser));
         }
         let hash = match &change.password {
@@ -129,9 +129,10 @@ impl Identity {
                 if tx.query_optional(sql, params![email]).await?.is_some() {
                     return Err(E::from(Error::AccountExists));
                 }
-                let sql = "UPDATE account SET email = ?, verified = NULL
-                    WHERE id = ? AND organisation = ?";
-                tx.execute(sql, params![email, account, organisation]).await?;
+                let sql = "UPDATE account SET email = ?, verified = NULL, readdressed = NULL,
+                    version = version + 1, changed = ? WHERE id = ? AND organisation = ?";
+                let now = base.clock.now();
+                tx.execute(sql, params![email, now, account, organisation]).await?;
             }
             let mut ended = Vec::new();
             if let Some(hash) = &new_hash {
@@ -167,7 +168,10 @@ impl Identity {
         Some(SessionId::from_bytes(*token::key_id(id)?.bytes()))
     }
 
-    fn role(&self, account: AccountId) -> Option<Role> {
-        self.0.live.read().accounts.get(&account).map(|account| account.role)
+    /// Whoever is in a group may do more than users do, and changes what they enter by where the password is asked for.
+    fn is_plain_user(&self, account: AccountId) -> bool {
+        let live = self.0.live.read();
+        let account = live.accounts.get(&account);
+        account.is_some_and(|account| account.role == Role::User && account.groups.is_empty())
     }
 }

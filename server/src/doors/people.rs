@@ -2,7 +2,7 @@
 
 use base::{AccountId, ErrorKind};
 use edge::{
-    Caller, Created, Json, NoContent, Operation, PageBody, Paging, Path, Query, Routes, State,
+    Caller, Created, Json, NoContent, Operation, PageBody, Paging, Path, Peer, Query, Routes, State,
 };
 use identity::{
     Group, GroupChange, GroupId, GroupsFilter, Members, NewGroup, PeopleFilter, Person,
@@ -292,6 +292,7 @@ async fn get(
 async fn change(
     State(doors): State<Doors>,
     caller: Caller,
+    Peer(from): Peer,
     Path(id): Path<String>,
     Json(patch): Json<PersonPatch>,
 ) -> edge::Result<Json<PersonBody>> {
@@ -308,7 +309,7 @@ async fn change(
         change.about = Some(about);
         change.version = Some(now.version);
     }
-    let person = doors.identity.change_person(by(&caller), id, change).await;
+    let person = doors.identity.change_person((by(&caller), from), id, change).await;
     Ok(Json(person.map_err(refused)?.into()))
 }
 

@@ -8,6 +8,8 @@ mod filter;
 mod patch;
 mod schemas;
 
+use std::net::IpAddr;
+
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base::{AccountId, ErrorKind};
@@ -403,6 +405,14 @@ fn answer_to(
     }
 }
 
+/// A member that is not there is a wrong value: the group is there.
+fn not_there(error: identity::Error) -> edge::Error {
+    match error {
+        identity::Error::NotThere("person") => edge::Error::invalid("there is no such member"),
+        error => refused(error),
+    }
+}
+
 impl ListQuery {
     /// How many to pass over, and how many to give.
     fn part(&self) -> (usize, usize) {
@@ -490,15 +500,14 @@ async fn create_user(
 async fn replace_user(
     State(doors): State<Doors>,
     caller: Caller,
+    Peer(from): Peer,
     Path(id): Path<String>,
     headers: HeaderMap,
     Json(Body(body)): Json<Body>,
 ) -> edge::Result<Response> {
-    change_user(&doors, &caller, (&id, &headers), |_| {
+    change_user(&doors, (&caller, from), (&id, &headers), |_| {
         let mut wish = UserWish::default();
         wish.take_all(&body)?;
-        // Whoever is not said to be shut out may come in, as where they are made.
-        wish.is_active.get_or_insert(true);
         Ok(wish)
     })
     .await
@@ -507,12 +516,13 @@ async fn replace_user(
 async fn patch_user(
     State(doors): State<Doors>,
     caller: Caller,
+    Peer(from): Peer,
     Path(id): Path<String>,
     headers: HeaderMap,
     Json(Body(body)): Json<Body>,
 ) -> edge::Result<Response> {
     let operations = patch::operations(&body)?;
-    change_user(&doors, &caller, (&id, &headers), |now| {
+    change_user(&doors, (&caller, from), (&id, &headers), |now| {
         let mut wish = UserWish::of(now);
         for operation in &operations {
             wish.apply(operation)?;
@@ -524,7 +534,7 @@ async fn patch_user(
 
 async fn change_user(
     doors: &Doors,
-    caller: &Caller,
+    (caller, from): (&Caller, IpAddr),
     (id, headers): (&str, &HeaderMap),
     wish: impl Fn(&Person) -> edge::Result<UserWish>,
 ) -> edge::Result<Response> {
@@ -540,7 +550,7 @@ async fn change_user(
             password: wish.password,
             version: Some(wanted.unwrap_or(now.version)),
         };
-        match doors.identity.change_person(by(caller), id, change).await {
+        match doors.identity.change_person((by(caller), from), id, change).await {
             Ok(person) => {
                 let user = Answers::new(doors, organisation).user(&person);
                 return Ok(shown(StatusCode::OK, &user, &Fields::All));
@@ -627,7 +637,7 @@ async fn create_group(
             _ => vec![],
         },
     };
-    let group = doors.identity.create_group(by(&caller), new).await.map_err(refused)?;
+    let group = doors.identity.create_group(by(&caller), new).await.map_err(not_there)?;
     let group = Answers::new(&doors, caller.organisation()).group(&group, true);
     Ok(shown(StatusCode::CREATED, &group, &Fields::All))
 }
@@ -682,6 +692,7 @@ async fn change_group(
             let group = Answers::new(doors, caller.organisation()).group(&group, true);
             Ok(shown(StatusCode::OK, &group, &Fields::All))
         }
+        Err(error @ identity::Error::NotThere("person")) => Err(not_there(error)),
         Err(error) => answer_to(error, wanted, TRIES)?
             .ok_or_else(|| edge::Error::internal("a last try was to be made once more")),
     }

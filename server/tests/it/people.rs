@@ -160,6 +160,18 @@ fn a_group_lets_people_do_more_while_they_are_in_it_also_after_a_restart() {
     let less = json!({ "grants": [] });
     api.patch(&format!("/v1/groups/{group_id}"), &less).unwrap().ok().unwrap();
     assert_eq!(may(&stack), 403);
+    // Whoever is not there is a wrong value, and not a group that is gone.
+    let nobody = json!([{ "op": "add", "path": "members", "value": [{ "value": group_id }] }]);
+    let refused = api.patch(&at, &patch(&nobody)).unwrap();
+    assert_eq!(
+        (refused.status, &refused.json().unwrap()["scimType"]),
+        (400, &json!("invalidValue"))
+    );
+    // As Okta says it after each creation.
+    let whole =
+        json!([{ "op": "replace", "value": { "id": group_id, "displayName": "Auditing" } }]);
+    let renamed = api.patch(&at, &patch(&whole)).unwrap().ok().unwrap();
+    assert_eq!(renamed["displayName"], "Auditing");
     // A version that is not the newest changes nothing.
     let old = api.header("if-match", "W/\"0\"").patch(&at, &add).unwrap();
     assert_eq!(old.status, 412);

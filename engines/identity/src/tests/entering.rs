@@ -19,7 +19,7 @@ use crate::{
 
 /// Keeps what would go out.
 #[derive(Default)]
-struct Box_ {
+pub(super) struct Box_ {
     letters: Mutex<Vec<Letter>>,
     more: Notify,
 }
@@ -37,7 +37,7 @@ impl Mailer for Box_ {
 
 impl Box_ {
     /// The next letter, and the token in it.
-    async fn next(&self) -> (Letter, String) {
+    pub(super) async fn next(&self) -> (Letter, String) {
         loop {
             let letter = {
                 let mut letters = self.letters.lock();
@@ -55,7 +55,7 @@ impl Box_ {
     }
 }
 
-async fn with_mail(config: Config) -> (House, Arc<Box_>) {
+pub(super) async fn with_mail(config: Config) -> (House, Arc<Box_>) {
     let mails = Arc::<Box_>::default();
     let needs = Needs { mailer: Some(mails.clone()), web: None };
     (house_with(config, needs).await, mails)
@@ -95,7 +95,7 @@ impl House {
     }
 
     /// Codes are on; gives the secret and the recovery codes.
-    async fn codes_on(&self, principal: &Principal) -> (Vec<u8>, Vec<String>) {
+    pub(super) async fn codes_on(&self, principal: &Principal) -> (Vec<u8>, Vec<String>) {
         let by = http(principal);
         let made = self.identity.begin_totp(by, HERE, Some(PASSWORD)).await.unwrap();
         let secret = un_base32(&made.secret);

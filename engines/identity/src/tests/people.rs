@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 
 use base::AccountId;
 
+use super::entering::{Box_, with_mail};
 use super::*;
 use crate::{
     About, Edit, GroupChange, GroupsFilter, Members, NewGroup, NewPerson, PeopleFilter, Person,
@@ -32,7 +33,7 @@ async fn change(
     id: AccountId,
     change: PersonChange,
 ) -> Result<Person, Error> {
-    house.identity.change_person(http(by), id, change).await
+    house.identity.change_person((http(by), HERE), id, change).await
 }
 
 fn suspended(is_suspended: bool) -> PersonChange {
@@ -276,4 +277,86 @@ async fn people_are_found_by_what_directories_and_administrators_know_of_them() 
     let rest = house.identity.people(admin.organisation, &all(), &page).await.unwrap();
     let ids: BTreeSet<_> = first.items.iter().chain(&rest.items).map(|it| it.id).collect();
     assert_eq!((ids.len(), rest.next), (3, None));
+}
+
+/// The token of the next letter to somebody that leads to a page.
+async fn token(mails: &Box_, to: &str, page: &str) -> String {
+    loop {
+        let (letter, token) = mails.next().await;
+        if letter.to == to && letter.body.contains(&format!("/#/{page}?token=")) {
+            return token;
+        }
+    }
+}
+
+#[tokio::test]
+async fn whoever_gives_somebody_another_address_takes_no_second_factor_off() {
+    let (house, mails) = with_mail(quick()).await;
+    let admin = house.administrator().await;
+    let mina = add(&house, &admin, named("mina@b.c")).await.unwrap();
+    house.identity.mail_link(HERE, "mina@b.c").unwrap();
+    let link = token(&mails, "mina@b.c", "link").await;
+    let session = house.redeem(&link).await.unwrap();
+    house.set_password(&session.principal, None, None, PASSWORD).await.unwrap();
+    house.codes_on(&session.principal).await;
+    let about = About { email: "other@b.c".into(), ..mina.about };
+    let readdress = PersonChange { about: Some(about), ..PersonChange::default() };
+    let person = change(&house, &admin, mina.id, readdress).await.unwrap();
+    assert!(!person.is_verified);
+    house.identity.mail_link(HERE, "other@b.c").unwrap();
+    let link = token(&mails, "other@b.c", "link").await;
+    let entered = house.identity.redeem_link(&HERE.into(), &link, Holds::Cookie).await.unwrap();
+    assert!(matches!(entered, crate::Entered::Second(_)), "whoever reads the mail alone is not in");
+    let entered = house.enter("other@b.c", PASSWORD, Holds::Cookie).await.unwrap();
+    assert!(matches!(entered, crate::Entered::Second(_)), "the password is as it was");
+    assert!(house.identity.person(admin.organisation, mina.id).await.unwrap().is_verified);
+}
+
+#[tokio::test]
+async fn who_is_not_verified_may_nothing_that_they_will_not_be_allowed() {
+    let (house, _mails) = with_mail(quick()).await;
+    let admin = house.administrator().await;
+    for (role, email, may) in [(Role::Member, "member@b.c", true), (Role::User, "user@b.c", false)]
+    {
+        add(&house, &admin, NewPerson { role, ..named(email) }).await.unwrap();
+        let principal = house.sign_in(email, PASSWORD).await.unwrap().principal;
+        assert_eq!(house.may(&principal, "devices.read", "*"), may, "{email}");
+        assert!(!house.may(&principal, "articles.write", "*"), "not yet");
+    }
+}
+
+/// A client that goes away takes its request with it, but not what was begun.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_whose_asker_went_away_is_known_to_memory_all_the_same() {
+    let house = house(quick()).await;
+    let admin = house.administrator().await;
+    let mina = add(&house, &admin, named("mina@b.c")).await.unwrap();
+    let principal = house.sign_in("mina@b.c", PASSWORD).await.unwrap().principal;
+    let asked = change(&house, &admin, mina.id, suspended(true));
+    // Long enough for the task to begin, and no longer.
+    drop(tokio::time::timeout(Duration::from_micros(1), asked).await);
+    for _ in 0..500 {
+        if !house.identity.is_current(&principal) {
+            break;
+        }
+        house.base.clock.sleep(Duration::from_millis(20)).await;
+    }
+    let stored = house.identity.person(admin.organisation, mina.id).await.unwrap();
+    assert_eq!(stored.suspended.is_some(), !house.identity.is_current(&principal));
+    assert!(stored.suspended.is_some(), "it had begun");
+    // Asked once more it finds all done, and memory is right.
+    change(&house, &admin, mina.id, suspended(true)).await.unwrap();
+    assert!(!house.identity.is_current(&principal));
+}
+
+#[tokio::test]
+async fn the_link_of_a_start_is_an_administrator_s_who_may_come_in() {
+    let house = house(quick()).await;
+    let link = house.identity.administrator_link().await.unwrap().unwrap();
+    let first = house.redeem(&link).await.unwrap().principal;
+    let second = NewPerson { role: Role::Admin, password: None, ..named("second@b.c") };
+    let second = add(&house, &first, second).await.unwrap();
+    house.identity.remove_person(http(&first), account(&first)).await.unwrap();
+    let link = house.identity.administrator_link().await.unwrap().unwrap();
+    assert_eq!(account(&house.redeem(&link).await.unwrap().principal), second.id);
 }

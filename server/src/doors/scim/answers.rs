@@ -1,10 +1,11 @@
 //! People and groups in the words of RFC 7643.
 
 use base::OrganisationId;
-use identity::{Group, Person, Role};
+use identity::{Group, Person};
 use serde_json::{Map, Value, json};
 
 use super::filter::plain;
+use super::patch::role_name;
 use super::schemas;
 use crate::doors::Doors;
 
@@ -22,11 +23,7 @@ impl<'a> Answers<'a> {
 
     pub(super) fn user(&self, person: &Person) -> Value {
         let (id, about) = (person.id.to_string(), &person.about);
-        let role = match person.role {
-            Role::Admin => "admin",
-            Role::Member => "member",
-            Role::User => "user",
-        };
+        let role = role_name(person.role);
         let name = without_nothing(json!({
             "givenName": about.given_name,
             "familyName": about.family_name,

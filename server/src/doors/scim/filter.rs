@@ -61,7 +61,7 @@ fn unknown(attribute: &str, known: &str) -> edge::Error {
 }
 
 /// Attributes in lower case, without the name of a schema, and what each is to be.
-fn conditions(filter: Option<&str>) -> edge::Result<Vec<(String, Value)>> {
+pub(super) fn conditions(filter: Option<&str>) -> edge::Result<Vec<(String, Value)>> {
     let mut rest = filter.unwrap_or_default().trim();
     let mut found = vec![];
     while !rest.is_empty() {

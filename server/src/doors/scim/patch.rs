@@ -5,7 +5,7 @@
 
 use base::AccountId;
 use identity::{About, Edit, Members, Person, Role};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::filter::{self, plain};
 
@@ -82,7 +82,8 @@ fn operation(given: &Value) -> edge::Result<Operation> {
 }
 
 impl Operation {
-    /// Each attribute that it is about, in lower case, with what is said of it.
+    /// Each attribute that it is about, in lower case, with what is said of it. What is this server's to say is passed over where a
+    /// directory sends it along, and refused where it is all that is meant.
     fn each(
         &self,
         mut take: impl FnMut(&str, Option<&Value>) -> edge::Result<()>,
@@ -96,7 +97,9 @@ impl Operation {
                 take(&path, value.as_ref().filter(|_| self.kind != Kind::Remove))
             }
             (None, Some(Value::Object(all))) => {
-                all.iter().try_for_each(|(name, value)| take(&plain(name), present(value)))
+                let all = all.iter().map(|(name, value)| (plain(name), present(value)));
+                let mut all = all.filter(|(name, _)| !OURS.contains(&&**name));
+                all.try_for_each(|(name, value)| take(&name, value))
             }
             (None, _) => Err(edge::Error::unreadable("without a path, value is an object")),
         }
@@ -129,11 +132,14 @@ fn truth(path: &str, value: Option<&Value>) -> edge::Result<bool> {
     }
 }
 
-/// The value that counts of many: the primary one, or the first.
+/// The value that counts of many: the primary one, then that of work, or the first.
 fn primary<'a>(path: &str, value: Option<&'a Value>) -> edge::Result<Option<&'a Value>> {
-    let is_primary = |one: &&Value| truth("primary", one.get("primary")).unwrap_or(false);
     let one = match value {
-        Some(Value::Array(all)) => all.iter().find(is_primary).or_else(|| all.first()),
+        Some(Value::Array(all)) => all
+            .iter()
+            .find(is_primary)
+            .or_else(|| all.iter().find(is_of_work))
+            .or_else(|| all.first()),
         one => one,
     };
     Ok(match one {
@@ -145,6 +151,27 @@ fn primary<'a>(path: &str, value: Option<&'a Value>) -> edge::Result<Option<&'a 
     })
 }
 
+fn is_primary(one: &&Value) -> bool {
+    truth("primary", one.get("primary")).unwrap_or(false)
+}
+
+fn is_of_work(one: &&Value) -> bool {
+    one["type"].as_str().is_some_and(|kind| kind.eq_ignore_ascii_case("work"))
+}
+
+/// Whether nothing of this is the one value that is kept: it says that it is another.
+fn is_beside(value: Option<&Value>) -> bool {
+    let is_other = |one: &Value| {
+        let is_typed = one["type"].is_string() && !is_of_work(&one);
+        (is_typed && !is_primary(&one)) || one["primary"] == false
+    };
+    match value {
+        Some(Value::Array(all)) => !all.is_empty() && all.iter().all(is_other),
+        Some(one) => is_other(one),
+        None => false,
+    }
+}
+
 /// What a directory wants somebody to be.
 #[derive(Default)]
 pub(super) struct UserWish {
@@ -153,6 +180,8 @@ pub(super) struct UserWish {
     email: Option<String>,
     /// `displayName` was said, which goes before `name.formatted`.
     is_displayed: bool,
+    /// The role before.
+    now: Option<Role>,
     pub(super) role: Option<Role>,
     pub(super) is_active: Option<bool>,
     pub(super) password: Edit<String>,
@@ -164,27 +193,61 @@ impl UserWish {
         let about = person.about.clone();
         let follows = about.user_name.as_ref() == Some(&about.email);
         let email = (!follows).then(|| about.email.clone());
-        Self { about, email, ..Self::default() }
+        Self { about, email, now: Some(person.role), ..Self::default() }
     }
 
     pub(super) fn about(&self) -> edge::Result<About> {
-        let email = self.email.clone().or_else(|| self.about.user_name.clone());
-        let email = email.ok_or_else(|| wrong("userName", "is missing"))?;
-        Ok(About { email, ..self.about.clone() })
+        let email = self.address().ok_or_else(|| wrong("userName", "is missing"))?;
+        Ok(About { email: email.to_owned(), ..self.about.clone() })
     }
 
     /// A whole resource.
     pub(super) fn take_all(&mut self, body: &Map<String, Value>) -> edge::Result<()> {
-        if !body.keys().any(|name| plain(name) == "username") {
+        if !body.iter().any(|(name, value)| plain(name) == "username" && !value.is_null()) {
             return Err(wrong("userName", "is missing"));
         }
-        let said = body.iter().map(|(name, value)| (plain(name), present(value)));
-        let said = said.filter(|(name, _)| !OURS.contains(&&**name));
-        said.into_iter().try_for_each(|(name, value)| self.set(&name, value))
+        // Null and an empty list are as good as nothing.
+        let said = body.iter().filter(|(_, value)| !value.is_null() && *value != &json!([]));
+        let said = said.map(|(name, value)| (plain(name), value));
+        let mut said = said.filter(|(name, _)| !OURS.contains(&&**name));
+        said.try_for_each(|(name, value)| self.set(&name, Some(value)))
     }
 
     pub(super) fn apply(&mut self, operation: &Operation) -> edge::Result<()> {
+        if self.is_of_another(operation)? {
+            return Ok(());
+        }
         operation.each(|path, value| self.set(path, value))
+    }
+
+    /// Whether it is about an address or a role that is not the one which is kept, such as `emails[type eq "home"]`.
+    fn is_of_another(&self, operation: &Operation) -> edge::Result<bool> {
+        let path = operation.path.as_deref().unwrap_or_default();
+        let area = plain(path);
+        let area = area.split('.').next().unwrap_or_default();
+        if !matches!(area, "emails" | "roles") {
+            return Ok(false);
+        }
+        let Some(condition) = within(path) else {
+            return Ok(operation.kind == Kind::Add && is_beside(operation.value.as_ref()));
+        };
+        let is_of_all = filter::conditions(Some(condition))?.iter().all(|(name, value)| {
+            let text = value.as_str().unwrap_or_default();
+            match (area, &**name) {
+                (_, "primary") => truth("primary", Some(value)).unwrap_or(false),
+                ("emails", "type") => text.eq_ignore_ascii_case("work"),
+                ("emails", "value") => {
+                    self.address().is_some_and(|it| it.eq_ignore_ascii_case(text))
+                }
+                ("roles", "value") => self.now.is_some_and(|role| text == role_name(role)),
+                _ => false,
+            }
+        });
+        Ok(!is_of_all)
+    }
+
+    fn address(&self) -> Option<&str> {
+        self.email.as_deref().or(self.about.user_name.as_deref())
     }
 
     fn set(&mut self, path: &str, value: Option<&Value>) -> edge::Result<()> {
@@ -224,6 +287,14 @@ impl UserWish {
     }
 }
 
+pub(super) fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Admin => "admin",
+        Role::Member => "member",
+        Role::User => "user",
+    }
+}
+
 /// Whoever has no role is a member.
 fn role(value: Option<&Value>) -> edge::Result<Role> {
     match text("roles.value", value)?.as_deref() {
@@ -245,13 +316,13 @@ pub(super) struct GroupWish {
 impl GroupWish {
     /// A whole resource.
     pub(super) fn take_all(&mut self, body: &Map<String, Value>) -> edge::Result<()> {
-        if !body.keys().any(|name| plain(name) == "displayname") {
+        if !body.iter().any(|(name, value)| plain(name) == "displayname" && !value.is_null()) {
             return Err(wrong("displayName", "is missing"));
         }
         for (name, value) in body {
             let name = plain(name);
-            if !OURS.contains(&&*name) {
-                self.set(Kind::Replace, &name, present(value))?;
+            if !OURS.contains(&&*name) && !value.is_null() {
+                self.set(Kind::Replace, &name, Some(value))?;
             }
         }
         Ok(())
@@ -283,6 +354,9 @@ impl GroupWish {
             "members" if kind == Kind::Add => {
                 let add = members(value)?;
                 self.change_members(Members::Change { add, remove: vec![] });
+            }
+            "members" if value.is_none() => {
+                return Err(wrong("members", "are taken away by remove, or replaced by []"));
             }
             "members" => self.change_members(Members::Are(members(value)?)),
             path if path.starts_with("urn:") => {}
@@ -342,8 +416,6 @@ fn members(value: Option<&Value>) -> edge::Result<Vec<AccountId>> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn read(operations_of: &Value) -> Vec<Operation> {
@@ -439,6 +511,42 @@ mod tests {
             let body = json!({ "Operations": wrong });
             assert!(operations(body.as_object().unwrap()).is_err(), "{body}");
         }
+    }
+
+    #[test]
+    fn what_is_said_of_another_address_or_role_changes_neither() {
+        let now = || UserWish {
+            about: About { user_name: Some("m@b.c".into()), ..About::default() },
+            email: Some("mina@b.c".into()),
+            now: Some(Role::Admin),
+            ..UserWish::default()
+        };
+        for other in [
+            json!([{ "op": "replace", "path": "emails[type eq \"home\"].value", "value": "home@b.c" }]),
+            json!([{ "op": "remove", "path": "emails[value eq \"old@b.c\"]" }]),
+            json!([{ "op": "remove", "path": "roles[value eq \"user\"]" }]),
+            json!([{ "op": "add", "path": "emails", "value": [{ "type": "home", "value": "home@b.c" }] }]),
+            json!([{ "op": "replace", "value": { "id": "7", "schemas": [], "displayName": "Mina" } }]),
+        ] {
+            let mut wish = now();
+            for operation in read(&other) {
+                wish.apply(&operation).unwrap();
+            }
+            assert_eq!((&*wish.about().unwrap().email, wish.role), ("mina@b.c", None), "{other}");
+        }
+        let mut wish = now();
+        for operation in read(&json!([
+            { "op": "replace", "path": "emails[primary eq true].value", "value": "new@b.c" },
+            { "op": "remove", "path": "roles[value eq \"admin\"]" },
+        ])) {
+            wish.apply(&operation).unwrap();
+        }
+        assert_eq!((&*wish.about().unwrap().email, wish.role), ("new@b.c", Some(Role::Member)));
+        let mut unsaid = UserWish::default();
+        let body = json!({ "userName": "m@b.c", "roles": [], "password": null, "active": null });
+        unsaid.take_all(body.as_object().unwrap()).unwrap();
+        assert_eq!((unsaid.role, unsaid.is_active), (None, None));
+        assert!(unsaid.password.is_kept());
     }
 
     #[test]
