@@ -107,7 +107,7 @@ struct Inner {
     live: RwLock<live::Live>,
     epoch: watch::Sender<u64>,
     /// Held while a change of people or groups is written and learned.
-    settling: tokio::sync::Mutex<()>,
+    settling: tokio::sync::Semaphore,
     hasher: password::Hasher,
     seal: Seal,
     signing: issuer::Signing,
@@ -149,7 +149,7 @@ impl Identity {
             denials: audit::Denials::new(&config, base),
             live: RwLock::new(live),
             epoch: watch::Sender::new(0),
-            settling: tokio::sync::Mutex::default(),
+            settling: tokio::sync::Semaphore::new(1),
             config,
             base: base.clone(),
             db,

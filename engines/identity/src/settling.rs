@@ -32,7 +32,8 @@ impl Identity {
     ) -> Result<T, Error> {
         let identity = self.clone();
         let task = self.0.base.tasks.spawn("identity_people", async move {
-            let _one_at_a_time = identity.0.settling.lock().await;
+            // It is never closed.
+            let _one_at_a_time = identity.0.settling.acquire().await.ok();
             let written = write.await;
             identity.learn_surely(whom).await;
             written

@@ -497,6 +497,7 @@ async fn create_user(
     Ok(shown(StatusCode::CREATED, &user, &Fields::All))
 }
 
+#[expect(clippy::too_many_arguments, reason = "each is a part of the request")]
 async fn replace_user(
     State(doors): State<Doors>,
     caller: Caller,
@@ -513,6 +514,7 @@ async fn replace_user(
     .await
 }
 
+#[expect(clippy::too_many_arguments, reason = "each is a part of the request")]
 async fn patch_user(
     State(doors): State<Doors>,
     caller: Caller,

@@ -137,8 +137,8 @@ fn primary<'a>(path: &str, value: Option<&'a Value>) -> edge::Result<Option<&'a 
     let one = match value {
         Some(Value::Array(all)) => all
             .iter()
-            .find(is_primary)
-            .or_else(|| all.iter().find(is_of_work))
+            .find(|one| is_primary(one))
+            .or_else(|| all.iter().find(|one| is_of_work(one)))
             .or_else(|| all.first()),
         one => one,
     };
@@ -151,19 +151,19 @@ fn primary<'a>(path: &str, value: Option<&'a Value>) -> edge::Result<Option<&'a 
     })
 }
 
-fn is_primary(one: &&Value) -> bool {
+fn is_primary(one: &Value) -> bool {
     truth("primary", one.get("primary")).unwrap_or(false)
 }
 
-fn is_of_work(one: &&Value) -> bool {
+fn is_of_work(one: &Value) -> bool {
     one["type"].as_str().is_some_and(|kind| kind.eq_ignore_ascii_case("work"))
 }
 
 /// Whether nothing of this is the one value that is kept: it says that it is another.
 fn is_beside(value: Option<&Value>) -> bool {
     let is_other = |one: &Value| {
-        let is_typed = one["type"].is_string() && !is_of_work(&one);
-        (is_typed && !is_primary(&one)) || one["primary"] == false
+        let is_typed = one["type"].is_string() && !is_of_work(one);
+        (is_typed && !is_primary(one)) || one["primary"] == false
     };
     match value {
         Some(Value::Array(all)) => !all.is_empty() && all.iter().all(is_other),
