@@ -51,8 +51,12 @@ struct ListQuery {
 
 /// RFC 7644, section 3.4.3.
 #[derive(Default, Deserialize, JsonSchema)]
-#[serde(default, rename_all = "camelCase")]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 struct SearchBody {
+    schemas: Vec<String>,
+    /// Passed over, as this server does not sort.
+    sort_by: Option<String>,
+    sort_order: Option<String>,
     filter: Option<String>,
     start_index: Option<i64>,
     count: Option<i64>,
@@ -62,7 +66,7 @@ struct SearchBody {
 
 impl From<SearchBody> for ListQuery {
     fn from(body: SearchBody) -> Self {
-        let SearchBody { filter, start_index, count, attributes, excluded_attributes } = body;
+        let SearchBody { filter, start_index, count, attributes, excluded_attributes, .. } = body;
         let attributes = attributes.map(|names| names.join(","));
         let excluded_attributes = excluded_attributes.map(|names| names.join(","));
         Self { filter, start_index, count, attributes, excluded_attributes }
@@ -506,12 +510,15 @@ async fn replace_user(
     headers: HeaderMap,
     Json(Body(body)): Json<Body>,
 ) -> edge::Result<Response> {
-    change_user(&doors, (&caller, from), (&id, &headers), |_| {
+    let whole = || {
         let mut wish = UserWish::default();
         wish.take_all(&body)?;
+        wish.about()?;
         Ok(wish)
-    })
-    .await
+    };
+    // What cannot be read is refused whoever it is about.
+    whole().map(drop)?;
+    change_user(&doors, (&caller, from), (&id, &headers), |_| whole()).await
 }
 
 #[expect(clippy::too_many_arguments, reason = "each is a part of the request")]

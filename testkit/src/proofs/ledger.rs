@@ -214,6 +214,13 @@ fn check_mails(
             let sent = messages.iter().filter(|message| message["state"] == "sent").count();
             Ok((sent == messages.len() && messages.len() >= alerts).then_some(messages))
         })?;
+    // What the server sent is read from the mail server's output a little later.
+    within_every(Duration::from_millis(100), Duration::from_mins(1), "the last mails", || {
+        let mails = mailbox.mails();
+        let ids: BTreeSet<&str> =
+            mails.iter().filter_map(|mail| mail.header("message-id")).collect();
+        Ok((ids.len() >= alerts).then_some(()))
+    })?;
     let mut ids: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for mail in mailbox.mails() {
         let id = mail.header("message-id").context("a mail without a Message-ID")?.to_owned();

@@ -281,6 +281,9 @@ impl Operation {
         if self.path.starts_with("/conduit/") {
             return expect_conduit(reply, statuses);
         }
+        if self.path.starts_with("/scim/") {
+            return expect_scim(reply, statuses);
+        }
         expect_problem(reply, statuses)
     }
 
@@ -458,6 +461,26 @@ fn expect_conduit(reply: &Reply, statuses: &[u16]) -> Option<String> {
     })
 }
 
+/// RFC 7644, section 3.12.
+fn expect_scim(reply: &Reply, statuses: &[u16]) -> Option<String> {
+    let check = || -> Result<()> {
+        ensure!(statuses.contains(&reply.status), "status {}, not {statuses:?}", reply.status);
+        ensure!(reply.content_type == "application/scim+json", "{}", reply.content_type);
+        let body = reply.json()?;
+        let schemas = json!(["urn:ietf:params:scim:api:messages:2.0:Error"]);
+        ensure!(body["schemas"] == schemas, "schemas {}", body["schemas"]);
+        let status = reply.status.to_string();
+        ensure!(body["status"] == *status, "it says status {}", body["status"]);
+        ensure!(body["detail"].is_string(), "it has no detail");
+        ensure!(!body.to_string().contains("hidden"), "it tells what exists: {body}");
+        Ok(())
+    };
+    check().err().map(|error| {
+        format!("{error:#}: {}", String::from_utf8_lossy(&reply.body[..reply.body.len().min(300)]))
+    })
+}
+
+/// 501 says that a part of a protocol is not there.
 fn refuse_server_error(reply: &Reply) -> Option<String> {
-    (reply.status >= 500).then(|| format!("status {}", reply.status))
+    (reply.status >= 500 && reply.status != 501).then(|| format!("status {}", reply.status))
 }
