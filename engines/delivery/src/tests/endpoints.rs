@@ -367,7 +367,7 @@ async fn a_stalled_endpoint_holds_back_neither_others_nor_mail() {
     stalled.always(Script::Stall);
     let delivery = Delivery::open(
         house.keyed(config(sink.port())),
-        Egress { request_time_max: Duration::from_secs(30), ..loopback() },
+        Egress { request_time_max: Duration::from_mins(5), ..loopback() },
         &house.base,
         house.db.clone(),
     );
@@ -392,7 +392,8 @@ async fn a_stalled_endpoint_holds_back_neither_others_nor_mail() {
     }
     waits.sort();
     println!("beside 1,300 to a stalled endpoint: p50 {:?}, worst {:?}", waits[10], waits[19]);
-    assert!(waits[19] < Duration::from_secs(5), "{waits:?}");
+    // Whoever waits behind the stalled one waits for minutes.
+    assert!(waits[19] < Duration::from_secs(20), "{waits:?}");
     let mail = enqueued(&house, &delivery, "mail").await;
     house.wait_for_state(&delivery, mail, State::Sent).await;
     assert_eq!(stalled.connections(), 4, "no more than its share");

@@ -7,7 +7,7 @@ use jobs::{Attempt, Config, Error, Kind, New, Outcome, State};
 use parking_lot::Mutex;
 use relational::Tx;
 
-use crate::ground::{Ground, OURS, Opened, Server, config, effect, kind, new};
+use crate::ground::{Ground, OURS, Opened, Server, config, effect, kind, living, new};
 
 pub(crate) async fn a_dead_workers_job_runs_again_and_its_late_end_is_refused(ground: &Ground) {
     let opened = ground.open().await;
@@ -148,13 +148,21 @@ pub(crate) async fn a_stopping_worker_gives_back_what_it_has(ground: &Ground) {
 pub(crate) async fn two_servers_share_the_work_and_do_each_job_once(ground: &Ground) {
     const COUNT: usize = 1_000;
     let opened = ground.open().await;
-    let servers = [opened.other(register).await, opened.other(register).await];
-    let all = (0..COUNT).map(|number| new(if number % 4 == 0 { "slow" } else { "rows" }));
-    servers[0].enqueue_all(all.collect()).await;
-    all_are_done_once(&opened, &servers[1], COUNT).await;
-    let shares: Vec<u64> =
-        servers.iter().map(|server| server.metric("madang_jobs_done_total")).collect();
-    assert!(shares.iter().all(|share| *share > 50), "{shares:?}");
+    let servers =
+        [opened.other_with(living(), register).await, opened.other_with(living(), register).await];
+    let mut shares = Vec::new();
+    // One that the machine held up does its share of the next ones.
+    for round in 1..=5 {
+        let all = (0..COUNT).map(|number| new(if number % 4 == 0 { "slow" } else { "rows" }));
+        servers[0].enqueue_all(all.collect()).await;
+        all_are_done_once(&opened, &servers[1], round * COUNT).await;
+        let done = |server: &Server| server.metric("madang_jobs_done_total");
+        shares = servers.iter().map(done).collect::<Vec<u64>>();
+        if shares.iter().all(|share| *share > 50) {
+            return;
+        }
+    }
+    panic!("{shares:?}");
 }
 
 pub(crate) async fn cut_connections_lose_nothing_and_double_nothing(ground: &Ground) {
