@@ -5,7 +5,7 @@ use base::access::{Action, Authority, Door, Principal, Refused, Resource, Subjec
 use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 
-use crate::grant::includes_all;
+use crate::grant::too_wide;
 use crate::token::{hash, key_id};
 use crate::{Grant, Identity, SessionId};
 
@@ -132,7 +132,7 @@ impl Identity {
                         // Of what they will be allowed, that which is so before too.
                         let own = account.grants(config);
                         let mut some = config.unverified_grants.clone();
-                        some.retain(|grant| includes_all(own, std::slice::from_ref(grant)));
+                        some.retain(|grant| too_wide(own, std::slice::from_ref(grant)).is_none());
                         ask(&some)
                     } else {
                         ask(account.grants(config))

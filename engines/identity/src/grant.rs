@@ -1,3 +1,4 @@
+use relational::Row;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -48,6 +49,10 @@ impl Grant {
         Ok(())
     }
 
+    pub(crate) fn of(row: &Row) -> Result<Self, Error> {
+        Ok(Self { action: row.get("action")?, resource: row.get("resource")? })
+    }
+
     /// Whether it lets somebody do this to that.
     pub fn allows(&self, action: &str, resource: &str) -> bool {
         covers(&self.action, action) && covers(&self.resource, resource)
@@ -60,9 +65,9 @@ impl Grant {
     }
 }
 
-/// Whether whoever has some grants may do all that others allow.
-pub(crate) fn includes_all(own: &[Grant], others: &[Grant]) -> bool {
-    others.iter().all(|other| own.iter().any(|own| own.includes(other)))
+/// The first of some grants that allows what whoever has `own` may not do.
+pub(crate) fn too_wide<'a>(own: &[Grant], wanted: &'a [Grant]) -> Option<&'a Grant> {
+    wanted.iter().find(|wanted| !own.iter().any(|own| own.includes(wanted)))
 }
 
 /// A trailing star stands for any rest; `devices.*` needs the dot, so it does not reach `devicesx`.

@@ -7,8 +7,8 @@ use relational::{Row, ToValue, Tx, Value, params};
 
 use crate::accounts::normal_name;
 use crate::audit::{By, Change, note, subject_text};
-use crate::grant::includes_all;
-use crate::people::{Edit, count_value, outside_id};
+use crate::keys::{check_grants, insert_grants};
+use crate::people::{Edit, count_value, lock, outside_id};
 use crate::settling::Whom;
 use crate::{Error, Grant, Identity};
 
@@ -348,23 +348,11 @@ async fn seen_anew(tx: &mut Tx, account: AccountId) -> Result<(), Error> {
     Ok(())
 }
 
-/// One change of an organisation's groups at a time.
-async fn lock(tx: &mut Tx, organisation: OrganisationId) -> Result<(), Error> {
-    let sql = "UPDATE organisation SET name = name WHERE id = ?";
-    tx.execute(sql, params![organisation]).await?;
-    Ok(())
-}
-
 /// Whether a group lets people do no more than whoever changes it may, as it is now in rows.
 async fn check_group_still(tx: &mut Tx, own: &[Grant], id: GroupId) -> Result<(), Error> {
     let sql = "SELECT action, resource FROM access_grant WHERE subject = ? ORDER BY position";
-    for row in tx.query(sql, params![id]).await? {
-        let grant = Grant { action: row.get("action")?, resource: row.get("resource")? };
-        if !includes_all(own, std::slice::from_ref(&grant)) {
-            return Err(Error::GrantTooWide { action: grant.action, resource: grant.resource });
-        }
-    }
-    Ok(())
+    let rows = tx.query(sql, params![id]).await?;
+    check_grants(own, &rows.iter().map(Grant::of).collect::<Result<Vec<_>, _>>()?)
 }
 
 async fn check_name(
@@ -385,7 +373,7 @@ async fn set_grants(
     grants: &[Grant],
 ) -> Result<(), Error> {
     tx.execute("DELETE FROM access_grant WHERE subject = ?", params![id]).await?;
-    crate::keys::insert_grants(tx, organisation, &id.to_string(), grants).await
+    insert_grants(tx, organisation, &id.to_string(), grants).await
 }
 
 async fn add_member(

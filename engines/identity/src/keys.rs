@@ -6,6 +6,7 @@ use relational::{Tx, params};
 
 use crate::accounts::normal_name;
 use crate::audit::{By, Change, note, subject_text};
+use crate::grant::too_wide;
 use crate::live::LiveKey;
 use crate::token::{self, key_text};
 use crate::{Error, Grant, Identity};
@@ -149,13 +150,7 @@ impl Identity {
         principal: &Principal,
         grants: &[Grant],
     ) -> Result<(), Error> {
-        let too_wide = self.with_grants(principal, |own| {
-            grants.iter().find(|grant| !own.iter().any(|own| own.includes(grant))).cloned()
-        });
-        match too_wide {
-            Some(Grant { action, resource }) => Err(Error::GrantTooWide { action, resource }),
-            None => Ok(()),
-        }
+        self.with_grants(principal, |own| check_grants(own, grants))
     }
 
     async fn add_key(
@@ -225,6 +220,14 @@ impl Identity {
         }
         grants.dedup();
         Ok(grants)
+    }
+}
+
+/// Whether whoever has `own` may do all that others allow.
+pub(crate) fn check_grants(own: &[Grant], wanted: &[Grant]) -> Result<(), Error> {
+    match too_wide(own, wanted).cloned() {
+        Some(Grant { action, resource }) => Err(Error::GrantTooWide { action, resource }),
+        None => Ok(()),
     }
 }
 

@@ -57,6 +57,16 @@ impl LiveAccount {
         Self { organisation, email, role, is_verified, is_suspended, groups, grants }
     }
 
+    /// Of a row; its groups are to be added.
+    pub(crate) fn of(row: &Row) -> Result<Self, Error> {
+        let role = Role::parse(&row.get::<String>("role")?)?;
+        let is_verified = row.get::<Option<Timestamp>>("verified")?.is_some();
+        let email = row.get::<String>("email")?.into();
+        let mut account = Self::new(row.get("organisation")?, email, role, is_verified);
+        account.is_suspended = row.get::<Option<Timestamp>>("suspended")?.is_some();
+        Ok(account)
+    }
+
     /// What it may do once its address is shown.
     pub(crate) fn grants<'a>(&'a self, config: &'a Config) -> &'a [Grant] {
         match &self.grants {
@@ -108,12 +118,7 @@ pub(crate) async fn load(db: &Db, config: &Config) -> Result<Live, Error> {
         let accounts = "SELECT id, organisation, email, role, verified, suspended FROM account
             WHERE id > ? AND removed IS NULL ORDER BY id LIMIT ?";
         each(read, accounts, async |row| {
-            let role = Role::parse(&row.get::<String>("role")?)?;
-            let is_verified = row.get::<Option<Timestamp>>("verified")?.is_some();
-            let email = row.get::<String>("email")?.into();
-            let mut account = LiveAccount::new(row.get("organisation")?, email, role, is_verified);
-            account.is_suspended = row.get::<Option<Timestamp>>("suspended")?.is_some();
-            live.accounts.insert(row.get("id")?, account);
+            live.accounts.insert(row.get("id")?, LiveAccount::of(row)?);
             within("accounts", live.accounts.len(), accounts_max)
         })
         .await?;
@@ -195,12 +200,7 @@ async fn each(
 pub(crate) async fn grants_of<K>(read: &mut Read, subject: Id<K>) -> Result<Vec<Grant>, Error> {
     let sql = "SELECT action, resource FROM access_grant WHERE subject = ? ORDER BY position";
     let rows = read.query(sql, params![subject]).await?;
-    rows.iter()
-        .map(|row| {
-            let grant = Grant { action: row.get("action")?, resource: row.get("resource")? };
-            Ok(grant)
-        })
-        .collect()
+    rows.iter().map(Grant::of).collect()
 }
 
 fn within(what: &'static str, count: usize, max: usize) -> Result<(), Error> {

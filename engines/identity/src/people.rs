@@ -5,13 +5,13 @@
 
 use std::net::IpAddr;
 
-use base::access::{Door, Principal};
+use base::access::{Principal, Subject};
 use base::{AccountId, OrganisationId, Page, PageRequest, Timestamp};
 use relational::{Row, ToValue, Tx, Value, params};
 
-use crate::accounts::{NAME_CHARACTERS_MAX, insert, normal_email};
-use crate::audit::{By, Change, note, subject_text};
-use crate::grant::includes_all;
+use crate::accounts::{insert, normal_email, normal_name};
+use crate::audit::{By, Change, note};
+use crate::grant::too_wide;
 use crate::groups::GroupId;
 use crate::letters::{Changed, Errand};
 use crate::sessions::{Kept, delete_all};
@@ -154,14 +154,7 @@ pub(crate) fn outside_id(given: &str) -> Result<String, Error> {
 /// An empty name is none.
 fn named(given: Option<&str>) -> Result<Option<String>, Error> {
     let given = given.map(str::trim).filter(|name| !name.is_empty());
-    let Some(name) = given else { return Ok(None) };
-    if name.chars().count() > NAME_CHARACTERS_MAX {
-        return Err(Error::Name("must have at most 100 characters"));
-    }
-    if name.contains(char::is_control) {
-        return Err(Error::Name("must not have control characters"));
-    }
-    Ok(Some(name.to_owned()))
+    given.map(normal_name).transpose()
 }
 
 impl PeopleFilter {
@@ -305,7 +298,7 @@ impl Identity {
         }
         let about = change.about.as_ref().map(About::normal).transpose()?;
         // A session left open is not enough for what one enters by.
-        let is_own = by.0.subject == base::access::Subject::Account(id);
+        let is_own = by.0.subject == Subject::Account(id);
         let is_readdressed = about.as_ref().is_some_and(|about| self.is_another(id, &about.email));
         if is_own && (is_readdressed || !change.password.is_kept()) {
             return Err(Error::CurrentPassword);
@@ -328,7 +321,7 @@ impl Identity {
             is_suspended: change.is_suspended,
             hash,
             version: change.version,
-            by: (subject_text(by.0.subject), by.1),
+            noted: Change::of(by, "account.change", format!("account/{id}")),
             own: self.with_grants(by.0, <[Grant]>::to_vec),
             config: self.0.config.clone(),
         };
@@ -449,7 +442,8 @@ struct Wanted {
     /// Of the password from now on.
     hash: Edit<String>,
     version: Option<i64>,
-    by: (String, Door),
+    /// Who changes it, to be written down with each deed.
+    noted: Change,
     /// What whoever changes it may do.
     own: Vec<Grant>,
     config: Config,
@@ -517,10 +511,8 @@ impl Wanted {
         let one_went = was.is_administrator() && !stays;
         check_administrators(tx, (organisation, self.can_send), one_went).await?;
         for (_, action, detail) in deeds.into_iter().filter(|(is_done, ..)| *is_done) {
-            let (subject, door) = self.by.clone();
-            let (door, resource, detail) = (Some(door), format!("account/{id}"), detail.into());
-            note(tx, base, &Change { organisation, subject, door, action, resource, detail })
-                .await?;
+            let change = Change { action, detail: detail.into(), ..self.noted.clone() };
+            note(tx, base, &change).await?;
         }
         Ok(Written { is_readdressed: email.is_some(), is_reset: !self.hash.is_kept() })
     }
@@ -551,11 +543,17 @@ impl Standing {
     }
 }
 
+/// Lets no other change of an organisation's people or groups be made until this one ends.
+pub(crate) async fn lock(tx: &mut Tx, organisation: OrganisationId) -> Result<(), Error> {
+    let sql = "UPDATE organisation SET name = name WHERE id = ?";
+    tx.execute(sql, params![organisation]).await?;
+    Ok(())
+}
+
 /// Somebody's row, while no other change of their organisation's people is made: two administrators who suspend each other
 /// at once must not both succeed.
 async fn locked(tx: &mut Tx, organisation: OrganisationId, id: AccountId) -> Result<Row, Error> {
-    let sql = "UPDATE organisation SET name = name WHERE id = ?";
-    tx.execute(sql, params![organisation]).await?;
+    lock(tx, organisation).await?;
     let sql = format!(
         "SELECT {COLUMNS} FROM account WHERE id = ? AND organisation = ? AND removed IS NULL"
     );
@@ -576,9 +574,9 @@ async fn check_above_still(
         JOIN group_member m ON m.people_group = g.subject WHERE m.account = ?";
     let mut their = config.grants_of(role).to_vec();
     for row in tx.query(sql, params![id]).await? {
-        their.push(Grant { action: row.get("action")?, resource: row.get("resource")? });
+        their.push(Grant::of(&row)?);
     }
-    if includes_all(own, &their) { Ok(()) } else { Err(Error::PersonAbove) }
+    if too_wide(own, &their).is_none() { Ok(()) } else { Err(Error::PersonAbove) }
 }
 
 /// After an administrator went: whether one is left who can come in.

@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::time::Duration;
 
-use base::{AccountId, Timestamp};
+use base::AccountId;
 use relational::params;
 
 use crate::groups::GroupId;
 use crate::live::{LiveAccount, LiveGroup, grants_of};
-use crate::{Error, Identity, Role};
+use crate::{Error, Identity};
 
 /// What a change is about.
 #[derive(Debug, Clone, Copy)]
@@ -19,7 +19,7 @@ pub(crate) enum Whom {
     Group(GroupId),
 }
 
-/// Rows that cannot be read are asked so often, and so long apart.
+/// After so many times that rows cannot be read the worst is taken for true; and how long it waits between them.
 const TRIES: usize = 20;
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -42,15 +42,26 @@ impl Identity {
         task.await.ok().flatten().unwrap_or(Err(relational::Error::Closed.into()))
     }
 
+    /// Asks until rows can be read; no other change is made meanwhile.
     async fn learn_surely(&self, whom: Whom) {
-        for _ in 0..TRIES {
+        let stopping = self.0.base.tasks.stopping();
+        for tried in 1.. {
             match self.learn(whom).await {
                 Ok(()) => return,
                 Err(error) => tracing::warn!(%error, "what became of a change cannot be read"),
             }
-            self.0.base.clock.sleep(PAUSE).await;
+            if tried == TRIES {
+                self.shut_out(whom);
+            }
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = self.0.base.clock.sleep(PAUSE) => {}
+            }
         }
-        // Who was perhaps to be shut out comes in no more until rows can be read again.
+    }
+
+    /// Who was perhaps to be shut out comes in no more until it is known.
+    fn shut_out(&self, whom: Whom) {
         if let Whom::Person(id) = whom {
             let mut live = self.0.live.write();
             if let Some(account) = live.accounts.get_mut(&id) {
@@ -73,17 +84,12 @@ impl Identity {
 
     async fn learn_person(&self, id: AccountId) -> Result<(), Error> {
         let stored = self.0.db.read(async move |read| {
-            let sql = "SELECT organisation, email, role, verified, suspended FROM account
+            let sql = "SELECT id, organisation, email, role, verified, suspended FROM account
                 WHERE id = ? AND removed IS NULL";
             let Some(row) = read.query_optional(sql, params![id]).await? else {
                 return Ok::<_, Error>(None);
             };
-            let role = Role::parse(&row.get::<String>("role")?)?;
-            let is_verified = row.get::<Option<Timestamp>>("verified")?.is_some();
-            let email: String = row.get("email")?;
-            let mut account =
-                LiveAccount::new(row.get("organisation")?, email.into(), role, is_verified);
-            account.is_suspended = row.get::<Option<Timestamp>>("suspended")?.is_some();
+            let mut account = LiveAccount::of(&row)?;
             let sql = "SELECT people_group FROM group_member WHERE account = ?";
             for row in read.query(sql, params![id]).await? {
                 account.groups.insert(row.get("people_group")?);

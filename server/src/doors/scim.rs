@@ -393,20 +393,9 @@ fn if_match(headers: &HeaderMap) -> edge::Result<Option<i64>> {
     number.map(Some).map_err(|_| edge::Error::unreadable("If-Match is no version of this server"))
 }
 
-/// What is answered to a change that failed; nothing where it is to be made once more, since another came between and the
-/// directory named no version.
-fn answer_to(
-    error: identity::Error,
-    wanted: Option<i64>,
-    tried: usize,
-) -> edge::Result<Option<Response>> {
-    match error {
-        identity::Error::Changed if wanted.is_some() => {
-            Ok(Some(failed(412, None, "it was changed since that version")))
-        }
-        identity::Error::Changed if tried < TRIES => Ok(None),
-        error => Err(refused(error)),
-    }
+/// A change that was made from another version than the newest.
+fn is_old() -> Response {
+    failed(412, None, "it was changed since that version")
 }
 
 /// A member that is not there is a wrong value: the group is there.
@@ -564,11 +553,9 @@ async fn change_user(
                 let user = Answers::new(doors, organisation).user(&person);
                 return Ok(shown(StatusCode::OK, &user, &Fields::All));
             }
-            Err(error) => {
-                if let Some(answer) = answer_to(error, wanted, tried)? {
-                    return Ok(answer);
-                }
-            }
+            Err(identity::Error::Changed) if wanted.is_some() => return Ok(is_old()),
+            Err(identity::Error::Changed) if tried < TRIES => {}
+            Err(error) => return Err(refused(error)),
         }
     }
     unreachable!("the loop ends by an answer")
@@ -701,9 +688,8 @@ async fn change_group(
             let group = Answers::new(doors, caller.organisation()).group(&group, true);
             Ok(shown(StatusCode::OK, &group, &Fields::All))
         }
-        Err(error @ identity::Error::NotThere("person")) => Err(not_there(error)),
-        Err(error) => answer_to(error, wanted, TRIES)?
-            .ok_or_else(|| edge::Error::internal("a last try was to be made once more")),
+        Err(identity::Error::Changed) => Ok(is_old()),
+        Err(error) => Err(not_there(error)),
     }
 }
 
