@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,9 @@ struct Inner {
     stopping: CancellationToken,
     metrics: Metrics,
 }
+
+/// Makes the work that is supervised, once more after each failure.
+type Make = Box<dyn Fn() -> BoxFuture<'static, Result<(), Failure>> + Send + Sync>;
 
 const BACK_OFF_MIN: Duration = Duration::from_millis(100);
 const BACK_OFF_MAX: Duration = Duration::from_secs(30);
@@ -59,17 +63,19 @@ impl Tasks {
     {
         let place = Location::caller();
         match Spent::current() {
-            Some(spent) => self.start(name, place, spent.scope(work)),
-            None => self.start(name, place, work),
+            Some(spent) => self.start(name, place, spent.scope(work).boxed()),
+            None => self.start(name, place, work.boxed()),
         }
     }
 
+    /// Work is boxed by now: what follows is compiled for each answer, and not for each work.
     #[allow(clippy::disallowed_methods, reason = "this is the one place that spawns")]
-    fn start<F>(&self, name: &'static str, place: Place, work: F) -> JoinHandle<Option<F::Output>>
-    where
-        F: Future + Send + 'static,
-        F::Output: Send + 'static,
-    {
+    fn start<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        place: Place,
+        work: BoxFuture<'static, T>,
+    ) -> JoinHandle<Option<T>> {
         let metrics = self.inner.metrics.clone();
         let work = watch::task(name, place, work);
         let caught = async move {
@@ -90,17 +96,21 @@ impl Tasks {
 
     /// Runs `make()` for the life of the process: after a panic or an error it is made and run again, with
     /// back-off. It is dropped at shutdown, so it must be safe to stop at any await; `Ok` ends it for good.
-    #[allow(clippy::disallowed_methods, reason = "the pause between two runs")]
     #[track_caller]
     pub fn supervise<M, F>(&self, name: &'static str, make: M)
     where
         M: Fn() -> F + Send + Sync + 'static,
         F: Future<Output = Result<(), Failure>> + Send + 'static,
     {
+        self.keep(name, Location::caller(), Box::new(move || make().boxed()));
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "the pause between two runs")]
+    fn keep(&self, name: &'static str, place: Place, make: Make) {
         let tasks = self.clone();
         let metrics = self.inner.metrics.clone();
         // It outlives whoever begins it, so what it asks of the rows is its own.
-        self.start(name, Location::caller(), async move {
+        let work = async move {
             let stopping = tasks.stopping();
             let mut pause = BACK_OFF_MIN;
             loop {
@@ -134,7 +144,8 @@ impl Tasks {
                 }
                 pause = (pause * 2).min(BACK_OFF_MAX);
             }
-        });
+        };
+        self.start(name, place, work.boxed());
     }
 
     /// Becomes cancelled when shutdown begins.

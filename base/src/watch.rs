@@ -344,7 +344,7 @@ impl Running {
 
     /// Runs a part of the work so that it is known which thread runs it.
     pub fn follow<F: Future>(&self, part: F) -> impl Future<Output = F::Output> + use<F> {
-        follow(self.work.clone(), part)
+        follow(self.work.clone(), Box::pin(part))
     }
 }
 
@@ -362,10 +362,10 @@ impl Drop for Running {
 }
 
 /// A task by its name and the place that spawned it, for [`follow`].
-pub(crate) fn task<F: Future>(
+pub(crate) fn task<F: Future + ?Sized>(
     name: &'static str,
     place: Place,
-    future: F,
+    future: Pin<Box<F>>,
 ) -> impl Future<Output = F::Output> {
     let work = Work::new(What::Task, Some(place));
     drop(work.name.set(name.into()));
@@ -373,16 +373,16 @@ pub(crate) fn task<F: Future>(
 }
 
 /// Notes at each poll which thread runs the work.
-struct Followed<F> {
+struct Followed<F: ?Sized> {
     work: Arc<Work>,
     future: Pin<Box<F>>,
 }
 
-fn follow<F: Future>(work: Arc<Work>, future: F) -> Followed<F> {
-    Followed { work, future: Box::pin(future) }
+fn follow<F: Future + ?Sized>(work: Arc<Work>, future: Pin<Box<F>>) -> Followed<F> {
+    Followed { work, future }
 }
 
-impl<F: Future> Future for Followed<F> {
+impl<F: Future + ?Sized> Future for Followed<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {

@@ -7,6 +7,9 @@
 //! It is not the source of truth: what was appended and not yet committed must be replayable by the caller.
 //! It speaks no protocol and knows no accounts: whoever holds a [`Lake`] may ask for any organisation.
 //!
+//! What others await is boxed here: a coroutine that crosses a crate is compiled again wherever it is awaited, and this one
+//! has a planner of SQL in it.
+//!
 //! Start at [`Lake::open`], then [`Lake::table`] and [`Lake::query`].
 
 mod analysis;
@@ -33,6 +36,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use base::{Base, OrganisationId};
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
@@ -68,64 +72,78 @@ type Opening = Arc<OnceCell<Table>>;
 
 impl Lake {
     /// Reads no table yet: each is opened when it is first asked for.
-    pub async fn open(mut config: Config, base: &Base) -> Result<Self, Error> {
-        config.check()?;
-        let dir = config.dir.clone();
-        config.dir = blocking(move || async move {
-            let failed = |error| Error::internal(format!("open {}", dir.display()), error);
-            std::fs::create_dir_all(&dir).map_err(failed)?;
-            let dir = std::fs::canonicalize(&dir).map_err(failed)?;
-            match std::fs::remove_dir_all(dir.join(SPILL)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed(error)),
-                _ => Ok(dir),
-            }
+    pub fn open<'a>(mut config: Config, base: &'a Base) -> BoxFuture<'a, Result<Self, Error>> {
+        Box::pin(async move {
+            config.check()?;
+            let dir = config.dir.clone();
+            config.dir = blocking(move || async move {
+                let failed = |error| Error::internal(format!("open {}", dir.display()), error);
+                std::fs::create_dir_all(&dir).map_err(failed)?;
+                let dir = std::fs::canonicalize(&dir).map_err(failed)?;
+                match std::fs::remove_dir_all(dir.join(SPILL)) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        Err(failed(error))
+                    }
+                    _ => Ok(dir),
+                }
+            })
+            .await?;
+            let config = Arc::new(config);
+            let engine = Arc::new(Engine::new(&config)?);
+            let counters = Counters::new(&base.metrics);
+            Ok(Self(Arc::new(Inner {
+                base: base.clone(),
+                analysis: Analysis::new(config.clone(), engine.clone(), counters.clone()),
+                config,
+                engine,
+                counters,
+                tables: Mutex::new(HashMap::new()),
+                listed: Mutex::new(HashSet::new()),
+            })))
         })
-        .await?;
-        let config = Arc::new(config);
-        let engine = Arc::new(Engine::new(&config)?);
-        let counters = Counters::new(&base.metrics);
-        Ok(Self(Arc::new(Inner {
-            base: base.clone(),
-            analysis: Analysis::new(config.clone(), engine.clone(), counters.clone()),
-            config,
-            engine,
-            counters,
-            tables: Mutex::new(HashMap::new()),
-            listed: Mutex::new(HashSet::new()),
-        })))
     }
 
     /// Opens the organisation's table of this name, made durably when it is missing.
-    pub async fn table(
+    pub fn table(
         &self,
         organisation: OrganisationId,
         spec: TableSpec,
-    ) -> Result<Table, Error> {
-        spec.check()?;
-        let name = spec.name.clone();
-        let table = self.open_table(organisation, &name, Some(spec.clone())).await?;
-        let table = table.ok_or_else(|| Error::Unavailable(format!("table {name} is gone")))?;
-        if *table.spec() != spec {
-            return Err(Error::OtherTable(name));
-        }
-        Ok(table)
+    ) -> BoxFuture<'_, Result<Table, Error>> {
+        Box::pin(async move {
+            spec.check()?;
+            let name = spec.name.clone();
+            let table = self.open_table(organisation, &name, Some(spec.clone())).await?;
+            let table = table.ok_or_else(|| Error::Unavailable(format!("table {name} is gone")))?;
+            if *table.spec() != spec {
+                return Err(Error::OtherTable(name));
+            }
+            Ok(table)
+        })
     }
 
     /// Runs one read-only statement over the organisation's tables.
-    pub async fn query(&self, organisation: OrganisationId, sql: &str) -> Result<Answer, Error> {
-        let tables = self.tables(organisation).await?;
-        self.0.analysis.query(sql, tables, Ok).await
+    pub fn query<'a>(
+        &'a self,
+        organisation: OrganisationId,
+        sql: &'a str,
+    ) -> BoxFuture<'a, Result<Answer, Error>> {
+        Box::pin(async move {
+            let tables = self.tables(organisation).await?;
+            self.0.analysis.query(sql, tables, Ok).await
+        })
     }
 
     /// Like [`Lake::query`]; the answer is also written out on the threads of the queries.
-    pub async fn query_encoded(
-        &self,
+    pub fn query_encoded<'a>(
+        &'a self,
         organisation: OrganisationId,
-        sql: &str,
+        sql: &'a str,
         format: Format,
-    ) -> Result<Body, Error> {
-        let tables = self.tables(organisation).await?;
-        self.0.analysis.query(sql, tables, move |answer| answer.encode(format)).await
+    ) -> BoxFuture<'a, Result<Body, Error>> {
+        Box::pin(async move {
+            let tables = self.tables(organisation).await?;
+            self.0.analysis.query(sql, tables, move |answer| answer.encode(format)).await
+        })
     }
 
     /// The organisation's tables, those on disk that nobody has opened yet included.

@@ -6,6 +6,7 @@ use base::Timestamp;
 use datafusion::arrow::array::AsArray;
 use datafusion::arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -20,6 +21,9 @@ use crate::{Config, Error};
 
 /// Exchanges of rows that may wait for one table.
 const EXCHANGES_MAX: usize = 1_000;
+
+/// What is shown rows.
+type See = Box<dyn FnMut(&[Value<'_>]) + Send>;
 
 /// A table of one organisation; cloning shares it.
 #[derive(Clone)]
@@ -159,85 +163,98 @@ impl Table {
     /// Adds the rows that `source` held up to `last_offset`. Queries see them when this returns; they are
     /// on disk when [`Table::durable`] has reached the offset. Offsets that are in already are ignored, so
     /// the batches of one source come in order, and after a restart begin at `durable + 1`.
-    pub async fn append(&self, source: &str, last_offset: u64, rows: Rows) -> Result<(), Error> {
-        let shared = &self.shared;
-        if rows.spec() != &*shared.spec {
-            let name = &shared.spec.name;
-            return Err(Error::Invalid(format!("the rows were not made for table {name}")));
-        }
-        let mut rows = Some(rows);
-        loop {
-            shared.check_disk()?;
-            let mut progress = shared.progress.subscribe();
-            let failures = progress.borrow_and_update().failures;
-            progress.borrow().check(failures)?;
-            if shared.accept(source, last_offset, &mut rows)? {
-                shared.wake.notify_one();
-                return Ok(());
+    pub fn append<'a>(
+        &'a self,
+        source: &'a str,
+        last_offset: u64,
+        rows: Rows,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            let shared = &self.shared;
+            if rows.spec() != &*shared.spec {
+                let name = &shared.spec.name;
+                return Err(Error::Invalid(format!("the rows were not made for table {name}")));
             }
-            shared.wake.notify_one();
-            // The sender lives as long as this handle.
-            let _ = progress.changed().await;
-            progress.borrow().check(failures)?;
-        }
+            let mut rows = Some(rows);
+            loop {
+                shared.check_disk()?;
+                let mut progress = shared.progress.subscribe();
+                let failures = progress.borrow_and_update().failures;
+                progress.borrow().check(failures)?;
+                if shared.accept(source, last_offset, &mut rows)? {
+                    shared.wake.notify_one();
+                    return Ok(());
+                }
+                shared.wake.notify_one();
+                // The sender lives as long as this handle.
+                let _ = progress.changed().await;
+                progress.borrow().check(failures)?;
+            }
+        })
     }
 
     /// Says for every key whether the table has a row of that identity.
-    pub async fn existing(&self, keys: Vec<Key>) -> Result<Vec<bool>, Error> {
-        let shared = &self.shared;
-        if keys.len() > shared.config.existing_keys_max {
-            return Err(Error::TooMany("lake.existing_keys_max"));
-        }
-        if keys.is_empty() {
-            return Ok(Vec::new());
-        }
-        let (tails, files) = shared.looks();
-        let work = shared.clone();
-        blocking(move || async move { work.look_up(&keys, &tails, &files).await }).await
+    pub fn existing(&self, keys: Vec<Key>) -> BoxFuture<'_, Result<Vec<bool>, Error>> {
+        Box::pin(async move {
+            let shared = &self.shared;
+            if keys.len() > shared.config.existing_keys_max {
+                return Err(Error::TooMany("lake.existing_keys_max"));
+            }
+            if keys.is_empty() {
+                return Ok(Vec::new());
+            }
+            let (tails, files) = shared.looks();
+            let work = shared.clone();
+            blocking(move || async move { work.look_up(&keys, &tails, &files).await }).await
+        })
     }
 
     /// Returns when every row accepted so far is on disk.
-    pub async fn flush(&self) -> Result<(), Error> {
-        let shared = &self.shared;
-        shared.check_disk()?;
-        let mut progress = shared.progress.subscribe();
-        let failures = progress.borrow().failures;
-        let target = shared.state.lock().sequence;
-        loop {
-            {
-                let now = progress.borrow_and_update();
-                if now.committed >= target {
-                    return Ok(());
+    pub fn flush(&self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            let shared = &self.shared;
+            shared.check_disk()?;
+            let mut progress = shared.progress.subscribe();
+            let failures = progress.borrow().failures;
+            let target = shared.state.lock().sequence;
+            loop {
+                {
+                    let now = progress.borrow_and_update();
+                    if now.committed >= target {
+                        return Ok(());
+                    }
+                    now.check(failures)?;
                 }
-                now.check(failures)?;
+                shared.state.lock().flush_asked = true;
+                shared.wake.notify_one();
+                // The sender lives as long as this handle.
+                let _ = progress.changed().await;
             }
-            shared.state.lock().flush_asked = true;
-            shared.wake.notify_one();
-            // The sender lives as long as this handle.
-            let _ = progress.changed().await;
-        }
+        })
     }
 
     /// Puts rows in place of those of the UTC day of `time` that have this text in this column, in one commit; says how many
     /// went. Rows that wait to be committed are so before; such as are appended meanwhile stay.
-    pub async fn exchange(
-        &self,
+    pub fn exchange<'a>(
+        &'a self,
         time: Timestamp,
-        (column, text): (&str, &str),
+        (column, text): (&'a str, &'a str),
         rows: Rows,
-    ) -> Result<usize, Error> {
-        let shared = &self.shared;
-        let place = shared.spec.columns.iter().position(|(name, _)| name == column);
-        let place = place.filter(|place| shared.spec.columns[*place].1 == ColumnType::Text);
-        let Some(column) = place else {
-            return Err(Error::Invalid(format!("there is no column {column} of texts")));
-        };
-        if rows.spec() != &*shared.spec {
-            let name = &shared.spec.name;
-            return Err(Error::Invalid(format!("the rows were not made for table {name}")));
-        }
-        self.flush().await?;
-        self.exchange_durable(day_of(time.micros()), (column, text), rows).await
+    ) -> BoxFuture<'a, Result<usize, Error>> {
+        Box::pin(async move {
+            let shared = &self.shared;
+            let place = shared.spec.columns.iter().position(|(name, _)| name == column);
+            let place = place.filter(|place| shared.spec.columns[*place].1 == ColumnType::Text);
+            let Some(column) = place else {
+                return Err(Error::Invalid(format!("there is no column {column} of texts")));
+            };
+            if rows.spec() != &*shared.spec {
+                let name = &shared.spec.name;
+                return Err(Error::Invalid(format!("the rows were not made for table {name}")));
+            }
+            self.flush().await?;
+            self.exchange_durable(day_of(time.micros()), (column, text), rows).await
+        })
     }
 
     /// The same of rows that are on disk already.
@@ -280,13 +297,23 @@ impl Table {
     pub async fn visit_day<T: Send + 'static>(
         &self,
         time: Timestamp,
-        mut seen: T,
+        seen: T,
         mut see: impl FnMut(&mut T, &[Value<'_>]) + Send + 'static,
     ) -> Result<T, Error> {
+        let seen = Arc::new(Mutex::new(seen));
+        let shared = seen.clone();
+        self.see_day(time, Box::new(move |row| see(&mut shared.lock(), row))).await?;
+        // What sees rows is gone with the visit.
+        Arc::into_inner(seen)
+            .map(Mutex::into_inner)
+            .ok_or_else(|| Error::Unavailable("the visit goes on".into()))
+    }
+
+    fn see_day(&self, time: Timestamp, mut see: See) -> BoxFuture<'_, Result<(), Error>> {
         let shared = self.shared.clone();
         let View { files, tail, .. } = self.view();
         let day = day_of(time.micros());
-        blocking(move || async move {
+        Box::pin(blocking(move || async move {
             let failed =
                 |error| Error::internal(format!("read a day of {}", shared.spec.name), error);
             let time = shared.spec.index(&shared.spec.day_of);
@@ -295,14 +322,14 @@ impl Table {
                 for index in 0..batch.num_rows() {
                     row_at(batch.columns(), index, &mut row);
                     if matches!(row[time], Value::Time(at) if day_of(at.micros()) == day) {
-                        see(&mut seen, &row);
+                        see(&row);
                     }
                 }
             }
             drop(row);
             let files: Vec<_> = files.list.iter().filter(|file| file.day == day).cloned().collect();
             if files.is_empty() {
-                return Ok(seen);
+                return Ok(());
             }
             let scan = Scan::whole(shared.schema.clone(), None);
             let mut rows = shared.engine.read(scan, &files).map_err(failed)?;
@@ -311,12 +338,11 @@ impl Table {
                 let mut row = Vec::new();
                 for index in 0..batch.num_rows() {
                     row_at(batch.columns(), index, &mut row);
-                    see(&mut seen, &row);
+                    see(&row);
                 }
             }
-            Ok(seen)
-        })
-        .await
+            Ok(())
+        }))
     }
 
     #[cfg(test)]

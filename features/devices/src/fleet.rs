@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use base::{ErrorKind, OrganisationId, Timestamp};
 use eventlog::Topic;
+use futures::future::BoxFuture;
 use lake::{ColumnType, Table, TableSpec};
 use parking_lot::{Mutex, RwLock};
 use relational::{Read, Tx};
@@ -58,58 +59,65 @@ pub(crate) struct Fleet {
 pub(crate) const IDLE: u64 = u64::MAX;
 
 impl Fleet {
-    pub(crate) async fn open(house: Arc<House>, organisation: OrganisationId) -> Result<Arc<Self>> {
-        let needs = &house.needs;
-        let readings = needs.log.topic(organisation, READINGS_TOPIC).await?;
-        let dead_letters = needs.log.topic(organisation, DEAD_LETTERS_TOPIC).await?;
-        let alerts = needs.log.topic(organisation, store::ALERTS).await?;
-        let health = needs.log.topic(organisation, health::keeper::HEALTH).await?;
-        let table = needs.lake.table(organisation, table()).await?;
-        let partitions = readings.partitions();
-        let roll_ups = RollUps::open(&needs.lake, (&needs.db, organisation), partitions).await?;
-        let ensure =
-            async move |tx: &mut Tx| store::ensure_pipelines(tx, organisation, partitions).await;
-        needs.db.write(ensure).await?;
-        let load = async move |read: &mut Read| {
-            Ok::<_, Error>((
-                store::registry(read, organisation).await?,
-                store::rules(read, organisation).await?,
-            ))
-        };
-        let (registry, rules) = needs.db.read(load).await?;
-        let fleet = Arc::new(Self {
-            organisation,
-            readings,
-            dead_letters,
-            alerts,
-            table,
-            rate: Rate::default(),
-            health,
-            roll_ups,
-            errands: Errands::default(),
-            vitals: Mutex::default(),
-            registry: RwLock::new(registry),
-            rules: watch::Sender::new(Arc::new(RuleSet::new(1, rules))),
-            adopted: (0..partitions).map(|_| watch::Sender::new(IDLE)).collect(),
-            turn: Semaphore::new(1),
-            is_stale: AtomicBool::new(false),
-            wanted: Mutex::default(),
-            house,
-        });
-        fleet.restore_health().await?;
-        // Nothing is awaited from here on, so whoever stops waiting cannot leave half of them running.
-        let owner = fleet.clone();
-        let watch = move || health::keeper::run(owner.clone());
-        fleet.house.base.tasks.supervise("devices-health", watch);
-        let owner = fleet.clone();
-        let errands = move || errands::run(owner.clone());
-        fleet.house.base.tasks.supervise("devices-errands", errands);
-        for partition in 0..partitions {
+    pub(crate) fn open(
+        house: Arc<House>,
+        organisation: OrganisationId,
+    ) -> BoxFuture<'static, Result<Arc<Self>>> {
+        Box::pin(async move {
+            let needs = &house.needs;
+            let readings = needs.log.topic(organisation, READINGS_TOPIC).await?;
+            let dead_letters = needs.log.topic(organisation, DEAD_LETTERS_TOPIC).await?;
+            let alerts = needs.log.topic(organisation, store::ALERTS).await?;
+            let health = needs.log.topic(organisation, health::keeper::HEALTH).await?;
+            let table = needs.lake.table(organisation, table()).await?;
+            let partitions = readings.partitions();
+            let roll_ups =
+                RollUps::open(&needs.lake, (&needs.db, organisation), partitions).await?;
+            let ensure = async move |tx: &mut Tx| {
+                store::ensure_pipelines(tx, organisation, partitions).await
+            };
+            needs.db.write(ensure).await?;
+            let load = async move |read: &mut Read| {
+                Ok::<_, Error>((
+                    store::registry(read, organisation).await?,
+                    store::rules(read, organisation).await?,
+                ))
+            };
+            let (registry, rules) = needs.db.read(load).await?;
+            let fleet = Arc::new(Self {
+                organisation,
+                readings,
+                dead_letters,
+                alerts,
+                table,
+                rate: Rate::default(),
+                health,
+                roll_ups,
+                errands: Errands::default(),
+                vitals: Mutex::default(),
+                registry: RwLock::new(registry),
+                rules: watch::Sender::new(Arc::new(RuleSet::new(1, rules))),
+                adopted: (0..partitions).map(|_| watch::Sender::new(IDLE)).collect(),
+                turn: Semaphore::new(1),
+                is_stale: AtomicBool::new(false),
+                wanted: Mutex::default(),
+                house,
+            });
+            fleet.restore_health().await?;
+            // Nothing is awaited from here on, so whoever stops waiting cannot leave half of them running.
             let owner = fleet.clone();
-            let run = move || pipeline::run(owner.clone(), partition);
-            fleet.house.base.tasks.supervise("devices-pipeline", run);
-        }
-        Ok(fleet)
+            let watch = move || health::keeper::run(owner.clone());
+            fleet.house.base.tasks.supervise("devices-health", watch);
+            let owner = fleet.clone();
+            let errands = move || errands::run(owner.clone());
+            fleet.house.base.tasks.supervise("devices-errands", errands);
+            for partition in 0..partitions {
+                let owner = fleet.clone();
+                let run = move || pipeline::run(owner.clone(), partition);
+                fleet.house.base.tasks.supervise("devices-pipeline", run);
+            }
+            Ok(fleet)
+        })
     }
 
     #[cfg(test)]
