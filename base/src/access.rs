@@ -92,6 +92,11 @@ pub trait Authority: Send + Sync + 'static {
     /// Changes with every change of keys and grants, so that doors look again at open connections.
     fn epoch(&self) -> watch::Receiver<u64>;
 
+    /// By which somebody signs in, for lists that show who did something and keep no more than an id; nothing once they left.
+    fn address_of(&self, _organisation: OrganisationId, _account: AccountId) -> Option<Arc<str>> {
+        None
+    }
+
     /// Whether the principal's account or key is still there.
     fn is_current(&self, principal: &Principal) -> bool;
 }

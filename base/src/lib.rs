@@ -12,6 +12,7 @@ mod id;
 mod metrics;
 mod network;
 mod page;
+pub mod personal;
 mod seal;
 mod shares;
 mod spent;

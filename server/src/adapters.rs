@@ -460,12 +460,17 @@ impl Claims for KeyedRequests {
     }
 }
 
-fn deed(request: &Keyed) -> Deed {
-    let subject = match request.subject {
+/// Whose requests are remembered, as rows of them say.
+pub(crate) fn claimant(subject: Subject) -> String {
+    match subject {
         Subject::Account(id) => format!("account {id}"),
         Subject::Key(id) => format!("key {id}"),
         Subject::System(part) => format!("system {part}"),
-    };
+    }
+}
+
+fn deed(request: &Keyed) -> Deed {
+    let subject = claimant(request.subject);
     Deed {
         organisation: request.organisation,
         subject,

@@ -110,12 +110,13 @@ pub(crate) struct Settings(Table);
 const PREFIX: &str = "MADANG__";
 
 /// Where each part keeps its things below `data_dir`.
-const PLACES: [(&str, &str, &str); 5] = [
+const PLACES: [(&str, &str, &str); 6] = [
     ("relational", "path", "rows/rows.db"),
     ("eventlog", "dir", "log"),
     ("lake", "dir", "lake"),
     ("delivery", "key_file", "keys/delivery"),
     ("identity", "key_file", "keys/identity"),
+    ("identity", "removed_file", "keys/removed"),
 ];
 
 impl Settings {

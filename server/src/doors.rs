@@ -41,6 +41,7 @@ use lake::Lake;
 use relational::Db;
 
 use crate::adapters::KeyedRequests;
+use crate::persons::Persons;
 use crate::wiring::{Added, Bases, Ground};
 
 /// What the operations reach.
@@ -57,6 +58,7 @@ pub(crate) struct Doors {
     pub(crate) lake: Lake,
     pub(crate) delivery: Delivery,
     pub(crate) jobs: Jobs,
+    pub(crate) persons: Arc<Persons>,
     pub(crate) comments: Comments,
     pub(crate) devices: Devices,
     pub(crate) articles: Articles,

@@ -11,6 +11,7 @@ mod kv_client;
 mod kv_node;
 mod listen;
 mod panics;
+mod persons;
 mod sample;
 mod serve;
 mod threads;

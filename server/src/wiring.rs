@@ -29,6 +29,7 @@ use crate::adapters::{
 use crate::config::Config;
 use crate::doors::Doors;
 use crate::listen::{Entrances, Entries, Entry, Ports};
+use crate::persons::{Farewells, Persons};
 use crate::sample;
 use crate::tls::Shown;
 
@@ -117,7 +118,11 @@ pub(crate) async fn open(
         let mailer: Arc<dyn Mailer> = Arc::new(LinkMails(delivery.clone(), base.clone()));
         mailer
     });
-    let needs = identity::Needs { mailer, web: Some(Arc::new(ProvidersWeb(delivery.clone()))) };
+    let needs = identity::Needs {
+        mailer,
+        web: Some(Arc::new(ProvidersWeb(delivery.clone()))),
+        farewell: Some(Arc::new(Farewells(base.clock.clone()))),
+    };
     let identity = Identity::open(config.identity.clone(), base, db.clone(), needs).await?;
     let authority: Arc<dyn Authority> = Arc::new(identity.clone());
     let mut commands = Commands::new(&db, base);
@@ -157,7 +162,18 @@ pub(crate) async fn open(
     devices.roll_up_by(&jobs).await.context("have readings rolled up")?;
     let needs = articles::Needs { db: db.clone(), identity: identity.clone(), results };
     let articles = Articles::open(config.articles.clone(), &bases.handlers, needs).await?;
+    let persons = Persons {
+        identity: identity.clone(),
+        articles: articles.clone(),
+        comments: comments.clone(),
+        delivery: delivery.clone(),
+    };
+    persons.handle(&mut commands, &base.clock)?;
     commands.start().await.context("carry out the commands that wait")?;
+    let again = identity.remove_again().await.context("remove those again who were removed")?;
+    if again > 0 {
+        tracing::warn!(people = again, "came back with the rows, and are removed again");
+    }
     jobs.start().await.context("run the jobs that wait")?;
 
     // The broker hands readings to devices, so it comes after them.
@@ -184,6 +200,7 @@ pub(crate) async fn open(
         mqtt_address,
         db,
         identity,
+        persons: Arc::new(persons),
         lake,
         delivery,
         jobs,

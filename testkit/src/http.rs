@@ -59,6 +59,10 @@ impl Http {
         self.send("POST", path, Some(("application/json", body.to_string().as_bytes())))
     }
 
+    pub fn put(&self, path: &str, body: &Value) -> Result<Reply> {
+        self.send("PUT", path, Some(("application/json", body.to_string().as_bytes())))
+    }
+
     pub fn patch(&self, path: &str, body: &Value) -> Result<Reply> {
         self.send("PATCH", path, Some(("application/json", body.to_string().as_bytes())))
     }
@@ -134,6 +138,10 @@ impl Reply {
     pub fn json(&self) -> Result<Value> {
         serde_json::from_slice(&self.body)
             .with_context(|| format!("not JSON: {}", String::from_utf8_lossy(&self.body)))
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
     }
 
     /// The body of a success; an error otherwise, with what was said.

@@ -194,8 +194,12 @@ export const leaveTool = (id) => nothing('DELETE', `/v1/account/tools/${part(id)
 export const people = (filter, page) => json('GET', address('/v1/people', { ...filter, ...paged(page) }));
 /** @param {string} id @param {{ role?: string, state?: Person['state'] }} body @returns {Promise<Person>} */
 export const changePerson = (id, body) => json('PATCH', `/v1/people/${part(id)}`, { body });
+/** @param {string} id @param {'keep' | 'erase'} texts */
+export const removePerson = (id, texts) => nothing('DELETE', address(`/v1/people/${part(id)}`, { texts }));
 /** @param {string} id */
-export const removePerson = (id) => nothing('DELETE', `/v1/people/${part(id)}`);
+export const personExport = (id) => `/v1/people/${part(id)}/export`;
+/** @param {string | undefined} password @param {'keep' | 'erase'} texts */
+export const removeAccount = (password, texts) => nothing('POST', '/v1/account/removal', { body: { password, texts } });
 /** @param {PageRequest} [page] @returns {Promise<Page<Group>>} */
 export const groups = (page) => json('GET', address('/v1/groups', paged(page)));
 /** @param {{ name: string, grants: Grant[] }} body @returns {Promise<Group>} */

@@ -22,6 +22,7 @@ mod mail;
 mod message;
 mod messages;
 mod pace;
+mod persons;
 mod post;
 mod schedule;
 mod signature;

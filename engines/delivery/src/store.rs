@@ -106,6 +106,15 @@ CREATE TABLE delivery_keys (
 );
 ",
     },
+    Migration {
+        id: "0004-mailboxes",
+        // The address of a mail, by which all that went to somebody is found.
+        sql: "
+ALTER TABLE delivery_messages ADD COLUMN mailbox VARCHAR(254);
+UPDATE delivery_messages SET mailbox = LOWER(recipient) WHERE lane = 'email';
+CREATE INDEX delivery_messages_mailbox ON delivery_messages (organisation, mailbox, id);
+",
+    },
 ];
 
 /// A message to be written for the first time.
@@ -229,16 +238,18 @@ pub(crate) async fn with_key(
 
 pub(crate) async fn insert(tx: &mut Tx, new: &New) -> Result<(), Error> {
     let next_attempt = (new.state == State::Waiting).then_some(new.now);
+    let mailbox = (new.channel == Channel::Email).then(|| new.to.to_lowercase());
     tx.execute(
-        "INSERT INTO delivery_messages (id, organisation, channel, lane, recipient, subject, body, idempotency_key, \
+        "INSERT INTO delivery_messages (id, organisation, channel, lane, recipient, mailbox, subject, body, idempotency_key, \
          message_id, state, attempts, attempts_max, next_attempt, created) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?)",
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?)",
         params![
             new.id,
             new.organisation,
             new.channel.name(),
             new.lane.name(),
             new.to,
+            mailbox,
             new.subject,
             new.body,
             new.idempotency_key,
@@ -590,11 +601,47 @@ pub(crate) async fn forget(
                WHERE id < ? AND state IN ('held', 'sent', 'failed', 'discarded') ORDER BY id LIMIT ?";
     let rows = tx.query(sql, params![before, limit]).await?;
     for row in &rows {
-        let id: MessageId = row.get("id")?;
-        tx.execute("DELETE FROM delivery_attempts WHERE message = ?", params![id]).await?;
-        tx.execute("DELETE FROM delivery_messages WHERE id = ?", params![id]).await?;
+        remove(tx, row.get("id")?).await?;
     }
     Ok(rows.len())
+}
+
+/// Mails to an address that nobody sends at this moment.
+pub(crate) async fn forget_mailbox(
+    tx: &mut Tx,
+    organisation: OrganisationId,
+    (mailbox, before): (&str, Timestamp),
+    limit: i64,
+) -> Result<usize, Error> {
+    let sql = "SELECT id FROM delivery_messages WHERE organisation = ? AND mailbox = ?
+        AND created <= ? AND state <> 'sending' ORDER BY id LIMIT ?";
+    let place = params![organisation, mailbox.to_lowercase(), before, limit];
+    let rows = tx.query(sql, place).await?;
+    for row in &rows {
+        remove(tx, row.get("id")?).await?;
+    }
+    Ok(rows.len())
+}
+
+/// Mails to an address, after one of them, oldest first.
+pub(crate) async fn of_mailbox(
+    read: &mut Read,
+    (organisation, mailbox): (OrganisationId, String),
+    after: &str,
+    limit: i64,
+) -> Result<Vec<Message>, Error> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM delivery_messages
+        WHERE organisation = ? AND mailbox = ? AND id > ? ORDER BY id LIMIT ?"
+    );
+    let place = params![organisation, mailbox.to_lowercase(), after, limit];
+    read.query(&sql, place).await?.iter().map(message_of).collect()
+}
+
+async fn remove(tx: &mut Tx, id: MessageId) -> Result<(), Error> {
+    tx.execute("DELETE FROM delivery_attempts WHERE message = ?", params![id]).await?;
+    tx.execute("DELETE FROM delivery_messages WHERE id = ?", params![id]).await?;
+    Ok(())
 }
 
 fn message_of(row: &Row) -> Result<Message, Error> {

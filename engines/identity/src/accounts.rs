@@ -121,15 +121,42 @@ pub(crate) async fn first_start(db: &Db, config: &Config, base: &Base) -> Result
         let now = base.clock.now();
         let sql = "INSERT INTO organisation (id, name, created) VALUES (?, ?, ?)";
         tx.execute(sql, params![organisation, "Madang", now]).await?;
-        let account = AccountId::new(now, &base.entropy);
-        // Whoever set the address up has vouched for it.
-        let verified = Some(now);
-        let (email, role) = (&*email, Role::Admin);
-        insert(tx, &base, Insert { account, organisation, email, role, hash: None, verified })
-            .await?;
+        insert_administrator(tx, &base, &email).await?;
         Ok(())
     })
     .await
+}
+
+/// Makes the administrator of the first start once more, where a backup's were all removed since.
+pub(crate) async fn ensure_administrator(
+    db: &Db,
+    config: &Config,
+    base: &Base,
+) -> Result<(), Error> {
+    let email = normal_email(&config.administrator_email)?;
+    let base = base.clone();
+    db.write(async move |tx| {
+        let sql = "SELECT 1 AS there FROM account WHERE organisation = ? AND role = 'admin'
+            AND suspended IS NULL AND removed IS NULL LIMIT 1";
+        if tx.query_optional(sql, params![OrganisationId::DEFAULT]).await?.is_none()
+            && insert_administrator(tx, &base, &email).await? == NewPerson::Taken
+        {
+            // Somebody of less has the address; whoever set it up has the machine.
+            let sql = "UPDATE account SET role = 'admin', suspended = NULL WHERE organisation = ? AND email = ?";
+            tx.execute(sql, params![OrganisationId::DEFAULT, email]).await?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+async fn insert_administrator(tx: &mut Tx, base: &Base, email: &str) -> Result<NewPerson, Error> {
+    let (organisation, role) = (OrganisationId::DEFAULT, Role::Admin);
+    let now = base.clock.now();
+    let account = AccountId::new(now, &base.entropy);
+    // Whoever set the address up has vouched for it.
+    let verified = Some(now);
+    insert(tx, base, Insert { account, organisation, email, role, hash: None, verified }).await
 }
 
 pub(crate) struct Insert<'a> {

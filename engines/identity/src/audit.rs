@@ -252,7 +252,8 @@ async fn gather_denials(identity: &Identity) -> Result<(), Failure> {
     loop {
         let now = inner.base.clock.now();
         if now.since(forgot) >= HOUR {
-            identity.forget(now).await?;
+            identity.forget_old(now).await?;
+            identity.note_removed().await?;
             forgot = now;
         }
         inner.base.clock.sleep(inner.config.denials_interval).await;
@@ -423,7 +424,7 @@ impl Identity {
     }
 
     /// Drops old audit entries, sessions and links.
-    async fn forget(&self, now: Timestamp) -> Result<(), Error> {
+    async fn forget_old(&self, now: Timestamp) -> Result<(), Error> {
         let before = now.minus(self.0.config.audit_kept);
         self.0
             .db

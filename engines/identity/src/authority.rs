@@ -1,7 +1,9 @@
 use std::future::{Future, ready};
 use std::pin::Pin;
+use std::sync::Arc;
 
 use base::access::{Action, Authority, Door, Principal, Refused, Resource, Subject};
+use base::{AccountId, OrganisationId};
 use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 
@@ -39,6 +41,12 @@ impl Authority for Identity {
         resource: Resource<'_>,
     ) -> Result<(), Refused> {
         self.decide(Some(door), principal, action, resource)
+    }
+
+    fn address_of(&self, organisation: OrganisationId, account: AccountId) -> Option<Arc<str>> {
+        let live = self.0.live.read();
+        let account = live.accounts.get(&account)?;
+        (account.organisation == organisation).then(|| account.email.clone())
     }
 
     fn epoch(&self) -> watch::Receiver<u64> {

@@ -29,6 +29,8 @@ pub struct Config {
     pub unverified_grants: Vec<Grant>,
     /// The keys that seal what must be read again, made at the first start. Without them second factors are lost.
     pub key_file: PathBuf,
+    /// Who was removed, so that a backup of the rows brings nobody back. Not in the rows, nor with their backups.
+    pub removed_file: PathBuf,
     /// Who vouches for people beside Madang, by name.
     pub providers: Providers,
     /// How long somebody may take to come back from a provider.
@@ -183,6 +185,7 @@ impl Default for Config {
                 Grant::new("alerts.read", "*"),
             ],
             key_file: "keys/identity".into(),
+            removed_file: "keys/removed".into(),
             providers: Providers::new(),
             provider_time_max: Duration::from_mins(10),
             administrator_email: "admin@localhost".into(),

@@ -93,6 +93,8 @@ pub enum Error {
     Stored(&'static str),
     #[error("a password could not be hashed: {0}")]
     Hash(String),
+    #[error("the list of who was removed cannot be written: {0}")]
+    Ledger(String),
     #[error("identity: {0}")]
     Config(String),
 }
@@ -112,7 +114,8 @@ impl Error {
             | Self::NoMail
             | Self::NoPasskeys
             | Self::ProviderDown
-            | Self::MailsWaiting => ErrorKind::Unavailable,
+            | Self::MailsWaiting
+            | Self::Ledger(_) => ErrorKind::Unavailable,
             Self::SignUpClosed
             | Self::InvitationsClosed
             | Self::GrantTooWide { .. }

@@ -18,6 +18,8 @@ mod invitations;
 mod issuer;
 mod jwt;
 mod keys;
+mod leaving;
+mod ledger;
 mod letters;
 mod live;
 mod origin;
@@ -29,6 +31,7 @@ mod recovery;
 mod sessions;
 mod settling;
 mod tables;
+mod telling;
 #[cfg(test)]
 mod tests;
 mod tickets;
@@ -46,6 +49,8 @@ use parking_lot::RwLock;
 use relational::Db;
 use tokio::sync::watch;
 
+use ledger::Ledger;
+
 pub use accounts::{NewAccount, Profile, Role};
 pub use audit::{By, Change, Entry, Filter, Outcome};
 pub use config::{Config, SignUp};
@@ -59,6 +64,7 @@ pub use issuer::{
     ToolCredentials, ToolId,
 };
 pub use keys::{Key, KeyCredentials, NewKey};
+pub use leaving::Farewell;
 pub use letters::{Letter, Mailer};
 pub use passkeys::{NewPasskey, Passkey, PasskeyId, PasskeyRequest, PasskeyUser, ShownPasskey};
 pub use people::{About, Edit, NewPerson, PeopleFilter, Person, PersonChange};
@@ -94,6 +100,8 @@ pub struct Needs {
     pub mailer: Option<Arc<dyn Mailer>>,
     /// Without one, nobody comes in by a provider.
     pub web: Option<Arc<dyn Web>>,
+    /// Without one, only identity forgets who is removed.
+    pub farewell: Option<Arc<dyn Farewell>>,
 }
 
 /// Everybody who may come in. Cloning shares it.
@@ -114,6 +122,8 @@ struct Inner {
     origin: origin::Origin,
     post: letters::Post,
     web: Option<Arc<dyn Web>>,
+    farewell: Option<Arc<dyn Farewell>>,
+    ledger: Ledger,
     /// Whether new accounts must show that their address is their own.
     checks_email: bool,
     attempts: attempts::Attempts,
@@ -126,6 +136,12 @@ fn sealed(path: &Path, base: &Base) -> Result<Seal, Error> {
                 docs/guides/identity.md.";
     let seal = Seal::open(path, what, base);
     seal.map_err(|error| Error::Config(format!("key_file {}: {error}", path.display())))
+}
+
+/// Who was removed, whatever rows say.
+fn listed(path: &Path) -> Result<Ledger, Error> {
+    let ledger = Ledger::open(path);
+    ledger.map_err(|error| Error::Config(format!("removed_file {}: {error}", path.display())))
 }
 
 impl Identity {
@@ -142,6 +158,8 @@ impl Identity {
             signing: issuer::Signing::default(),
             origin: origin::Origin::parse(&config.origin)?,
             web: needs.web,
+            farewell: needs.farewell,
+            ledger: listed(&config.removed_file)?,
             checks_email: config.email_check && post.can_send(),
             post,
             hasher: password::Hasher::new(&config, base)?,

@@ -340,45 +340,6 @@ impl Identity {
         self.person(organisation, id).await
     }
 
-    /// Removes somebody: they are signed out everywhere, and their address, names, second factors, passkeys and links are
-    /// forgotten. What they wrote elsewhere stays, and so do keys that they made for the organisation.
-    pub async fn remove_person(&self, by: By<'_>, id: AccountId) -> Result<(), Error> {
-        let organisation = by.0.organisation;
-        self.check_above(by.0, id)?;
-        let change = Change::of(by, "account.remove", format!("account/{id}"));
-        let (base, db) = (self.0.base.clone(), self.0.db.clone());
-        let (own, config) = (self.with_grants(by.0, <[Grant]>::to_vec), self.0.config.clone());
-        let can_send = self.0.post.can_send();
-        let remove = async move |tx: &mut Tx| {
-            let row = locked(tx, organisation, id).await?;
-            check_above_still(tx, (&own, &config), id, &row).await?;
-            let was = Standing::of(&row)?;
-            let email: String = row.get("email")?;
-            sign_out(tx, id).await?;
-            for sql in [
-                "DELETE FROM totp WHERE account = ?",
-                "DELETE FROM recovery_code WHERE account = ?",
-                "DELETE FROM passkey WHERE account = ?",
-                "DELETE FROM provider_link WHERE account = ?",
-                "DELETE FROM group_member WHERE account = ?",
-            ] {
-                tx.execute(sql, params![id]).await?;
-            }
-            let sql = "DELETE FROM invitation WHERE organisation = ? AND email = ?";
-            tx.execute(sql, params![organisation, email]).await?;
-            let now = base.clock.now();
-            // An id is nobody's address.
-            set_about(tx, id, &About { email: id.to_string(), ..About::default() }).await?;
-            let sql = "UPDATE account SET password_hash = NULL, verified = NULL, suspended = ?, removed = ?,
-                changed = ?, version = version + 1 WHERE id = ?";
-            tx.execute(sql, params![now, now, now, id]).await?;
-            let one_went = was.is_administrator();
-            check_administrators(tx, (organisation, can_send), one_went).await?;
-            note(tx, &base, &change).await
-        };
-        self.settle(Whom::Person(id), async move { db.write(remove).await }).await
-    }
-
     fn is_another(&self, id: AccountId, email: &str) -> bool {
         self.0.live.read().accounts.get(&id).is_some_and(|account| *account.email != *email)
     }
@@ -519,7 +480,7 @@ impl Wanted {
 }
 
 /// Where somebody stands before a change.
-struct Standing {
+pub(crate) struct Standing {
     role: Role,
     suspended: Option<Timestamp>,
     is_suspended: bool,
@@ -527,7 +488,7 @@ struct Standing {
 }
 
 impl Standing {
-    fn of(row: &Row) -> Result<Self, Error> {
+    pub(crate) fn of(row: &Row) -> Result<Self, Error> {
         let suspended: Option<Timestamp> = row.get("suspended")?;
         let role = Role::parse(&row.get::<String>("role")?)?;
         Ok(Self {
@@ -538,7 +499,7 @@ impl Standing {
         })
     }
 
-    fn is_administrator(&self) -> bool {
+    pub(crate) fn is_administrator(&self) -> bool {
         self.role == Role::Admin && !self.is_suspended
     }
 }
@@ -552,7 +513,11 @@ pub(crate) async fn lock(tx: &mut Tx, organisation: OrganisationId) -> Result<()
 
 /// Somebody's row, while no other change of their organisation's people is made: two administrators who suspend each other
 /// at once must not both succeed.
-async fn locked(tx: &mut Tx, organisation: OrganisationId, id: AccountId) -> Result<Row, Error> {
+pub(crate) async fn locked(
+    tx: &mut Tx,
+    organisation: OrganisationId,
+    id: AccountId,
+) -> Result<Row, Error> {
     lock(tx, organisation).await?;
     let sql = format!(
         "SELECT {COLUMNS} FROM account WHERE id = ? AND organisation = ? AND removed IS NULL"
@@ -563,7 +528,7 @@ async fn locked(tx: &mut Tx, organisation: OrganisationId, id: AccountId) -> Res
 
 /// Whether somebody may no more than whoever changes them, as it is now in rows: between the look at memory and this, they may
 /// have been given more.
-async fn check_above_still(
+pub(crate) async fn check_above_still(
     tx: &mut Tx,
     (own, config): (&[Grant], &Config),
     id: AccountId,
@@ -580,7 +545,7 @@ async fn check_above_still(
 }
 
 /// After an administrator went: whether one is left who can come in.
-async fn check_administrators(
+pub(crate) async fn check_administrators(
     tx: &mut Tx,
     (organisation, can_send): (OrganisationId, bool),
     one_went: bool,
@@ -618,7 +583,7 @@ async fn check_user_name(
     Ok(())
 }
 
-async fn set_about(tx: &mut Tx, id: AccountId, about: &About) -> Result<(), Error> {
+pub(crate) async fn set_about(tx: &mut Tx, id: AccountId, about: &About) -> Result<(), Error> {
     let About { email, user_name, outside_id, name, given_name, family_name } = about;
     let sql =
         "UPDATE account SET email = ?, user_name = ?, outside_id = ?, name = ?, given_name = ?,
@@ -629,7 +594,7 @@ async fn set_about(tx: &mut Tx, id: AccountId, about: &About) -> Result<(), Erro
 }
 
 /// Ends all that somebody is signed in by, also at tools and by links that wait.
-async fn sign_out(tx: &mut Tx, id: AccountId) -> Result<(), Error> {
+pub(crate) async fn sign_out(tx: &mut Tx, id: AccountId) -> Result<(), Error> {
     delete_all(tx, id, Kept::Nothing).await?;
     tickets::forget(tx, id).await
 }

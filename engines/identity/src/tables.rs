@@ -1,6 +1,6 @@
 use relational::Migration;
 
-pub(crate) const MIGRATIONS: &[Migration] = &[FIRST, ENTERING, ISSUER, ALGORITHMS, PEOPLE];
+pub(crate) const MIGRATIONS: &[Migration] = &[FIRST, ENTERING, ISSUER, ALGORITHMS, PEOPLE, LEAVING];
 
 const FIRST: Migration = Migration {
     id: "0001-identity",
@@ -301,5 +301,14 @@ CREATE TABLE group_member (
     FOREIGN KEY (account) REFERENCES account (id)
 );
 CREATE INDEX group_member_account ON group_member (account);
+",
+};
+
+/// What became of the texts of who was removed.
+const LEAVING: Migration = Migration {
+    id: "0006-leaving",
+    sql: "
+ALTER TABLE account ADD COLUMN texts_erased BIGINT NOT NULL DEFAULT 0;
+CREATE INDEX account_removed ON account (removed);
 ",
 };

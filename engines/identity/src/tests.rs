@@ -13,6 +13,7 @@ use crate::{
 
 mod entering;
 mod issuer;
+mod leaving;
 mod passkeys;
 mod people;
 mod providers;
@@ -49,6 +50,7 @@ async fn house_with(mut config: Config, needs: Needs) -> House {
     let rows = relational::Config { path: dir.path().join("rows.db"), ..Default::default() };
     let db = Db::open(rows, &base).await.unwrap();
     config.key_file = dir.path().join("identity.key");
+    config.removed_file = dir.path().join("removed");
     let identity = Identity::open(config, &base, db.clone(), needs).await.unwrap();
     House { identity, base, db, dir }
 }
@@ -139,9 +141,19 @@ impl House {
 
     /// Another start on the same folder.
     async fn again(&self, config: Config) -> Identity {
+        self.opened(config, Needs::default()).await
+    }
+
+    async fn again_with(&self, needs: Needs) -> Identity {
+        self.opened(quick(), needs).await
+    }
+
+    async fn opened(&self, config: Config, needs: Needs) -> Identity {
         let base = Base::simulated(self.base.clock.now(), 12);
-        let config = Config { key_file: self.dir.path().join("identity.key"), ..config };
-        Identity::open(config, &base, self.db.clone(), Needs::default()).await.unwrap()
+        let key_file = self.dir.path().join("identity.key");
+        let removed_file = self.dir.path().join("removed");
+        let config = Config { key_file, removed_file, ..config };
+        Identity::open(config, &base, self.db.clone(), needs).await.unwrap()
     }
 }
 

@@ -72,7 +72,7 @@ type Opening = Arc<OnceCell<Table>>;
 
 impl Lake {
     /// Reads no table yet: each is opened when it is first asked for.
-    pub fn open<'a>(mut config: Config, base: &'a Base) -> BoxFuture<'a, Result<Self, Error>> {
+    pub fn open(mut config: Config, base: &Base) -> BoxFuture<'_, Result<Self, Error>> {
         Box::pin(async move {
             config.check()?;
             let dir = config.dir.clone();

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use base::access::{Action, Authority, Principal, Resource};
+use base::access::{Action, Authority, Principal, Resource, Subject};
 use base::{Base, Failure, OrganisationId, Shares, Timestamp};
 use parking_lot::{Mutex, RwLock};
 
@@ -166,7 +166,13 @@ impl Broker {
 
     /// Puts a kept session back. Gives the number of one that must be forgotten: this one, or an older one of its client.
     fn load_session(&self, kept: Kept, now: Timestamp) -> Option<u64> {
-        let Some(principal) = kept.principal else { return Some(kept.number) };
+        let Some(mut principal) = kept.principal else { return Some(kept.number) };
+        // Rows name accounts by ids.
+        if let Subject::Account(account) = principal.subject
+            && let Some(address) = self.authority.address_of(principal.organisation, account)
+        {
+            principal.name = address;
+        }
         let organisation = self.organisation(principal.organisation);
         let session =
             Session::new(kept.number, kept.client.clone(), principal, organisation.budget.clone());

@@ -252,7 +252,7 @@ impl Store for Rows {
                 principal.organisation,
                 session.client,
                 subject,
-                principal.name,
+                name_of(principal),
                 session.expiry
             ];
             tx.execute(sql, parameters).await?;
@@ -268,7 +268,7 @@ impl Store for Rows {
             let principal = &session.principal;
             let subject = subject_text(principal.subject);
             let number = signed(session.number);
-            tx.execute(sql, params![subject, principal.name, session.expiry, number]).await?;
+            tx.execute(sql, params![subject, name_of(principal), session.expiry, number]).await?;
             let sql = "SELECT sequence, received, expires, packet FROM mqtt_queue \
                 WHERE session = ? ORDER BY sequence";
             let rows = tx.query(sql, params![number]).await?;
@@ -489,6 +489,14 @@ fn kept(row: &Row, subscriptions: &[Row]) -> Result<Kept, Error> {
         queued_bytes: row.get("cost")?,
         subscriptions: filters,
     })
+}
+
+/// What is kept of a name: an account's is its address, which is no business of a row.
+fn name_of(principal: &Principal) -> String {
+    match principal.subject {
+        Subject::Account(_) => subject_text(principal.subject),
+        Subject::Key(_) | Subject::System(_) => principal.name.to_string(),
+    }
 }
 
 fn subject_text(subject: Subject) -> String {

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use base::personal::Forgotten;
 use base::{OrganisationId, Timestamp};
 
 use crate::{Db, Error, Migration, Tx, params};
@@ -59,6 +60,8 @@ pub(crate) const MIGRATION: Migration = Migration {
 
 /// Old claims that a new one takes away: more than it adds.
 const FORGOTTEN_AT_ONCE: i64 = 8;
+/// Claims of somebody who goes that one transaction takes away.
+const FORGOTTEN_OF_ONE: i64 = 200;
 
 impl Claims {
     pub fn new(db: &Db) -> Self {
@@ -73,6 +76,28 @@ impl Claims {
             Err(Error::AlreadyExists { .. }) => Err(Error::Conflict),
             asked => asked,
         }
+    }
+
+    /// Forgets some of what a subject's requests were answered, in the caller's transaction.
+    pub async fn forget(
+        tx: &mut Tx,
+        organisation: OrganisationId,
+        subject: &str,
+    ) -> Result<Forgotten, Error> {
+        let some = "SELECT operation, key, began FROM claim
+            WHERE organisation = ? AND subject = ? ORDER BY operation, key LIMIT ?";
+        let rows = tx.query(some, params![organisation, subject, FORGOTTEN_OF_ONE]).await?;
+        for row in &rows {
+            let deed = Deed {
+                organisation,
+                subject: subject.to_owned(),
+                operation: row.get("operation")?,
+                key: row.get("key")?,
+                fingerprint: Vec::new(),
+            };
+            remove(tx, &deed, row.get("began")?).await?;
+        }
+        Ok(Forgotten::of(rows.len(), FORGOTTEN_OF_ONE))
     }
 
     /// Keeps how the deed ended; nothing lets it be done again. False when the claim is no longer this one.

@@ -100,6 +100,17 @@ pub(crate) struct Known {
     pub created: Timestamp,
 }
 
+impl Known {
+    pub(crate) fn of(row: &Row) -> Result<Self> {
+        Ok(Self {
+            id: row.get("id")?,
+            author: row.get("author")?,
+            state: State::parse(&row.get::<String>("state")?)?,
+            created: row.get("created")?,
+        })
+    }
+}
+
 /// What cached answers depend on that show one article.
 pub(crate) fn subject(slug: &str) -> String {
     format!("article {slug}")
@@ -204,13 +215,7 @@ pub(crate) async fn any(
 ) -> Result<Known> {
     let sql = "SELECT id, author, state, created FROM article WHERE organisation = ? AND slug = ?";
     let row = read.query_optional(sql, params![organisation, slug]).await?;
-    let row = row.ok_or(Error::NotFound("article"))?;
-    Ok(Known {
-        id: row.get("id")?,
-        author: row.get("author")?,
-        state: State::parse(&row.get::<String>("state")?)?,
-        created: row.get("created")?,
-    })
+    Known::of(&row.ok_or(Error::NotFound("article"))?)
 }
 
 /// The same for a viewer: an article that they may not see is not there for them.
@@ -361,19 +366,24 @@ impl House {
             if known.author != account {
                 return Err(Error::Forbidden("article"));
             }
-            if known.state == State::Published {
-                house.withdraw(tx, &known).await?;
-            }
-            for table in ["article_favourite", "article_comment", "article_report"] {
-                let sql = format!("DELETE FROM {table} WHERE organisation = ? AND article = ?");
-                tx.execute(&sql, params![organisation, known.id]).await?;
-            }
-            let sql = "DELETE FROM article WHERE organisation = ? AND id = ?";
-            tx.execute(sql, params![organisation, known.id]).await?;
-            house.results.bump(tx, &[&subject(&slug)]).await?;
-            Ok(())
+            house.remove(tx, &known, &slug).await
         });
         deleted.await
+    }
+
+    /// Takes an article away with everything that hangs on it.
+    pub(crate) async fn remove(&self, tx: &mut Tx, known: &Known, slug: &str) -> Result<()> {
+        if known.state == State::Published {
+            self.withdraw(tx, known).await?;
+        }
+        for table in ["article_favourite", "article_comment", "article_report"] {
+            let sql = format!("DELETE FROM {table} WHERE organisation = ? AND article = ?");
+            tx.execute(&sql, params![self.organisation, known.id]).await?;
+        }
+        let sql = "DELETE FROM article WHERE organisation = ? AND id = ?";
+        tx.execute(sql, params![self.organisation, known.id]).await?;
+        self.results.bump(tx, &[&subject(slug)]).await?;
+        Ok(())
     }
 
     /// Begins or ends favouring an article; again, it changes nothing.

@@ -16,6 +16,7 @@ mod card;
 mod comment;
 mod conduit;
 mod error;
+mod leaving;
 mod list;
 mod moderation;
 mod native;

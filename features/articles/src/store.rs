@@ -9,7 +9,15 @@ pub(crate) const USERNAME_CHARACTERS: usize = 64;
 pub(crate) const TAG_CHARACTERS: usize = 100;
 pub(crate) const TITLE_CHARACTERS: usize = 500;
 
-pub(crate) const MIGRATIONS: &[Migration] = &[FIRST, SECOND];
+pub(crate) const MIGRATIONS: &[Migration] = &[FIRST, SECOND, THIRD];
+
+const THIRD: Migration = Migration {
+    id: "0003-leaving",
+    sql: "
+CREATE INDEX article_follow_followed ON article_follow (organisation, followed);
+CREATE INDEX article_comment_author ON article_comment (organisation, author);
+",
+};
 
 const SECOND: Migration = Migration {
     id: "0002-cards",

@@ -72,6 +72,7 @@ impl Stack {
         let db = Db::open(rows, &base).await.unwrap();
         let accounts = identity::Config {
             key_file: dir.path().join("identity.key"),
+            removed_file: dir.path().join("removed"),
             hash_memory_kib: 8,
             hash_passes: 1,
             sign_ups_per_address_max: 1_000,

@@ -18,6 +18,7 @@ mod markup;
 mod needs;
 mod owner;
 mod page;
+mod persons;
 mod site;
 mod statistics;
 mod store;

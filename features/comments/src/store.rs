@@ -10,7 +10,17 @@ use serde::{Deserialize, Serialize};
 use crate::site::{OrganisationText, Settings, Site, SiteId};
 use crate::{Error, Result, statistics};
 
-pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
+pub(crate) const MIGRATIONS: &[Migration] = &[FIRST, PERSONS];
+
+const PERSONS: Migration = Migration {
+    id: "0002-persons",
+    sql: "
+CREATE INDEX comment_entries_account ON comment_entries (account, id);
+CREATE INDEX comment_tokens_account ON comment_tokens (account);
+",
+};
+
+const FIRST: Migration = Migration {
     id: "0001-comments",
     sql: "
 CREATE TABLE comment_sites (
@@ -108,7 +118,7 @@ CREATE TABLE comment_tokens (
     PRIMARY KEY (organisation, site, token)
 );
 ",
-}];
+};
 
 #[derive(Debug)]
 pub(crate) enum EntryKind {}
@@ -587,6 +597,14 @@ pub(crate) async fn erase(tx: &mut Tx, of: Of<'_>, old: &Entry) -> Result<()> {
         tx.execute(&delete, params![of.organisation, of.site, old.id]).await?;
     }
     set_state(tx, of, old, State::Deleted, None).await
+}
+
+/// Takes away who wrote it; nobody can change it from then on.
+pub(crate) async fn take_name(tx: &mut Tx, of: Of<'_>, id: EntryId, name: &str) -> Result<()> {
+    let update = "UPDATE comment_entries SET name = ?, account = NULL, password = NULL, author = '', address = ''
+        WHERE organisation = ? AND site = ? AND id = ?";
+    tx.execute(update, params![name, of.organisation, of.site, id]).await?;
+    Ok(())
 }
 
 pub(crate) async fn set_text(tx: &mut Tx, of: Of<'_>, new: &Entry) -> Result<()> {

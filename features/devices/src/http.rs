@@ -16,8 +16,10 @@ use edge::{
 };
 use relational::{Read, Tx};
 
+use crate::evidence::Evidence;
 use crate::health::keeper;
 use crate::intake::{ANSWER_PREFIX, COMMAND_PREFIX, DESIRED_PREFIX, REPORTED_PREFIX};
+use crate::persons::author_of;
 use crate::reading::check_name;
 use crate::registry::{Device, DeviceFilter, Sensor};
 use crate::rule::{RuleId, RuleText};
@@ -696,7 +698,7 @@ async fn update_rule(
 }
 
 fn author(caller: &Caller) -> String {
-    caller.principal.name.to_string()
+    author_of(&caller.principal)
 }
 
 async fn rule_versions(
@@ -709,7 +711,11 @@ async fn rule_versions(
     devices.fleet(organisation).await?.rule(id)?;
     let ask = async move |read: &mut Read| store::versions(read, organisation, id, &request).await;
     let page = devices.house.needs.db.read(ask).await?;
-    Ok(page.map(VersionView::from).into())
+    let named = |mut version: store::Version| {
+        version.author = devices.house.name_of(organisation, version.author);
+        VersionView::from(version)
+    };
+    Ok(page.map(named).into())
 }
 
 async fn restore_rule(
@@ -777,7 +783,7 @@ async fn list_alerts(
     let ask =
         async move |read: &mut Read| store::alerts(read, organisation, &filter, &request).await;
     let page = devices.house.needs.db.read(ask).await?;
-    Ok(page.map(AlertView::from).into())
+    Ok(page.map(|alert| devices.house.named(organisation, alert).into()).into())
 }
 
 fn alert_id(id: &str) -> crate::Result<EventId> {
@@ -790,7 +796,9 @@ async fn read_alert(
     Path(id): Path<String>,
 ) -> Result<Json<AlertDetailView>> {
     let fleet = devices.fleet(caller.organisation()).await?;
-    Ok(Json(fleet.evidence(alert_id(&id)?).await?.into()))
+    let evidence = fleet.evidence(alert_id(&id)?).await?;
+    let alert = devices.house.named(caller.organisation(), evidence.alert);
+    Ok(Json(Evidence { alert, ..evidence }.into()))
 }
 
 async fn acknowledge_alert(
@@ -831,7 +839,7 @@ async fn handle(
     let ask = async move |read: &mut Read| store::alert(read, organisation, id).await;
     let alert = devices.house.needs.db.read(ask).await?;
     let alert = alert.ok_or_else(|| Error::NotFound("alert", id.to_string()))?;
-    Ok(Json(alert.into()))
+    Ok(Json(devices.house.named(organisation, alert).into()))
 }
 
 async fn send_readings(

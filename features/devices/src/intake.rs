@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::commands::Answer;
 use crate::fleet::Fleet;
+use crate::persons::author_of;
 use crate::reading::{Reading, Refusal};
 use crate::registry::Wanted;
 use crate::twin::Report;
@@ -79,7 +80,7 @@ impl Devices {
             let fleet = self.fleet(principal.organisation).await?;
             let refusal = fleet.heed(device, payload, is_answer).await?;
             if let Some(refusal) = &refusal {
-                let letter = fleet.letter(topic, refusal, payload, &principal.name);
+                let letter = fleet.letter(topic, refusal, payload, &author_of(principal));
                 fleet.bury(vec![letter], std::iter::once(refusal)).await?;
             }
             Ok::<_, Error>(refusal)
@@ -206,7 +207,7 @@ impl Fleet {
                 }
                 Err(refusal) => {
                     let source = format!("{TOPIC_PREFIX}{device}");
-                    letters.push(self.letter(&source, &refusal, payload, &principal.name));
+                    letters.push(self.letter(&source, &refusal, payload, &author_of(principal)));
                     refusals.push(Some(refusal));
                 }
             }

@@ -154,7 +154,9 @@ impl Fleet {
             for stored in batch.iter().filter(|stored| stored.offset < end) {
                 let known = known.get(&stored.offset);
                 if known.is_none_or(|known| !known.is_settled) {
-                    letters.push(DeadLetter::new(stored, known));
+                    let mut letter = DeadLetter::new(stored, known);
+                    letter.from = self.house.name_of(self.organisation, letter.from);
+                    letters.push(letter);
                 }
             }
         }

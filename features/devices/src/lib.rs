@@ -32,6 +32,7 @@ mod intake;
 mod letters;
 mod metrics;
 mod needs;
+mod persons;
 mod pipeline;
 mod reading;
 mod registry;

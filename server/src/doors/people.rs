@@ -1,9 +1,15 @@
 //! People of an organisation and their groups, as an administrator changes them by hand. A directory does so by [`super::scim`].
 
-use base::{AccountId, ErrorKind};
+use axum::body::{Body, Bytes};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use base::access::Subject;
+use base::personal::{Someone, Texts};
+use base::{AccountId, ErrorKind, Failure};
 use edge::{
     Caller, Created, Json, NoContent, Operation, PageBody, Paging, Path, Peer, Query, Routes, State,
 };
+use futures::stream;
 use identity::{
     Group, GroupChange, GroupId, GroupsFilter, Members, NewGroup, PeopleFilter, Person,
     PersonChange, actions,
@@ -15,6 +21,7 @@ use super::Doors;
 use super::accounts::{RoleBody, by};
 use super::keys::{GrantBody, grants};
 use super::session::refused;
+use crate::persons::Telling;
 
 /// Somebody of the organisation.
 #[derive(Serialize, JsonSchema)]
@@ -67,6 +74,44 @@ struct PersonPatch {
     role: Option<RoleBody>,
     #[serde(default)]
     state: Option<StateBody>,
+}
+
+/// What becomes of what somebody wrote for others.
+#[derive(Clone, Copy, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum TextsBody {
+    /// It stays, without their name.
+    #[default]
+    Keep,
+    Erase,
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct RemovalQuery {
+    #[serde(default)]
+    texts: TextsBody,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct RemovalBody {
+    /// The account's, where it has one.
+    #[serde(default)]
+    password: Option<String>,
+    #[serde(default)]
+    texts: TextsBody,
+}
+
+/// Lines of JSON.
+const NDJSON: &str = "application/x-ndjson";
+
+impl From<TextsBody> for Texts {
+    fn from(texts: TextsBody) -> Self {
+        match texts {
+            TextsBody::Keep => Self::Keep,
+            TextsBody::Erase => Self::Erase,
+        }
+    }
 }
 
 /// People who may do something together.
@@ -178,12 +223,41 @@ fn people(routes: Routes<Doors>) -> Routes<Doors> {
         .add(
             Operation::delete("/v1/people/{id}")
                 .id("removePerson")
-                .summary("Removes somebody: signed out everywhere, and their address, names and ways to come in forgotten.")
+                .summary("Removes somebody for good: signed out everywhere, and forgotten in every room; what they wrote stays without a name, or goes too.")
                 .tag("people")
                 .action(actions::ACCOUNTS_WRITE)
                 .resource("person/{id}")
                 .kinds(&[ErrorKind::Conflict]),
             remove,
+        )
+        .add(
+            Operation::get("/v1/people/{id}/export")
+                .id("exportPerson")
+                .summary("All that is kept about somebody who may do no more than oneself, a JSON object in each line.")
+                .tag("people")
+                .action(actions::ACCOUNTS_WRITE)
+                .resource("person/{id}")
+                .media(NDJSON),
+            export,
+        )
+        .add(
+            Operation::get("/v1/account/export")
+                .id("exportAccount")
+                .summary("All that is kept about oneself, a JSON object in each line.")
+                .tag("account")
+                .session()
+                .media(NDJSON),
+            export_own,
+        )
+        .add(
+            Operation::post("/v1/account/removal")
+                .id("removeAccount")
+                .summary("Removes one's own account for good, as an administrator removes somebody.")
+                .tag("account")
+                .session()
+                .secret()
+                .kinds(&[ErrorKind::Conflict]),
+            leave,
         )
 }
 
@@ -317,9 +391,60 @@ async fn remove(
     State(doors): State<Doors>,
     caller: Caller,
     Path(id): Path<String>,
+    Query(RemovalQuery { texts }): Query<RemovalQuery>,
 ) -> edge::Result<NoContent> {
-    doors.identity.remove_person(by(&caller), person_id(&id)?).await.map_err(refused)?;
+    let (id, texts) = (person_id(&id)?, texts.into());
+    doors.identity.remove_person(by(&caller), id, texts).await.map_err(refused)?;
     Ok(NoContent)
+}
+
+async fn leave(
+    State(doors): State<Doors>,
+    caller: Caller,
+    Peer(from): Peer,
+    Json(removal): Json<RemovalBody>,
+) -> edge::Result<NoContent> {
+    let RemovalBody { password, texts } = removal;
+    let who = (by(&caller), from);
+    doors.identity.leave(who, password.as_deref(), texts.into()).await.map_err(refused)?;
+    Ok(NoContent)
+}
+
+async fn export(
+    State(doors): State<Doors>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> edge::Result<Response> {
+    let who = doors.identity.someone_below(by(&caller), person_id(&id)?).map_err(refused)?;
+    told(&doors, &caller, who).await
+}
+
+async fn export_own(State(doors): State<Doors>, caller: Caller) -> edge::Result<Response> {
+    let Subject::Account(id) = caller.subject() else {
+        return Err(refused(identity::Error::NotAnAccount));
+    };
+    let who = doors.identity.someone(caller.organisation(), id).map_err(refused)?;
+    told(&doors, &caller, who).await
+}
+
+async fn told(doors: &Doors, caller: &Caller, who: Someone) -> edge::Result<Response> {
+    doors.identity.note_told(by(caller), &who).await.map_err(refused)?;
+    let is_own = caller.subject() == Subject::Account(who.account);
+    let mut telling = Telling::new(doors.persons.clone(), who, is_own);
+    let first = telling.next().await.map_err(edge::Error::internal)?;
+    // What comes later comes as fast as it is taken. An error breaks the answer off, so that it is no whole one.
+    let rest = stream::try_unfold(telling, |mut telling| async move {
+        let part = telling.next().await?;
+        Ok::<_, Failure>(part.map(|part| (Bytes::from(part), telling)))
+    });
+    let first = stream::once(async move { Ok(Bytes::from(first.unwrap_or_default())) });
+    let headers = [
+        (header::CONTENT_TYPE, NDJSON),
+        (header::CONTENT_DISPOSITION, "attachment; filename=\"person.ndjson\""),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    let body = Body::from_stream(futures::StreamExt::chain(first, rest));
+    Ok((headers, body).into_response())
 }
 
 async fn list_groups(

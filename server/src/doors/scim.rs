@@ -12,6 +12,7 @@ use std::net::IpAddr;
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use base::personal::Texts;
 use base::{AccountId, ErrorKind};
 use edge::{Caller, Json, Operation, Path, Peer, Query, Refusal, Routes, State, Undeclared};
 use identity::{
@@ -566,7 +567,7 @@ async fn delete_user(
     caller: Caller,
     Path(id): Path<String>,
 ) -> edge::Result<Response> {
-    doors.identity.remove_person(by(&caller), user_id(&id)?).await.map_err(refused)?;
+    doors.identity.remove_person(by(&caller), user_id(&id)?, Texts::Keep).await.map_err(refused)?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

@@ -14,6 +14,7 @@ mod endpoints;
 mod identity;
 mod jobs;
 mod kv;
+mod leaving;
 mod metrics;
 mod oidc;
 mod people;

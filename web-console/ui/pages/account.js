@@ -1,6 +1,6 @@
 // How one's own account is entered: second factor, passkeys, sessions; and the tools that were let in with it.
 import { h, html, useState } from 'preact';
-import { account, refreshAccount } from '../account.js';
+import { account, leave, refreshAccount } from '../account.js';
 import * as api from '../api.js';
 import { t } from '../i18n.js';
 import { AccountTabs } from '../parts/account-tabs.js';
@@ -8,6 +8,7 @@ import { Copyable, Form } from '../parts/form.js';
 import { Time } from '../parts/format.js';
 import { useLoad } from '../parts/load.js';
 import { complain, Failed, Loading, toast } from '../parts/notices.js';
+import { Removal } from '../parts/removal.js';
 import { Input, leaveFor, nameOf } from './sign-in.js';
 
 export default function Account() {
@@ -22,12 +23,27 @@ export default function Account() {
     <${Links} />
     <${Given} />
     <section class="card"><h2>${t('sessions.title')}</h2><${Sessions} /></section>
+    <section class="card"><h2>${t('own.title')}</h2><${Own} /></section>
   </div>`;
 }
 
 /** The password, where there is one to be asked for again. @param {{ value: string, set: (text: string) => void }} props */
 function Again({ value, set }) {
   return account.value?.has_password ? h(Input, { label: t('account.current-password'), type: 'password', name: 'current-password', value, set, test: 'again-password' }) : null;
+}
+
+/** What is kept about oneself, and the end of it. */
+function Own() {
+  const [password, setPassword] = useState('');
+  const [open, setOpen] = useState(false);
+  const name = account.value?.email ?? '';
+  const run = async (/** @type {'keep' | 'erase'} */ texts) => {
+    await api.removeAccount(account.value?.has_password ? password : undefined, texts);
+    leave();
+  };
+  return html`<p>${t('own.text')}</p>
+    <footer><a class="button" href="/v1/account/export" download data-test="own-export">${t('people.export')}</a><button type="button" class="danger" data-test="own-remove" onClick=${() => setOpen(true)}>${t('own.remove')}</button></footer>
+    ${open && h(Removal, { name, title: t('own.remove'), run, onClose: () => setOpen(false), children: h(Again, { value: password, set: setPassword }) })}`;
 }
 
 function Codes() {

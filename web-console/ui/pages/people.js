@@ -9,6 +9,7 @@ import { Time } from '../parts/format.js';
 import { Icon } from '../parts/icons.js';
 import { usePages } from '../parts/load.js';
 import { complain, Empty, Failed, Loading, toast } from '../parts/notices.js';
+import { Removal } from '../parts/removal.js';
 import { Tabs } from '../parts/tabs.js';
 import { route } from '../router.js';
 import { Directory, DirectoryNote, Groups, WRITE } from './groups.js';
@@ -92,6 +93,7 @@ function List() {
                 ${changes &&
                 html`<td class="actions">
                   <button type="button" disabled=${isOwn} title=${hint} aria-label=${isActive ? t('people.suspend', { name }) : t('people.restore', { name })} data-test=${isActive ? 'person-suspend' : 'person-restore'} onClick=${() => setOpen({ person, remove: false })}>${isActive ? t('people.suspend-short') : t('people.restore-short')}</button>
+                  <a class="button icon" href=${api.personExport(person.id)} download title=${t('people.export')} aria-label=${`${t('people.export')}: ${name}`} data-test="person-export"><${Icon} name="download" /></a>
                   <button type="button" class="icon" disabled=${isOwn} title=${hint ?? t('action.delete')} aria-label=${t('people.delete', { name })} data-test="person-remove" onClick=${() => setOpen({ person, remove: true })}><${Icon} name="trash" /></button>
                 </td>`}
               </tr>`;
@@ -100,35 +102,21 @@ function List() {
         </table>
       </div>
       ${next && html`<p><button type="button" disabled=${busy} onClick=${more}>${t('action.more')}</button></p>`}`}
-    ${open?.remove && h(Remove, { person: open.person, onClose: close, onDone: () => edit((all) => all.filter((one) => one.id !== open.person.id)) })}
+    ${open?.remove && h(Removal, { ...removing(open.person), onClose: close, run: async (texts) => {
+      await api.removePerson(open.person.id, texts);
+      edit((all) => all.filter((one) => one.id !== open.person.id));
+    } })}
     ${open && !open.remove && h(Confirm, { ...switching(open.person), onClose: close, run: () => change(open.person, { state: open.person.state === 'active' ? 'suspended' : 'active' }) })}`;
 }
+
+/** @param {api.Person} person */
+const removing = ({ email: name }) => ({ name, title: t('people.delete', { name }) });
 
 /** @param {api.Person} person */
 const switching = ({ email: name, state }) =>
   state === 'active'
     ? { title: t('people.suspend', { name }), text: t('people.suspend-text'), action: t('people.suspend-short') }
     : { title: t('people.restore', { name }), text: t('people.restore-text'), action: t('people.restore-short') };
-
-/** Not before the address was typed. @param {{ person: api.Person, onClose: () => void, onDone: () => void }} props */
-function Remove({ person: { id, email: name }, onClose, onDone }) {
-  const [typed, setTyped] = useState('');
-  return h(Confirm, {
-    title: t('people.delete', { name }),
-    text: t('people.delete-text'),
-    action: t('action.delete'),
-    off: typed.trim() !== name,
-    onClose,
-    run: async () => {
-      await api.removePerson(id);
-      onDone();
-    },
-    children: h(Field, {
-      label: t('people.type', { name }),
-      input: (field) => html`<input id=${field} autocomplete="off" spellcheck=${false} data-test="remove-typed" value=${typed} onInput=${(/** @type {Event} */ event) => setTyped(textOf(event))} />`,
-    }),
-  });
-}
 
 function Invitations() {
   const list = usePages(api.invitations, 50);

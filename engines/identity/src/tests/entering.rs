@@ -57,7 +57,7 @@ impl Box_ {
 
 pub(super) async fn with_mail(config: Config) -> (House, Arc<Box_>) {
     let mails = Arc::<Box_>::default();
-    let needs = Needs { mailer: Some(mails.clone()), web: None };
+    let needs = Needs { mailer: Some(mails.clone()), web: None, farewell: None };
     (house_with(config, needs).await, mails)
 }
 

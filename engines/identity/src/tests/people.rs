@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 
 use base::AccountId;
+use base::personal::Texts;
 
 use super::entering::{Box_, with_mail};
 use super::*;
@@ -94,7 +95,7 @@ async fn who_is_removed_leaves_nothing_personal_and_their_address_is_free() {
     let group = NewGroup { name: "Roofs".into(), members: vec![mina.id], ..NewGroup::default() };
     let group = house.identity.create_group(http(&admin), group).await.unwrap();
     house.sign_in("mina@b.c", PASSWORD).await.unwrap();
-    house.identity.remove_person(http(&admin), mina.id).await.unwrap();
+    house.identity.remove_person(http(&admin), mina.id, Texts::Keep).await.unwrap();
     let gone = house.identity.person(admin.organisation, mina.id).await;
     assert!(matches!(gone, Err(Error::NotThere("person"))));
     assert!(matches!(house.sign_in("mina@b.c", PASSWORD).await, Err(Error::SignInFailed)));
@@ -121,7 +122,7 @@ async fn who_is_removed_leaves_nothing_personal_and_their_address_is_free() {
     );
     let next = add(&house, &admin, named("mina@b.c")).await.unwrap();
     assert_ne!(next.id, mina.id);
-    let refused = house.identity.remove_person(http(&admin), mina.id).await;
+    let refused = house.identity.remove_person(http(&admin), mina.id, Texts::Keep).await;
     assert!(matches!(refused, Err(Error::NotThere("person"))));
 }
 
@@ -134,7 +135,7 @@ async fn an_organisation_is_never_left_without_an_administrator_who_may_come_in(
         let refused = change(&house, &admin, id, wanted).await;
         assert!(matches!(refused, Err(Error::LastAdministrator)));
     }
-    let refused = house.identity.remove_person(http(&admin), id).await;
+    let refused = house.identity.remove_person(http(&admin), id, Texts::Keep).await;
     assert!(matches!(refused, Err(Error::LastAdministrator)));
     let second = house.join(&admin, "second@b.c", Role::Admin).await;
     change(&house, &admin, account(&second), suspended(true)).await.unwrap();
@@ -169,7 +170,7 @@ async fn nobody_changes_or_makes_somebody_who_may_do_more_than_they() {
             let refused = change(&house, &weak, target, wanted).await;
             assert!(matches!(refused, Err(Error::PersonAbove)));
         }
-        let refused = house.identity.remove_person(http(&weak), target).await;
+        let refused = house.identity.remove_person(http(&weak), target, Texts::Keep).await;
         assert!(matches!(refused, Err(Error::PersonAbove)));
     }
     for role in [Role::Admin, Role::Member] {
@@ -356,7 +357,7 @@ async fn the_link_of_a_start_is_an_administrator_s_who_may_come_in() {
     let first = house.redeem(&link).await.unwrap().principal;
     let second = NewPerson { role: Role::Admin, password: None, ..named("second@b.c") };
     let second = add(&house, &first, second).await.unwrap();
-    house.identity.remove_person(http(&first), account(&first)).await.unwrap();
+    house.identity.remove_person(http(&first), account(&first), Texts::Keep).await.unwrap();
     let link = house.identity.administrator_link().await.unwrap().unwrap();
     assert_eq!(account(&house.redeem(&link).await.unwrap().principal), second.id);
 }

@@ -176,7 +176,7 @@ async fn with_providers(config: Config) -> (House, Arc<StandIn>) {
     let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
     let state = State { subject: "7".into(), now: now.millis() / 1_000, ..State::default() };
     let stand_in = Arc::new(StandIn { signer: Signer::new(), state: Mutex::new(state) });
-    let needs = Needs { mailer: None, web: Some(stand_in.clone()) };
+    let needs = Needs { mailer: None, web: Some(stand_in.clone()), farewell: None };
     (house_with(Config { providers, ..config }, needs).await, stand_in)
 }
 

@@ -410,6 +410,8 @@ pub(crate) fn connect(shared: &Shared, access: Access) -> rusqlite::Result<Conne
     }
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
+    // What is deleted is overwritten: who was forgotten must not lie in a free page of a backup.
+    connection.pragma_update_and_check(None, "secure_delete", true, |_| Ok(()))?;
     // The keeper does it, so that no commit waits for it.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     let wal_bytes_max = i64::try_from(config.wal_bytes_max).unwrap_or(i64::MAX);

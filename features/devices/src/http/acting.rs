@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{ErrorKind, EventId, Page};
+use base::{ErrorKind, EventId, OrganisationId, Page};
 use edge::{
     Caller, Created, Json, NoContent, Operation, PageBody, Paging, Path, Routes, State, Undeclared,
 };
@@ -357,7 +357,7 @@ async fn list_commands(
     let ask =
         async move |read: &mut Read| commands::page(read, organisation, &name, &request).await;
     let page = devices.house.needs.db.read(ask).await?;
-    Ok(page.map(CommandView::from).into())
+    Ok(page.map(|command| shown(&devices, organisation, command)).into())
 }
 
 async fn send_commands(
@@ -366,7 +366,8 @@ async fn send_commands(
     Path(name): Path<String>,
     Json(body): Json<CommandBody>,
 ) -> Result<Created<CommandsView>> {
-    let fleet = devices.fleet(caller.organisation()).await?;
+    let organisation = caller.organisation();
+    let fleet = devices.fleet(organisation).await?;
     let wish = Wish {
         device: name,
         actuator: body.actuator,
@@ -376,7 +377,14 @@ async fn send_commands(
         alert: None,
     };
     let chain = fleet.command(wish).await?;
-    Ok(Created(CommandsView { items: chain.into_iter().map(CommandView::from).collect() }))
+    let items = chain.into_iter().map(|command| shown(&devices, organisation, command)).collect();
+    Ok(Created(CommandsView { items }))
+}
+
+/// A command with who sent it as people know them.
+fn shown(devices: &Devices, organisation: OrganisationId, mut command: Command) -> CommandView {
+    command.author = devices.house.name_of(organisation, command.author);
+    command.into()
 }
 
 async fn cancel_command(
@@ -386,7 +394,8 @@ async fn cancel_command(
 ) -> Result<Json<CommandView>> {
     let fleet = devices.fleet(caller.organisation()).await?;
     let id: EventId = id.parse().map_err(|_| Error::NotFound("command", id.clone()))?;
-    Ok(Json(fleet.cancel_command(id).await?.into()))
+    let command = fleet.cancel_command(id).await?;
+    Ok(Json(shown(&devices, caller.organisation(), command)))
 }
 
 async fn read_twin(
@@ -396,7 +405,14 @@ async fn read_twin(
 ) -> Result<Json<TwinView>> {
     let fleet = devices.fleet(caller.organisation()).await?;
     let twin = fleet.twin(&name).await?;
-    Ok(Json(TwinView::new(name, twin)))
+    Ok(Json(desired(&devices, &caller, name, twin)))
+}
+
+/// A twin with who wants it so as people know them.
+fn desired(devices: &Devices, caller: &Caller, name: String, mut twin: Twin) -> TwinView {
+    let organisation = caller.organisation();
+    twin.by = twin.by.map(|by| devices.house.name_of(organisation, by));
+    TwinView::new(name, twin)
 }
 
 async fn update_twin(
@@ -408,5 +424,5 @@ async fn update_twin(
     let fleet = devices.fleet(caller.organisation()).await?;
     let change = (body.desired, body.version);
     let twin = fleet.desire(&name, change, &author(&caller)).await?;
-    Ok(Json(TwinView::new(name, twin)))
+    Ok(Json(desired(&devices, &caller, name, twin)))
 }

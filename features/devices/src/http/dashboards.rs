@@ -92,7 +92,8 @@ async fn list(
     Paging(request): Paging,
 ) -> Result<PageBody<DashboardView>> {
     let fleet = devices.fleet(caller.organisation()).await?;
-    Ok(fleet.dashboards(request).await?.map(DashboardView::from).into())
+    let page = fleet.dashboards(request).await?;
+    Ok(page.map(|dashboard| shown(&devices, &caller, dashboard)).into())
 }
 
 async fn read(
@@ -101,7 +102,7 @@ async fn read(
     Path(name): Path<String>,
 ) -> Result<Json<DashboardView>> {
     let fleet = devices.fleet(caller.organisation()).await?;
-    Ok(Json(fleet.dashboard(name).await?.into()))
+    Ok(Json(shown(&devices, &caller, fleet.dashboard(name).await?)))
 }
 
 async fn write(
@@ -113,7 +114,13 @@ async fn write(
     let fleet = devices.fleet(caller.organisation()).await?;
     let DashboardBody { document, version } = body;
     let wish = Write { name, document, version, author: author(&caller) };
-    Ok(Json(fleet.write_dashboard(wish).await?.into()))
+    Ok(Json(shown(&devices, &caller, fleet.write_dashboard(wish).await?)))
+}
+
+/// A dashboard with who wrote it as people know them.
+fn shown(devices: &Devices, caller: &Caller, mut dashboard: Dashboard) -> DashboardView {
+    dashboard.author = devices.house.name_of(caller.organisation(), dashboard.author);
+    dashboard.into()
 }
 
 async fn delete(
