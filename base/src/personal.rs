@@ -12,6 +12,8 @@ pub struct Someone {
     pub account: AccountId,
     /// By which they sign in, or did.
     pub email: String,
+    /// They showed that it is theirs; otherwise what went there may be somebody else's.
+    pub is_verified: bool,
 }
 
 /// What becomes of what somebody wrote for others to read.

@@ -59,7 +59,7 @@ impl Farewell for Farewells {
             for name in [ACCOUNT, ARTICLES, COMMENTS, MESSAGES] {
                 let gone = Gone {
                     account: who.account.to_string(),
-                    email: (name == MESSAGES).then(|| who.email.clone()),
+                    email: (name == MESSAGES && who.is_verified).then(|| who.email.clone()),
                     removed: self.0.now().micros(),
                     texts,
                     is_second: false,
@@ -111,10 +111,12 @@ impl Persons {
         let rooms = self.clone();
         let forget = async move |tx: &mut Tx, who: &Someone, gone: &Gone| {
             let rows = |error: relational::Error| Unhandled::new(error.kind(), &error);
-            let until = Timestamp::from_micros(gone.removed);
-            let mails = rooms.delivery.forget(tx, who, until).await;
-            let mails = mails.map_err(|error| Unhandled::new(error.kind(), &error))?;
-            sockets::forget(tx, who).await.map_err(rows)?;
+            let mut mails = Forgotten::All;
+            if who.is_verified {
+                let until = Timestamp::from_micros(gone.removed);
+                let forgotten = rooms.delivery.forget(tx, who, until).await;
+                mails = forgotten.map_err(|error| Unhandled::new(error.kind(), &error))?;
+            }
             // Answers that are kept for requests that are sent twice.
             let subject = crate::adapters::claimant(base::access::Subject::Account(who.account));
             let answers = Claims::forget(tx, who.organisation, &subject).await.map_err(rows)?;
@@ -141,8 +143,9 @@ where
             serde_json::from_slice(&command.payload).map_err(|error| invalid(&error))?;
         let account: AccountId = gone.account.parse().map_err(|error| invalid(&error))?;
         let organisation = command.organisation;
+        let is_verified = gone.email.is_some();
         let email = gone.email.clone().unwrap_or_default();
-        let who = Someone { organisation, account, email };
+        let who = Someone { organisation, account, email, is_verified };
         let forgotten = forget(tx, &who, &gone).await?;
         let not_before = match (forgotten, gone.is_second) {
             (Forgotten::Part, _) => None,
@@ -181,7 +184,7 @@ impl Telling {
                 0 => rooms.identity.told(who, after).await?,
                 1 => rooms.articles.told(who, after).await?,
                 2 => rooms.comments.told(who, self.is_own, after).await?,
-                3 => rooms.delivery.told(who, after).await?,
+                3 if who.is_verified => rooms.delivery.told(who, after).await?,
                 _ => return Ok(None),
             };
             match next {

@@ -7,6 +7,7 @@ use relational::{Db, Tx, params};
 use crate::audit::{By, Change, note};
 use crate::letters::{Changed, Errand};
 use crate::live::LiveAccount;
+use crate::people::lock;
 use crate::sessions::{account_of, delete_all};
 use crate::{Config, Error, Grant, Identity, SignUp, factors, password, tickets, token};
 
@@ -127,25 +128,27 @@ pub(crate) async fn first_start(db: &Db, config: &Config, base: &Base) -> Result
     .await
 }
 
-/// Makes the administrator of the first start once more, where a backup's were all removed since.
+/// Makes an administrator, where those of a backup were all removed since, and says whether it did. Who has the address of
+/// the first start's by now stays what they are; this one gets another.
 pub(crate) async fn ensure_administrator(
     db: &Db,
     config: &Config,
     base: &Base,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let email = normal_email(&config.administrator_email)?;
     let base = base.clone();
     db.write(async move |tx| {
+        lock(tx, OrganisationId::DEFAULT).await?;
         let sql = "SELECT 1 AS there FROM account WHERE organisation = ? AND role = 'admin'
             AND suspended IS NULL AND removed IS NULL LIMIT 1";
-        if tx.query_optional(sql, params![OrganisationId::DEFAULT]).await?.is_none()
-            && insert_administrator(tx, &base, &email).await? == NewPerson::Taken
-        {
-            // Somebody of less has the address; whoever set it up has the machine.
-            let sql = "UPDATE account SET role = 'admin', suspended = NULL WHERE organisation = ? AND email = ?";
-            tx.execute(sql, params![OrganisationId::DEFAULT, email]).await?;
+        if tx.query_optional(sql, params![OrganisationId::DEFAULT]).await?.is_some() {
+            return Ok(false);
         }
-        Ok(())
+        if insert_administrator(tx, &base, &email).await? == NewPerson::Taken {
+            let another = format!("administrator-{}@localhost", base.clock.now().micros());
+            insert_administrator(tx, &base, &another).await?;
+        }
+        Ok(true)
     })
     .await
 }

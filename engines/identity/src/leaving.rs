@@ -47,6 +47,8 @@ struct Removal {
 enum Remover {
     /// May do all that they may, and leaves the organisation an administrator who can come in, perhaps by a mailed link.
     Person { own: Vec<Grant>, config: Box<Config>, can_send: bool },
+    /// Themselves: also who may do little, since they did not show whose their address is.
+    Own { can_send: bool },
     /// They were removed before, whatever has become of the organisation meanwhile.
     Before(Timestamp),
 }
@@ -77,7 +79,9 @@ impl Identity {
     ) -> Result<(), Error> {
         let account = account_of(by.0)?;
         self.again(account, from, password).await?;
-        self.remove_person(by, account, texts).await
+        let change = Change::of(by, "account.remove", format!("account/{account}"));
+        let remover = Remover::Own { can_send: self.0.post.can_send() };
+        self.remove(by.0.organisation, account, (texts, change, remover)).await
     }
 
     /// Takes away what was written about somebody while they were removed: a request that was let in before ends after.
@@ -91,8 +95,27 @@ impl Identity {
 
     /// Removes those again who came back with a backup of the rows, and says how many. Other rooms must be ready to be told.
     pub async fn remove_again(&self) -> Result<usize, Error> {
+        let listed = self.0.ledger.lines();
+        if listed.is_empty() {
+            self.note_removed().await?;
+            return Ok(0);
+        }
+        let removed = self.remove_listed(listed).await;
+        // Also after an error: without an administrator there is no next start.
+        let is_made = accounts::ensure_administrator(&self.0.db, &self.0.config, &self.0.base);
+        if is_made.await? {
+            tracing::warn!(
+                "nobody administers any more who was there in the backup: an administrator is made"
+            );
+            self.reload().await?;
+        }
+        self.note_removed().await?;
+        removed
+    }
+
+    async fn remove_listed(&self, listed: Vec<Removed>) -> Result<usize, Error> {
         let mut count = 0;
-        for removed in self.0.ledger.lines() {
+        for removed in listed {
             let Removed { account, organisation, at, texts } = removed;
             if !self.0.live.read().accounts.contains_key(&account) {
                 continue;
@@ -115,11 +138,6 @@ impl Identity {
                 Err(error) => return Err(error),
             }
         }
-        if count > 0 {
-            accounts::ensure_administrator(&self.0.db, &self.0.config, &self.0.base).await?;
-            self.reload().await?;
-        }
-        self.note_removed().await?;
         Ok(count)
     }
 
@@ -169,7 +187,11 @@ impl Identity {
         let (db, identity) = (self.0.db.clone(), self.clone());
         let remove = async move |tx: &mut Tx| removal.write(tx).await;
         let listed = async move {
-            let at = db.write(remove).await?;
+            let (at, is_empty) = db.write(remove).await?;
+            if is_empty {
+                let mut live = identity.0.live.write();
+                live.keys.retain(|_, key| key.organisation != organisation);
+            }
             // They are removed, and the list is looked after once more each hour.
             let removed = Removed { account: id, organisation, at, texts };
             if let Err(error) = identity.list(vec![removed]).await {
@@ -179,6 +201,14 @@ impl Identity {
         };
         self.settle(Whom::Person(id), listed).await
     }
+}
+
+/// Nobody comes into an organisation any more where nobody is left, and nothing acts for it.
+async fn close(tx: &mut Tx, organisation: OrganisationId, now: Timestamp) -> Result<(), Error> {
+    tx.execute("DELETE FROM invitation WHERE organisation = ?", params![organisation]).await?;
+    let sql = "UPDATE access_key SET revoked = ? WHERE organisation = ? AND revoked IS NULL";
+    tx.execute(sql, params![now, organisation]).await?;
+    Ok(())
 }
 
 /// All that says who somebody is, and that they come in by.
@@ -199,14 +229,15 @@ async fn take_away(tx: &mut Tx, id: AccountId) -> Result<(), Error> {
 }
 
 /// Whether nobody is left of an organisation that somebody made for themselves.
-async fn is_last(tx: &mut Tx, organisation: OrganisationId) -> Result<bool, Error> {
+async fn is_empty(tx: &mut Tx, organisation: OrganisationId) -> Result<bool, Error> {
     let sql = "SELECT 1 AS there FROM account WHERE organisation = ? AND removed IS NULL LIMIT 1";
     Ok(organisation != OrganisationId::DEFAULT
         && tx.query_optional(sql, params![organisation]).await?.is_none())
 }
 
 impl Removal {
-    async fn write(&self, tx: &mut Tx) -> Result<Timestamp, Error> {
+    /// The moment that counts, and whether nobody is left of the organisation.
+    async fn write(&self, tx: &mut Tx) -> Result<(Timestamp, bool), Error> {
         let Self { organisation, id, .. } = *self;
         let row = locked(tx, organisation, id).await?;
         if let Remover::Person { own, config, .. } = &self.by {
@@ -214,6 +245,7 @@ impl Removal {
         }
         let was = Standing::of(&row)?;
         let email: String = row.get("email")?;
+        let is_verified = row.get::<Option<Timestamp>>("verified")?.is_some();
         take_away(tx, id).await?;
         let sql = "DELETE FROM invitation WHERE organisation = ? AND email = ?";
         tx.execute(sql, params![organisation, email]).await?;
@@ -222,23 +254,27 @@ impl Removal {
         tx.execute(sql, params![organisation.to_string(), organisation, email]).await?;
         let now = self.base.clock.now();
         let at = match &self.by {
-            Remover::Person { .. } => now,
+            Remover::Person { .. } | Remover::Own { .. } => now,
             Remover::Before(at) => *at,
         };
         let sql = "UPDATE account SET suspended = ?, removed = ?, texts_erased = ?, changed = ?,
             version = version + 1 WHERE id = ?";
         let is_erased = self.texts == Texts::Erase;
         tx.execute(sql, params![at, at, is_erased, now, id]).await?;
-        if let Remover::Person { can_send, .. } = &self.by {
-            // Whoever made an organisation for themselves and leaves it empty leaves nobody behind.
-            let one_went = was.is_administrator() && !is_last(tx, organisation).await?;
+        // Whoever made an organisation for themselves and leaves it empty leaves nobody behind.
+        let is_empty = is_empty(tx, organisation).await?;
+        if is_empty {
+            close(tx, organisation, now).await?;
+        }
+        if let Remover::Person { can_send, .. } | Remover::Own { can_send } = &self.by {
+            let one_went = was.is_administrator() && !is_empty;
             check_administrators(tx, (organisation, *can_send), one_went).await?;
         }
         if let Some(farewell) = &self.farewell {
-            let who = Someone { organisation, account: id, email };
+            let who = Someone { organisation, account: id, email, is_verified };
             farewell.forget(tx, &who, self.texts).await?;
         }
         note(tx, &self.base, &self.noted).await?;
-        Ok(at)
+        Ok((at, is_empty))
     }
 }

@@ -31,7 +31,8 @@ const HEAD: &str = "\
 ";
 
 impl Ledger {
-    /// Reads the file, or makes an empty one. A last line that a crash cut off was never promised, and is taken away.
+    /// Reads the file, or makes an empty one. A last line that a crash cut off was never promised, and is taken away; one that only
+    /// lacks its end was written by hand, and gets it.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let text = match fs::read_to_string(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -40,8 +41,13 @@ impl Ledger {
             }
             read => read?,
         };
-        let whole = text.rfind('\n').map_or(0, |end| end + 1);
-        if whole < text.len() {
+        let mut whole = text.rfind('\n').map_or(0, |end| end + 1);
+        if Removed::parse(&text[whole..]).is_some() {
+            whole = text.len();
+            let mut file = OpenOptions::new().append(true).open(path)?;
+            file.write_all(b"\n")?;
+            file.sync_all()?;
+        } else if whole < text.len() {
             let file = OpenOptions::new().write(true).open(path)?;
             file.set_len(whole as u64)?;
             file.sync_all()?;
@@ -145,7 +151,10 @@ mod tests {
         ledger.add(&[one, other]).unwrap();
         assert_eq!(Ledger::open(&path).unwrap().lines(), [one, other]);
         let whole = fs::read(&path).unwrap();
-        for cut in 1..other.line().len() {
+        fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+        assert_eq!(Ledger::open(&path).unwrap().lines(), [one, other], "by hand");
+        assert_eq!(fs::read(&path).unwrap(), whole);
+        for cut in 2..other.line().len() {
             fs::write(&path, &whole[..whole.len() - cut]).unwrap();
             let ledger = Ledger::open(&path).unwrap();
             assert_eq!(ledger.lines(), [one], "{cut} bytes are missing");

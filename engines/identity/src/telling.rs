@@ -18,7 +18,8 @@ impl Identity {
         let live = self.0.live.read();
         let account = live.accounts.get(&id).filter(|it| it.organisation == organisation);
         let account = account.ok_or(Error::NotThere("person"))?;
-        Ok(Someone { organisation, account: id, email: account.email.to_string() })
+        let (email, is_verified) = (account.email.to_string(), account.is_verified);
+        Ok(Someone { organisation, account: id, email, is_verified })
     }
 
     /// The same for who wants to be told of somebody else: they may do all that these may.

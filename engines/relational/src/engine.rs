@@ -19,6 +19,9 @@ pub(crate) struct Engine {
 /// Tells the thread that keeps house to end.
 pub(crate) trait Ends: Send + Sync {
     fn end(&self);
+
+    /// Comes when all threads have ended.
+    fn ended(&self) {}
 }
 
 impl Engine {
@@ -57,7 +60,11 @@ impl Engine {
     pub(crate) async fn close(&self) {
         self.end();
         let (threads, wait) = (self.threads.clone(), self.close_time_max);
-        let joined = tokio::task::spawn_blocking(move || threads.join(wait));
+        let keeper = self.keeper.clone();
+        let joined = tokio::task::spawn_blocking(move || {
+            threads.join(wait);
+            keeper.ended();
+        });
         if let Err(error) = joined.await {
             tracing::error!(%error, "the database did not close");
         }

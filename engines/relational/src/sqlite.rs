@@ -26,7 +26,7 @@ pub(crate) fn start(shared: &Arc<Shared>) -> Result<Engine, Error> {
     let config = &shared.config;
     lock::make_folder(&config.path)?;
     let lock = Arc::new(Lock::hold(&config.path, config.lock_wait_max)?);
-    let signal: Arc<Signal> = Arc::default();
+    let signal = Arc::new(Signal::new(&shared.config.path));
     let engine = Engine::new(shared, Threads::new(&lock), signal.clone());
     let (queues, threads) = (&engine.queues, &engine.threads);
     let write = Slot::new(What::Write, shared);

@@ -33,11 +33,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use base::access::{Action, Authority, Principal, Subject};
-use base::personal::Someone;
 use base::{Base, OrganisationId, Stream, Tls};
 use bytes::Bytes;
 use eventlog::EventLog;
-use relational::{Db, Tx};
+use relational::Db;
 use tokio::net::TcpListener;
 
 pub use config::Config;
@@ -72,11 +71,6 @@ const REFUSALS_MAX: usize = 64;
 
 /// How long no connection is accepted after the system had no room for one.
 const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
-
-/// Takes away, in the caller's transaction, what waits in the queues of somebody who goes.
-pub async fn forget(tx: &mut Tx, who: &Someone) -> Result<(), relational::Error> {
-    store::forget(tx, who).await
-}
 
 /// The connections, topics and queues of all organisations; cloning shares them.
 #[derive(Clone)]

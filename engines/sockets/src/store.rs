@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use base::personal::Someone;
 use base::{OrganisationId, Timestamp};
 use bytes::Bytes;
 use relational::{Db, Migration, Read, Row, Tx, params};
@@ -143,15 +142,6 @@ fn stored(row: &Row) -> Result<Stored, Error> {
     let body: Vec<u8> = row.get("body")?;
     let draft = Draft { headers, body: body.into() };
     Ok(Stored { number: row.get("number")?, draft, deliveries: row.get("deliveries")? })
-}
-
-/// Takes away what waits for somebody who goes, and will never be fetched.
-pub(crate) async fn forget(tx: &mut Tx, who: &Someone) -> Result<(), relational::Error> {
-    let sql = "DELETE FROM socket_message WHERE organisation = ? AND queue >= ? AND queue < ?";
-    // `0` is what follows `/`.
-    let (first, end) = (format!("user/{}/", who.account), format!("user/{}0", who.account));
-    tx.execute(sql, params![who.organisation, first, end]).await?;
-    Ok(())
 }
 
 /// Makes a change durable.

@@ -258,6 +258,45 @@ fn an_administrator_keeps_people_and_groups_in_the_browser() {
     browser.find("member-remove-mina@example.org").unwrap();
     let token = tokens(&stack, "mina@example.org").1.unwrap();
     assert_eq!(stack.stranger().bearer(&token).get("/v1/audit").unwrap().status, 200);
+    browser.press("\u{e00c}").unwrap();
+    browser.click("tab-people").unwrap();
+    browser.fill("people-search", "").unwrap();
+    let joon =
+        |hook: &str| format!("[data-test=\"person-joon@example.org\"] [data-test=\"{hook}\"]");
+    browser.find_css(&joon("person-export")).unwrap();
+    browser.click_css(&joon("person-remove")).unwrap();
+    browser.click("remove-texts").unwrap();
+    browser.fill("remove-typed", "joon@example.org").unwrap();
+    browser.click("confirm-yes").unwrap();
+    let gone = "return !document.querySelector('[data-test=\"person-joon@example.org\"]')";
+    browser.until("nobody of this name", gone).unwrap();
+    let found = api.get("/v1/people?email=joon@").unwrap().ok().unwrap();
+    assert_eq!(found["items"], json!([]));
+    assert_eq!(browser.complaints().unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn somebody_removes_their_own_account_in_the_browser() {
+    let folder = tempfile::tempdir().unwrap();
+    let stack = launch(&folder).start().unwrap();
+    stack.api().post("/scim/v2/Users", &user("mina@example.org")).unwrap().ok().unwrap();
+    let browser = Browser::open(390, 844, "ko").unwrap();
+    browser.go(&format!("{}/#/account", stack.stranger().origin())).unwrap();
+    browser.fill("sign-in-email", "mina@example.org").unwrap();
+    browser.fill("sign-in-password", PASSWORD).unwrap();
+    browser.click("sign-in-submit").unwrap();
+    browser.find("own-export").unwrap();
+    // The bar at the foot of a phone's page would be in front of it.
+    let middle =
+        "document.querySelector('[data-test=\"own-remove\"]').scrollIntoView({ block: 'center' })";
+    browser.script(middle).unwrap();
+    browser.click("own-remove").unwrap();
+    browser.click_css("dialog [data-test=\"again-password\"]").unwrap();
+    browser.press(PASSWORD).unwrap();
+    browser.fill("remove-typed", "mina@example.org").unwrap();
+    browser.click("confirm-yes").unwrap();
+    browser.find("sign-in-email").unwrap();
+    assert_eq!(tokens(&stack, "mina@example.org").0, 401);
     assert_eq!(browser.complaints().unwrap(), Vec::<String>::new());
 }
 

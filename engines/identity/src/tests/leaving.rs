@@ -67,7 +67,12 @@ async fn rooms_are_told_in_the_commit_that_removes_somebody_or_nobody_goes() {
     assert_eq!(listed(&house), Vec::<String>::new());
     rooms.is_full.store(false, Ordering::Relaxed);
     house.identity.remove_person(http(&admin), id, Texts::Erase).await.unwrap();
-    let who = Someone { organisation: admin.organisation, account: id, email: "mina@b.c".into() };
+    let who = Someone {
+        organisation: admin.organisation,
+        account: id,
+        email: "mina@b.c".into(),
+        is_verified: false,
+    };
     assert_eq!(*rooms.told.lock(), [(who, Texts::Erase)]);
     let listed = listed(&house);
     assert_eq!(listed.len(), 1);
@@ -162,6 +167,9 @@ async fn who_made_an_organisation_for_themselves_may_leave_it_empty() {
     let (house, _) = with_rooms().await;
     let founder = house.stranger("founder@b.c").await;
     let partner = house.join(&founder, "partner@b.c", Role::Member).await;
+    let key = house.key(&founder, &[("devices.read", "*")]).await;
+    let waiting = house.identity.invite(http(&founder), "late@b.c", Role::Admin).await.unwrap();
+    let waiting = waiting.link.unwrap();
     let leave = async |who: &Principal| {
         house.identity.leave((http(who), HERE), Some(PASSWORD), Texts::Keep).await
     };
@@ -169,6 +177,10 @@ async fn who_made_an_organisation_for_themselves_may_leave_it_empty() {
     assert!(matches!(last, Err(Error::LastAdministrator)), "somebody would be left behind");
     leave(&partner).await.unwrap();
     leave(&founder).await.unwrap();
+    let open = house.open_with(&key.mqtt_user, &key.mqtt_password).await;
+    assert!(open.is_err(), "nothing acts for it any more");
+    let accepted = house.identity.accept(&HERE.into(), &waiting, PASSWORD).await;
+    assert!(accepted.is_err(), "nobody comes into it any more");
     house.stranger("founder@b.c").await;
 }
 
@@ -214,4 +226,24 @@ async fn what_was_written_while_somebody_was_removed_is_taken_away() {
     // Nobody who is there is forgotten by it.
     house.db.write(async move |tx: &mut Tx| Identity::forget(tx, &who).await).await.unwrap();
     assert!(house.sign_in("new@b.c", PASSWORD).await.is_ok());
+}
+
+#[tokio::test]
+async fn who_has_the_first_administrators_address_by_now_is_not_made_one() {
+    let (house, _) = with_rooms().await;
+    let admin = house.administrator().await;
+    let second = house.join(&admin, "second@b.c", Role::Admin).await;
+    house.identity.remove_person(http(&second), account(&admin), Texts::Keep).await.unwrap();
+    let user = house.join(&second, &quick().administrator_email, Role::User).await;
+    let gone = house.db.write(async move |tx: &mut Tx| {
+        let sql = "UPDATE account SET role = 'user' WHERE id = ?";
+        tx.execute(sql, params![account(&second)]).await?;
+        Ok::<_, Error>(())
+    });
+    gone.await.unwrap();
+    let again = house.again(quick()).await;
+    again.remove_again().await.unwrap();
+    assert!(again.administrator_link().await.unwrap().is_some(), "there is a way in");
+    let person = again.person(admin.organisation, account(&user)).await.unwrap();
+    assert_eq!(person.role, Role::User);
 }

@@ -1,12 +1,13 @@
 use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use base::watch::{Begin, Running, Thread, What};
 use parking_lot::{Condvar, Mutex};
-use rusqlite::Connection;
 use rusqlite::wal::CheckpointMode;
+use rusqlite::{Connection, OpenFlags};
 
 use super::reader::Reader;
 use super::session::{Access, Session, connect};
@@ -38,6 +39,8 @@ pub(crate) struct Signal {
     changed: Condvar,
     /// The log is copied but for its end: the writer empties it.
     restart: AtomicBool,
+    /// Of the database, for who closes it last.
+    path: Option<PathBuf>,
 }
 
 #[derive(Default)]
@@ -171,6 +174,10 @@ fn answer<On>(orders: VecDeque<Order<On>>, error: &Error) {
 }
 
 impl Signal {
+    pub(crate) fn new(path: &Path) -> Self {
+        Self { path: Some(path.to_owned()), ..Self::default() }
+    }
+
     pub(crate) fn checkpoint(&self) {
         self.asked.lock().checkpoint = true;
         self.changed.notify_one();
@@ -197,6 +204,16 @@ impl Ends for Signal {
     fn end(&self) {
         self.asked.lock().is_closed = true;
         self.changed.notify_one();
+    }
+
+    /// Connections that close at once leave the write-ahead log behind, with all that was deleted: one more closes alone.
+    fn ended(&self) {
+        let Some(path) = &self.path else { return };
+        let emptied = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+            .and_then(|last| last.wal_checkpoint_v2(None::<&str>, CheckpointMode::TRUNCATE));
+        if let Err(error) = emptied {
+            tracing::warn!(%error, "the write-ahead log stays until the next start");
+        }
     }
 }
 
