@@ -42,7 +42,7 @@ function Own() {
     leave();
   };
   return html`<p>${t('own.text')}</p>
-    <footer><a class="button" href="/v1/account/export" download data-test="own-export">${t('people.export')}</a><button type="button" class="danger" data-test="own-remove" onClick=${() => setOpen(true)}>${t('own.remove')}</button></footer>
+    <footer class="row"><a class="button" href="/v1/account/export" download data-test="own-export">${t('people.export')}</a><button type="button" class="danger" data-test="own-remove" onClick=${() => setOpen(true)}>${t('own.remove')}</button></footer>
     ${open && h(Removal, { name, title: t('own.remove'), run, onClose: () => setOpen(false), children: h(Again, { value: password, set: setPassword }) })}`;
 }
 

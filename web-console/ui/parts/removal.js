@@ -16,7 +16,7 @@ export function Removal({ name, title, run, onClose, children }) {
     onClose,
     run: () => run(erases ? 'erase' : 'keep'),
     children: [
-      html`<label class="inline"><input type="checkbox" data-test="remove-texts" checked=${erases} onChange=${() => setErases(!erases)} /><span>${t('people.texts')}</span></label>`,
+      html`<label class="check"><input type="checkbox" data-test="remove-texts" checked=${erases} onChange=${() => setErases(!erases)} /><span>${t('people.texts')}</span></label>`,
       children,
       h(Field, {
         label: t('people.type', { name }),
