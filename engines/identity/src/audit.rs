@@ -253,7 +253,10 @@ async fn gather_denials(identity: &Identity) -> Result<(), Failure> {
         let now = inner.base.clock.now();
         if now.since(forgot) >= HOUR {
             identity.forget_old(now).await?;
-            identity.note_removed().await?;
+            // A list that cannot be written must not hold up the record of refusals.
+            if let Err(error) = identity.note_removed().await {
+                tracing::error!(%error, "a backup would bring somebody back who was removed");
+            }
             forgot = now;
         }
         inner.base.clock.sleep(inner.config.denials_interval).await;

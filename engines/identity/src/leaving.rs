@@ -206,6 +206,9 @@ impl Identity {
 /// Nobody comes into an organisation any more where nobody is left, and nothing acts for it.
 async fn close(tx: &mut Tx, organisation: OrganisationId, now: Timestamp) -> Result<(), Error> {
     tx.execute("DELETE FROM invitation WHERE organisation = ?", params![organisation]).await?;
+    let sql = "DELETE FROM access_grant WHERE organisation = ?
+        AND subject IN (SELECT id FROM access_key WHERE organisation = ?)";
+    tx.execute(sql, params![organisation, organisation]).await?;
     let sql = "UPDATE access_key SET revoked = ? WHERE organisation = ? AND revoked IS NULL";
     tx.execute(sql, params![now, organisation]).await?;
     Ok(())
