@@ -123,6 +123,7 @@ impl Browser {
     fn act(&self, css: &str, steps: &[(&str, Value)]) -> Result<()> {
         within(PATIENCE, css, || {
             let element = self.find_css(css)?;
+            self.uncover(&element)?;
             for (step, body) in steps {
                 let path = format!("/element/{element}/{step}");
                 match self.answer("POST", &path, body)? {
@@ -134,6 +135,16 @@ impl Browser {
             Ok(Some(Ok(())))
         })?
         .with_context(|| css.to_owned())
+    }
+
+    /// Scrolls what a bar at an edge of the page may lie upon to the middle, as somebody would who cannot see it whole. At each try:
+    /// what came into the page above it may have moved it since.
+    fn uncover(&self, element: &str) -> Result<()> {
+        let script = "const e = arguments[0], r = e.getBoundingClientRect(); \
+             const top = document.elementFromPoint(r.x + r.width / 2, r.y + r.height / 2); \
+             if (!top || !(e.contains(top) || top.contains(e))) e.scrollIntoView({ block: 'center' });";
+        let body = json!({"script": script, "args": [{ELEMENT: element}]});
+        self.command("POST", "/execute/sync", &body).map(drop)
     }
 
     /// Chooses in a `<select>`.

@@ -9,7 +9,7 @@ use crate::letters::{Changed, Errand};
 use crate::live::LiveAccount;
 use crate::people::lock;
 use crate::sessions::{account_of, delete_all};
-use crate::{Config, Error, Grant, Identity, SignUp, factors, password, tickets, token};
+use crate::{Config, Error, Grant, Identity, SignUp, factors, tickets, token};
 
 /// What an account may do in its organisation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -203,7 +203,7 @@ impl Identity {
             return Err(Error::SignUpClosed);
         }
         let email = normal_email(&new.email)?;
-        password::check(&new.password)?;
+        self.check_new(&new.password, &email).await?;
         let name = normal_name(new.organisation.as_deref().unwrap_or(&email))?;
         self.room_for_an_account()?;
         inner.attempts.sign_up(inner.base.clock.now(), from)?;
@@ -262,7 +262,7 @@ impl Identity {
         new: &str,
     ) -> Result<(), Error> {
         let account = account_of(by.0)?;
-        password::check(new)?;
+        self.check_new(new, &by.0.name).await?;
         let inner = &self.0;
         self.again(account, from, current).await?;
         let hash = inner.hasher.hash(new).await?;

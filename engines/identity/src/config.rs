@@ -31,6 +31,11 @@ pub struct Config {
     pub key_file: PathBuf,
     /// Who was removed, so that a backup of the rows brings nobody back. Not in the rows, nor with their backups.
     pub removed_file: PathBuf,
+    /// Passwords that leaked elsewhere, which no account gets: a file of SHA-1 hashes in ascending order, or a folder of such files by their
+    /// first five digits, as Have I Been Pwned gives them. Empty: none.
+    pub leaked_passwords: PathBuf,
+    /// Whether users too, who only use what an organisation offers, get no password that others guess first.
+    pub user_passwords_checked: bool,
     /// Who vouches for people beside Madang, by name.
     pub providers: Providers,
     /// How long somebody may take to come back from a provider.
@@ -186,6 +191,8 @@ impl Default for Config {
             ],
             key_file: "keys/identity".into(),
             removed_file: "keys/removed".into(),
+            leaked_passwords: PathBuf::new(),
+            user_passwords_checked: false,
             providers: Providers::new(),
             provider_time_max: Duration::from_mins(10),
             administrator_email: "admin@localhost".into(),

@@ -93,6 +93,8 @@ pub enum Error {
     Stored(&'static str),
     #[error("a password could not be hashed: {0}")]
     Hash(String),
+    #[error("the list of leaked passwords cannot be read, so no password is taken")]
+    LeakedUnread,
     #[error("the list of who was removed cannot be written: {0}")]
     Ledger(String),
     #[error("identity: {0}")]
@@ -115,6 +117,7 @@ impl Error {
             | Self::NoPasskeys
             | Self::ProviderDown
             | Self::MailsWaiting
+            | Self::LeakedUnread
             | Self::Ledger(_) => ErrorKind::Unavailable,
             Self::SignUpClosed
             | Self::InvitationsClosed

@@ -8,7 +8,7 @@ use crate::accounts::{Insert, NewPerson, insert, normal_email};
 use crate::audit::{By, Change, note, subject_text};
 use crate::letters::Errand;
 use crate::sessions::{Entered, Holds, Visitor};
-use crate::{Error, Identity, Role, SignUp, password, token};
+use crate::{Error, Identity, Role, SignUp, token};
 
 /// Names an invitation; the token that accepts it is not part of it.
 pub type InvitationId = Id<Invitations>;
@@ -164,7 +164,6 @@ impl Identity {
         if inner.config.sign_up == SignUp::Closed {
             return Err(Error::InvitationsClosed);
         }
-        password::check(password)?;
         self.room_for_an_account()?;
         let hash = token::stored(token).ok_or(Error::LinkInvalid)?;
         let now = inner.base.clock.now();
@@ -181,6 +180,7 @@ impl Identity {
             Ok::<_, Error>((organisation, email, role, row.get::<bool>("proves")?))
         });
         let (organisation, email, role, proves) = found.await?;
+        self.check_new(password, &email).await?;
         let password = inner.hasher.hash(password).await?;
         let account = AccountId::new(now, &inner.base.entropy);
         let entry =

@@ -117,6 +117,7 @@ struct Inner {
     /// Held while a change of people or groups is written and learned.
     settling: tokio::sync::Semaphore,
     hasher: password::Hasher,
+    leaked: Option<Arc<password::Leaked>>,
     seal: Seal,
     signing: issuer::Signing,
     origin: origin::Origin,
@@ -163,6 +164,7 @@ impl Identity {
             checks_email: config.email_check && post.can_send(),
             post,
             hasher: password::Hasher::new(&config, base)?,
+            leaked: password::leaked(&config)?,
             attempts: attempts::Attempts::new(&config),
             denials: audit::Denials::new(&config, base),
             live: RwLock::new(live),

@@ -36,6 +36,10 @@ impl Origin {
         self.url.origin().ascii_serialization()
     }
 
+    pub(crate) fn host(&self) -> &str {
+        self.url.host_str().unwrap_or_default()
+    }
+
     /// Whom passkeys are made for: the host. Browsers take no address for one, so on this machine it is `localhost`,
     /// which is the only name that they let be without HTTPS.
     pub(crate) fn relying_party(&self) -> Option<(String, String)> {

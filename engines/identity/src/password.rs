@@ -11,10 +11,14 @@ use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+pub(crate) use self::guessable::Leaked;
 use crate::{Config, Error, Identity};
 
-const CHARACTERS_MIN: usize = 10;
-const USER_CHARACTERS_MIN: usize = 8;
+mod guessable;
+
+const OF_ACCOUNT: (usize, &str) = (10, "must have at least 10 characters");
+/// For whoever only uses what an organisation offers (NIST SP 800-63B, 5.1.1.2).
+const OF_USER: (usize, &str) = (8, "must have at least 8 characters");
 const BYTES_MAX: usize = 1_024;
 /// A row that asks for more is damaged.
 pub(crate) const MEMORY_KIB_MAX: u32 = 1 << 20;
@@ -40,23 +44,21 @@ pub(crate) struct Hasher {
     hurried: Counter,
 }
 
-/// A password that is long enough, and not so long that hashing it is an attack.
-pub(crate) fn check(password: &str) -> Result<(), Error> {
-    if password.chars().count() < CHARACTERS_MIN {
-        return Err(Error::Password("must have at least 10 characters"));
+/// The list of leaked passwords, if one is named.
+pub(crate) fn leaked(config: &Config) -> Result<Option<Arc<Leaked>>, Error> {
+    let path = &config.leaked_passwords;
+    if path.as_os_str().is_empty() {
+        return Ok(None);
     }
-    check_length(password)
+    let leaked = Leaked::open(path).map(Arc::new).map(Some);
+    leaked.map_err(|error| Error::Config(format!("leaked_passwords {}: {error}", path.display())))
 }
 
-/// The same for whoever only uses what an organisation offers (NIST SP 800-63B, 5.1.1.2).
-pub(crate) fn check_of_user(password: &str) -> Result<(), Error> {
-    if password.chars().count() < USER_CHARACTERS_MIN {
-        return Err(Error::Password("must have at least 8 characters"));
+fn check_length(password: &str, (least, why): (usize, &'static str)) -> Result<(), Error> {
+    if password.chars().count() < least {
+        return Err(Error::Password(why));
     }
-    check_length(password)
-}
-
-fn check_length(password: &str) -> Result<(), Error> {
+    // Hashing a long one would be an attack.
     if password.len() > BYTES_MAX {
         return Err(Error::Password("must have at most 1024 bytes"));
     }
@@ -290,10 +292,46 @@ fn not_hashed(error: impl std::fmt::Display) -> Error {
 }
 
 impl Identity {
+    /// Whether the account of an address may have this password: long enough, and not what others guess first.
+    pub(crate) async fn check_new(&self, password: &str, email: &str) -> Result<(), Error> {
+        check_length(password, OF_ACCOUNT)?;
+        self.check_guess(password, email).await
+    }
+
+    /// The same of whoever only uses what an organisation offers.
+    pub(crate) async fn check_new_of_user(&self, password: &str, email: &str) -> Result<(), Error> {
+        check_length(password, OF_USER)?;
+        if !self.0.config.user_passwords_checked {
+            return Ok(());
+        }
+        self.check_guess(password, email).await
+    }
+
+    async fn check_guess(&self, password: &str, email: &str) -> Result<(), Error> {
+        let known = [email, self.0.origin.host(), "madang"];
+        if let Some(reason) = guessable::reason(password, &known) {
+            return Err(Error::Password(reason));
+        }
+        let Some(leaked) = self.0.leaked.clone() else { return Ok(()) };
+        let password = password.to_owned();
+        let unread = |error: String| {
+            tracing::error!(%error, "the list of leaked passwords cannot be read");
+            Error::LeakedUnread
+        };
+        match tokio::task::spawn_blocking(move || leaked.holds(&password)).await {
+            Ok(Ok(true)) => {
+                Err(Error::Password("leaked somewhere and is tried first: choose another"))
+            }
+            Ok(Ok(false)) => Ok(()),
+            Ok(Err(error)) => Err(unread(error.to_string())),
+            Err(error) => Err(unread(error.to_string())),
+        }
+    }
+
     /// The hash of a password that belongs to no account, such as a guest's, made as those of accounts are and with
     /// the same few at once.
     pub async fn hash_password(&self, password: &str) -> Result<String, Error> {
-        check_length(password)?;
+        check_length(password, (0, ""))?;
         self.0.hasher.hash(password).await
     }
 
@@ -430,6 +468,7 @@ mod tests {
 
     #[test]
     fn passwords_have_a_shortest_and_a_longest() {
+        let check = |password: &str| check_length(password, OF_ACCOUNT);
         assert!(check("123456789").is_err());
         assert!(check("비밀번호를정해주세요").is_ok());
         assert!(check(&"x".repeat(1_024)).is_ok());

@@ -4,6 +4,7 @@
 //! Nobody changes somebody who may do more than they: whoever sets an address or a password could come in by it.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use base::access::{Principal, Subject};
 use base::{AccountId, OrganisationId, Page, PageRequest, Timestamp};
@@ -16,7 +17,7 @@ use crate::groups::GroupId;
 use crate::letters::{Changed, Errand};
 use crate::sessions::{Kept, delete_all};
 use crate::settling::Whom;
-use crate::{Config, Error, Grant, Identity, Role, accounts, password, tickets};
+use crate::{Config, Error, Grant, Identity, Role, accounts, tickets};
 
 /// Somebody of an organisation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -260,7 +261,7 @@ impl Identity {
         if organisation != OrganisationId::DEFAULT {
             inner.attempts.sign_up(now, from)?;
         }
-        let hash = self.hash_of(new.password.as_deref()).await?;
+        let hash = self.hash_of(new.password.as_deref(), &about.email).await?;
         let account = AccountId::new(now, &inner.base.entropy);
         let (base, role, is_suspended) = (inner.base.clone(), new.role, new.is_suspended);
         let change = Change {
@@ -308,7 +309,11 @@ impl Identity {
             self.0.attempts.sign_up(self.0.base.clock.now(), from)?;
         }
         let hash = match change.password {
-            Edit::Set(password) => Edit::of(self.hash_of(Some(&password)).await?),
+            Edit::Set(password) => {
+                let own = self.email_of(id);
+                let email = about.as_ref().map_or(&*own, |about| &about.email);
+                Edit::of(self.hash_of(Some(&password), email).await?)
+            }
             Edit::Clear => Edit::Clear,
             Edit::Keep => Edit::Keep,
         };
@@ -344,6 +349,17 @@ impl Identity {
         self.0.live.read().accounts.get(&id).is_some_and(|account| *account.email != *email)
     }
 
+    /// Empty where there is no such account.
+    pub(crate) fn email_of(&self, id: AccountId) -> Arc<str> {
+        self.0
+            .live
+            .read()
+            .accounts
+            .get(&id)
+            .map(|account| account.email.clone())
+            .unwrap_or_default()
+    }
+
     /// Whether the principal may do all that somebody of their organisation may.
     pub(crate) fn check_above(&self, principal: &Principal, id: AccountId) -> Result<(), Error> {
         let grants = {
@@ -355,9 +371,9 @@ impl Identity {
         self.check_within(principal, &grants).map_err(|_| Error::PersonAbove)
     }
 
-    async fn hash_of(&self, password: Option<&str>) -> Result<Option<String>, Error> {
+    async fn hash_of(&self, password: Option<&str>, email: &str) -> Result<Option<String>, Error> {
         let Some(password) = password else { return Ok(None) };
-        password::check(password)?;
+        self.check_new(password, email).await?;
         Ok(Some(self.0.hasher.hash(password).await?))
     }
 

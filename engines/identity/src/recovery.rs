@@ -11,7 +11,7 @@ use crate::audit::{Change, note};
 use crate::letters::{Changed, Errand};
 use crate::sessions::{Entered, Holds, Kept, Visitor, delete_all};
 use crate::tickets::{self, Kind, NewTicket, Ticket};
-use crate::{Error, Identity, SessionId, factors, password, token};
+use crate::{Error, Identity, SessionId, factors, token};
 
 /// How somebody shows that an account is theirs, beside the link.
 pub enum Showing<'a> {
@@ -117,7 +117,6 @@ impl Identity {
     /// Sets the password of whoever has the link, and ends all their sessions. It signs nobody in, so a second factor
     /// is asked for as ever.
     pub async fn finish_reset(&self, link: &str, new: &str) -> Result<(), Error> {
-        password::check(new)?;
         let inner = &self.0;
         let now = inner.base.clock.now();
         let text = link.to_owned();
@@ -125,6 +124,7 @@ impl Identity {
         let found =
             inner.db.read(async move |read| tickets::look(read, Kind::Reset, &text, now).await);
         let found = found.await?;
+        self.check_new(new, &self.email_of(found.account)).await?;
         let hash = inner.hasher.hash(new).await?;
         let (identity, text) = (self.clone(), link.to_owned());
         let ended = inner.db.write(async move |tx| {

@@ -8,7 +8,7 @@ use crate::accounts::{Insert, NewPerson, insert, normal_email};
 use crate::audit::{By, Change, note};
 use crate::letters::{Changed, Errand};
 use crate::sessions::{Holds, Kept, NewSession, SessionId, Visitor, account_of, delete_all};
-use crate::{Error, Identity, Role, password, tickets, token};
+use crate::{Error, Identity, Role, tickets, token};
 
 /// Who wants to use what an organisation offers.
 #[derive(Clone)]
@@ -43,7 +43,7 @@ impl Identity {
         let inner = &self.0;
         let NewUser { organisation, email, password, is_counted } = new;
         let email = normal_email(&email)?;
-        password::check_of_user(&password)?;
+        self.check_new_of_user(&password, &email).await?;
         self.room_for_an_account()?;
         let now = inner.base.clock.now();
         if is_counted {
@@ -107,7 +107,8 @@ impl Identity {
         }
         let hash = match &change.password {
             Some(password) => {
-                password::check_of_user(password)?;
+                let email = email.as_deref().unwrap_or(&by.0.name);
+                self.check_new_of_user(password, email).await?;
                 Some(self.0.hasher.hash(password).await?)
             }
             None => None,

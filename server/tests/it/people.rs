@@ -286,10 +286,6 @@ fn somebody_removes_their_own_account_in_the_browser() {
     browser.fill("sign-in-password", PASSWORD).unwrap();
     browser.click("sign-in-submit").unwrap();
     browser.find("own-export").unwrap();
-    // The bar at the foot of a phone's page would be in front of it.
-    let middle =
-        "document.querySelector('[data-test=\"own-remove\"]').scrollIntoView({ block: 'center' })";
-    browser.script(middle).unwrap();
     browser.click("own-remove").unwrap();
     browser.click_css("dialog [data-test=\"again-password\"]").unwrap();
     browser.press(PASSWORD).unwrap();

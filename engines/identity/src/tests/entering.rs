@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::access::{Authority, Door, Principal, Refused};
-use base::{Failure, OrganisationId, PageRequest, Timestamp};
+use base::{ErrorKind, Failure, OrganisationId, PageRequest, Timestamp};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -296,6 +296,36 @@ async fn a_mailed_link_signs_in_once_for_ten_minutes_also_under_a_race() {
     assert!(house.identity.verify(HERE, &token, session).await.is_err());
     house.base.clock.advance(Duration::from_mins(10));
     assert!(matches!(house.redeem(&token).await, Err(Error::LinkInvalid)), "too late");
+}
+
+#[tokio::test]
+async fn no_way_to_a_password_takes_one_that_others_guess_first() {
+    const LEAKED: &str = "leaked in a far place";
+    let folder = tempfile::tempdir().unwrap();
+    let list = folder.path().join("leaked");
+    let hash = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, LEAKED.as_bytes());
+    std::fs::write(&list, format!("{}:7\r\n", crate::token::hex(hash.as_ref()))).unwrap();
+    let config = Config { leaked_passwords: list.clone(), user_passwords_checked: true, ..quick() };
+    let (house, mails) = with_mail(config).await;
+    let admin = house.administrator().await;
+    mails.next().await;
+    for weak in ["password123", "Admin-localhost-1", LEAKED] {
+        let refused = house.set_password(&admin, None, Some(PASSWORD), weak).await;
+        assert!(matches!(refused, Err(Error::Password(_))), "{weak}: {refused:?}");
+        let refused = house.identity.sign_up(HERE, new("admin@localhost.kr", weak)).await;
+        assert!(matches!(refused, Err(Error::Password(_))), "{weak}: {refused:?}");
+        let refused = house.identity.check_new_of_user(weak, "admin@localhost").await;
+        assert!(matches!(refused, Err(Error::Password(_))), "{weak}: {refused:?}");
+        house.identity.mail_reset(HERE, "admin@localhost").unwrap();
+        let (_, token) = mails.next().await;
+        let refused = house.identity.finish_reset(&token, weak).await;
+        assert!(matches!(refused, Err(Error::Password(_))), "{weak}: {refused:?}");
+    }
+    std::fs::remove_file(&list).unwrap();
+    let refused = house.set_password(&admin, None, Some(PASSWORD), "another long password").await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unavailable, "nobody knows: {refused}");
+    assert!(house.sign_in("admin@localhost", PASSWORD).await.is_ok());
 }
 
 #[tokio::test]

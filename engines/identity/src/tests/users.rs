@@ -67,6 +67,9 @@ async fn what_the_feature_refuses_leaves_no_account_and_an_address_has_one() {
     let nothing = async |_: &mut Tx, _| Ok::<_, Error>(());
     let refused = house.identity.join(&HERE.into(), short, nothing).await;
     assert!(matches!(refused, Err(Error::Password(_))));
+    // The official clients of the interface that users come by enter with such a one.
+    let usual = NewUser { password: "password123".into(), ..new("bora@b.c") };
+    assert!(house.identity.join(&HERE.into(), usual, nothing).await.is_ok());
 }
 
 #[tokio::test]

@@ -33,14 +33,13 @@ pub(crate) struct Keeper {
 }
 
 /// How the writer talks to the keeper.
-#[derive(Default)]
 pub(crate) struct Signal {
     asked: Mutex<Asked>,
     changed: Condvar,
     /// The log is copied but for its end: the writer empties it.
     restart: AtomicBool,
     /// Of the database, for who closes it last.
-    path: Option<PathBuf>,
+    path: PathBuf,
 }
 
 #[derive(Default)]
@@ -175,7 +174,12 @@ fn answer<On>(orders: VecDeque<Order<On>>, error: &Error) {
 
 impl Signal {
     pub(crate) fn new(path: &Path) -> Self {
-        Self { path: Some(path.to_owned()), ..Self::default() }
+        Self {
+            asked: Mutex::default(),
+            changed: Condvar::new(),
+            restart: AtomicBool::new(false),
+            path: path.to_owned(),
+        }
     }
 
     pub(crate) fn checkpoint(&self) {
@@ -208,13 +212,21 @@ impl Ends for Signal {
 
     /// Connections that close at once leave the write-ahead log behind, with all that was deleted: one more closes alone.
     fn ended(&self) {
-        let Some(path) = &self.path else { return };
-        let emptied = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
-            .and_then(|last| last.wal_checkpoint_v2(None::<&str>, CheckpointMode::TRUNCATE));
-        if let Err(error) = emptied {
-            tracing::warn!(%error, "the write-ahead log stays until the next start");
+        match emptied(&self.path) {
+            Ok(true) => {}
+            Ok(false) => {
+                tracing::warn!("somebody reads: the write-ahead log stays until the next start")
+            }
+            Err(error) => tracing::warn!(%error, "the write-ahead log stays until the next start"),
         }
     }
+}
+
+/// Copies the write-ahead log back and removes it. By SQL: a connection that has read nothing yet does not know of a log, and its
+/// `sqlite3_wal_checkpoint_v2` does nothing and says that all is well.
+fn emptied(path: &Path) -> rusqlite::Result<bool> {
+    let last = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    last.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| Ok(row.get::<_, i64>(0)? == 0))
 }
 
 impl Slot {
@@ -274,5 +286,33 @@ impl Slot {
         let took = now.saturating_duration_since(held.since);
         let is_lost = took > self.shared.config.reader_replaced_after;
         (is_lost && held.running.is_between_steps()).then_some(held.place)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_left_in_the_write_ahead_log_is_gone_when_the_last_one_closed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, left) = (folder.path().join("rows.db"), folder.path().join("left.db"));
+        let writer = Connection::open(&path).unwrap();
+        writer.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(())).unwrap();
+        writer.execute_batch("CREATE TABLE a (b); INSERT INTO a VALUES ('unmistakable')").unwrap();
+        for end in ["", "-wal"] {
+            let named = |path: &Path| format!("{}{end}", path.display());
+            std::fs::copy(named(&path), named(&left)).unwrap();
+        }
+        let log = folder.path().join("left.db-wal");
+        assert!(std::fs::metadata(&log).unwrap().len() > 0);
+
+        Signal::new(&left).ended();
+        assert!(!log.exists());
+        let count: i64 = Connection::open(&left)
+            .unwrap()
+            .query_row("SELECT count(*) FROM a WHERE b = 'unmistakable'", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(count, 1);
     }
 }
