@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, HashSet};
+use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::Router;
@@ -48,6 +49,22 @@ struct Entry {
     router: MethodRouter,
 }
 
+/// What axum's functions give as handlers.
+type Answer = Pin<Box<dyn Future<Output = Response> + Send>>;
+
+/// A handler with its state, and without its type: axum's services around a handler are compiled for this one, and not anew for each
+/// operation, which took `rustc` longer than all else of a room's door.
+#[derive(Clone)]
+struct Erased(Arc<dyn Fn(Request) -> Answer + Send + Sync>);
+
+impl Handler<(), ()> for Erased {
+    type Future = Answer;
+
+    fn call(self, request: Request, (): ()) -> Answer {
+        (self.0)(request)
+    }
+}
+
 impl<S: Clone + Send + Sync + 'static> Routes<S> {
     pub fn new(state: S) -> Self {
         Self { state, entries: Vec::new(), pages: None }
@@ -57,7 +74,7 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
     /// a defect of the wiring, seen by every test that builds it.
     pub fn add<H, I, O>(mut self, operation: Operation, handler: H) -> Self
     where
-        H: Handler<I, S> + Endpoint<I, O>,
+        H: Handler<I, S, Future = Answer> + Endpoint<I, O>,
         I: Inputs + 'static,
         O: Reply,
     {
@@ -69,8 +86,10 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
         }
         let method = MethodFilter::try_from(operation.method().clone())
             .expect("operations are made with methods that can be routed");
+        let state = self.state.clone();
+        let handler = Erased(Arc::new(move |request| handler.clone().call(request, state.clone())));
         self.entries.push(Entry {
-            router: on(method, handler).with_state(self.state.clone()),
+            router: on(method, handler),
             operation,
             describe: |to, schemas| {
                 I::describe(to, schemas);
