@@ -1,3 +1,4 @@
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -118,7 +119,7 @@ pub struct Config {
     pub hash_memory_kib: u32,
     /// Passes over that memory.
     pub hash_passes: u32,
-    /// Passwords that are hashed at once; up to twice as many where they have to be made once more, see `hash_patience`.
+    /// Passwords that are hashed at once, by default on half of the processors; up to twice as many where they have to be made once more, see `hash_patience`.
     pub hash_at_once: usize,
     /// Passwords that may wait to be hashed.
     pub hash_waiting_max: usize,
@@ -174,6 +175,10 @@ pub enum SignUp {
     Invitation,
     /// Strangers too, each with an organisation of its own.
     Open,
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 impl Default for Config {
@@ -236,8 +241,8 @@ impl Default for Config {
             server_keys_max: 32,
             hash_memory_kib: 19 * 1_024,
             hash_passes: 2,
-            hash_at_once: 2,
-            hash_waiting_max: 32,
+            hash_at_once: processors().div_ceil(2),
+            hash_waiting_max: 64,
             hash_patience: Duration::from_millis(250),
             attempts_window: Duration::from_mins(15),
             attempts_per_pair_max: 10,

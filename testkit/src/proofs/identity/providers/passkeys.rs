@@ -42,10 +42,11 @@ pub(super) fn passkeys(ground: &Ground, report: &mut Report) -> Result<()> {
             json!(PASSWORD)
         ))?;
         browser.click("passkey-add")?;
-        browser.until(
-            "the passkey is listed",
-            "return document.querySelector('[data-test=\"passkeys-list\"] li') !== null",
-        )?;
+        let listed = format!(
+            "return document.querySelectorAll('[data-test=\"passkeys-list\"] li').length === {}",
+            round + 1
+        );
+        browser.until("the passkey is listed", &listed)?;
         let kept = browser.credentials(&authenticator)?;
         let held = kept.len() == 1
             && kept[0]["rpId"] == "localhost"
