@@ -234,10 +234,10 @@ mod tests {
         for (name, line_end, counted) in
             [("a", "\n", true), ("b", "\r\n", true), ("c", "\n", false)]
         {
-            let lines = hashes.iter().enumerate().map(|(at, hash)| match counted {
-                true => format!("{hash}:{}", at * at * at),
-                false => hash.to_uppercase(),
-            });
+            let line = |(at, hash): (usize, &String)| {
+                if counted { format!("{hash}:{}", at * at * at) } else { hash.to_uppercase() }
+            };
+            let lines = hashes.iter().enumerate().map(line);
             let path = folder.path().join(name);
             fs::write(&path, lines.collect::<Vec<_>>().join(line_end)).unwrap();
             let leaked = Leaked::open(&path).unwrap();

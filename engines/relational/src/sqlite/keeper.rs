@@ -215,7 +215,7 @@ impl Ends for Signal {
         match emptied(&self.path) {
             Ok(true) => {}
             Ok(false) => {
-                tracing::warn!("somebody reads: the write-ahead log stays until the next start")
+                tracing::warn!("somebody reads: the write-ahead log stays until the next start");
             }
             Err(error) => tracing::warn!(%error, "the write-ahead log stays until the next start"),
         }

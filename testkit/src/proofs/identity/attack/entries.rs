@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::{
     PASSWORD, Tried, WRONG, browser, hashed, launch, person, seen, sign_in, sign_up, tokens,
+    unlimited,
 };
 use crate::http::Reply;
 use crate::mqtt_client::MqttClient;
@@ -259,7 +260,7 @@ pub(super) fn ends(ground: &Ground, report: &mut Report) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let lives = lives(ground);
     let text = |life: Duration| format!("{}s", life.as_secs());
-    let stack = launch(ground, folder.path())
+    let stack = unlimited(launch(ground, folder.path()))
         .environment("MADANG__IDENTITY__ACCESS_TIME_MAX", &text(lives.0))
         .environment("MADANG__IDENTITY__SESSION_AGE_MAX", &text(lives.1))
         .start()?;
