@@ -13,6 +13,9 @@ use crate::once;
 use crate::operation::{Access, Operation, names};
 use crate::problem::{Problem, status_of};
 
+const HTML: &str = "text/html";
+const PROBLEM: &str = "application/problem+json";
+
 /// What the document says about the whole.
 #[derive(Debug, Clone, Copy)]
 pub struct Info {
@@ -121,7 +124,7 @@ impl Document {
                 "responses": {
                     "Problem": {
                         "description": "Why the request was refused (RFC 9457).",
-                        "content": { "application/problem+json": {
+                        "content": { PROBLEM: {
                             "schema": { "$ref": "#/components/schemas/Problem" },
                         } },
                     },
@@ -225,12 +228,20 @@ fn responses(operation: &Operation, said: &Description) -> Value {
         }
         responses.insert(status.to_string(), response);
     }
-    let refusal = |status: Option<u16>| match operation.shape {
-        None => json!({ "$ref": "#/components/responses/Problem" }),
-        Some(_) => json!({
-            "description": status.map_or("Answer", words),
-            "content": { operation.shape_media: {} },
-        }),
+    let is_page = operation.media.contains(&HTML);
+    let refusal = |status: Option<u16>| {
+        if operation.shape.is_none() && !is_page {
+            return json!({ "$ref": "#/components/responses/Problem" });
+        }
+        let mut content = match operation.shape {
+            None => json!({ PROBLEM: { "schema": { "$ref": "#/components/schemas/Problem" } } }),
+            Some(_) => json!({ operation.shape_media: {} }),
+        };
+        // A page says in a page why not, where it was asked for as one.
+        if is_page {
+            content[HTML] = json!({});
+        }
+        json!({ "description": status.map_or("Answer", words), "content": content })
     };
     for status in refusals(operation, said) {
         responses.insert(status.to_string(), refusal(Some(status)));
@@ -246,7 +257,10 @@ fn refusals(operation: &Operation, said: &Description) -> Vec<u16> {
         statuses.extend([401, 403, 429]);
     }
     if said.body.is_some() {
-        statuses.extend([408, 415, 422]);
+        statuses.extend([408, 415]);
+    }
+    if said.body.is_some() || !said.query.is_empty() {
+        statuses.push(422);
     }
     if once::is_taken(operation) {
         statuses.extend([409, 422]);

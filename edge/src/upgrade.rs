@@ -186,6 +186,8 @@ impl IntoResponse for Switching {
 impl Reply for Switching {
     fn describe(to: &mut Description, _: &mut SchemaGenerator) {
         to.answers_nothing(101);
+        // Where nobody asked for another protocol.
+        to.answers(426, "application/problem+json", None);
     }
 }
 

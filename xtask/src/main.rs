@@ -84,6 +84,7 @@ fn test() -> Result<()> {
     fetch_valkey()?;
     fetch_oidc_provider()?;
     fetch("scim", SCIM_TESTER, &[])?;
+    fetch("schemathesis", SCHEMATHESIS, &[])?;
     shell::run("cargo", &["test", "--workspace", "--no-fail-fast"])
 }
 
@@ -95,6 +96,9 @@ const OIDC_PROVIDER: &str = "oidc-provider-mock==0.3.4";
 
 /// What asks a server of SCIM for all that the RFCs say.
 const SCIM_TESTER: &str = "scim2-tester[httpx2]==0.5.2";
+
+/// What makes requests of the OpenAPI document and holds the answers against it.
+const SCHEMATHESIS: &str = "schemathesis==4.32.5";
 
 fn fetch_oidc_provider() -> Result<()> {
     fetch("oidc-provider", OIDC_PROVIDER, &[])

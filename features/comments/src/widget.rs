@@ -2,6 +2,7 @@
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use base::ErrorKind;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
@@ -113,6 +114,7 @@ pub(crate) fn routes(routes: Routes<Comments>) -> Routes<Comments> {
                 .id("showSignIn")
                 .summary("Where the widget's window signs in: on this origin, where no cookie is a third party's.")
                 .public()
+                .kinds(&[ErrorKind::NotFound])
                 .media("text/html"),
             sign_in,
         )
@@ -121,6 +123,7 @@ pub(crate) fn routes(routes: Routes<Comments>) -> Routes<Comments> {
                 .id("showDemo")
                 .summary("A page with the comments of a site, to try them on.")
                 .public()
+                .kinds(&[ErrorKind::NotFound])
                 .media("text/html"),
             demo,
         )

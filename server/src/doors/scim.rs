@@ -14,7 +14,9 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base::personal::Texts;
 use base::{AccountId, ErrorKind};
-use edge::{Caller, Json, Operation, Path, Peer, Query, Refusal, Routes, State, Undeclared};
+use edge::{
+    Caller, Json, NoContent, Operation, Path, Peer, Query, Refusal, Routes, State, Undeclared,
+};
 use identity::{
     Edit, GroupChange, GroupId, Members, NewGroup, NewPerson, Person, PersonChange, Role, actions,
 };
@@ -566,9 +568,9 @@ async fn delete_user(
     State(doors): State<Doors>,
     caller: Caller,
     Path(id): Path<String>,
-) -> edge::Result<Response> {
+) -> edge::Result<NoContent> {
     doors.identity.remove_person(by(&caller), user_id(&id)?, Texts::Keep).await.map_err(refused)?;
-    Ok(StatusCode::NO_CONTENT.into_response())
+    Ok(NoContent)
 }
 
 async fn list_groups(
@@ -698,7 +700,7 @@ async fn delete_group(
     State(doors): State<Doors>,
     caller: Caller,
     Path(id): Path<String>,
-) -> edge::Result<Response> {
+) -> edge::Result<NoContent> {
     doors.identity.remove_group(by(&caller), group_id(&id)?).await.map_err(refused)?;
-    Ok(StatusCode::NO_CONTENT.into_response())
+    Ok(NoContent)
 }

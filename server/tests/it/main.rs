@@ -10,6 +10,7 @@ mod contract;
 mod databases;
 mod dead_letters;
 mod devices;
+mod document;
 mod endpoints;
 mod identity;
 mod jobs;

@@ -2,6 +2,7 @@
 
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use base::ErrorKind;
 use edge::{
     Caller, Form, FromOwnPage, Operation, Peer, Query, Routes, SessionCookie, SessionToken, State,
     Undeclared, Via,
@@ -151,6 +152,7 @@ pub(super) fn routes(routes: Routes<Doors>) -> Routes<Doors> {
             )
             .session_or_public()
             .secret()
+            .kinds(&[ErrorKind::Forbidden])
             .media("text/html"),
             answer,
         )
@@ -162,6 +164,7 @@ pub(super) fn routes(routes: Routes<Doors>) -> Routes<Doors> {
             )
             .public()
             .secret()
+            .kinds(&[ErrorKind::Forbidden])
             .media("text/html"),
             sign_in,
         )
@@ -169,6 +172,7 @@ pub(super) fn routes(routes: Routes<Doors>) -> Routes<Doors> {
             page(post("/v1/oidc/second"), "secondFactorForTool", "Goes on with a code.")
                 .public()
                 .secret()
+                .kinds(&[ErrorKind::Forbidden])
                 .media("text/html"),
             second,
         )
@@ -195,6 +199,7 @@ pub(super) fn routes(routes: Routes<Doors>) -> Routes<Doors> {
             )
             .public()
             .secret()
+            .kinds(&[ErrorKind::Forbidden])
             .media("text/html"),
             sign_out,
         )
