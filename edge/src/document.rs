@@ -11,10 +11,9 @@ use crate::extract::FORM;
 use crate::guard::SESSION_COOKIE;
 use crate::once;
 use crate::operation::{Access, Operation, names};
-use crate::problem::{Problem, status_of};
+use crate::problem::{MEDIA as PROBLEM, Problem, status_of};
 
 const HTML: &str = "text/html";
-const PROBLEM: &str = "application/problem+json";
 
 /// What the document says about the whole.
 #[derive(Debug, Clone, Copy)]

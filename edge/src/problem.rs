@@ -11,6 +11,9 @@ use serde::Serialize;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// RFC 9457.
+pub(crate) const MEDIA: &str = "application/problem+json";
+
 /// What every handler answers with when it refuses. A feature writes
 /// `impl From<Error> for edge::Error` with [`Error::of`], and uses `?`.
 pub struct Error(Box<Inner>);
@@ -199,7 +202,7 @@ impl IntoResponse for Error {
         let body = serde_json::to_vec(&problem).expect("a problem is strings and numbers");
         let mut response = (status, body).into_response();
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA));
         if let Some(pause) = retry_after.or_else(|| pause_of(kind)) {
             let seconds = pause.as_secs().max(1);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));

@@ -187,7 +187,7 @@ impl Reply for Switching {
     fn describe(to: &mut Description, _: &mut SchemaGenerator) {
         to.answers_nothing(101);
         // Where nobody asked for another protocol.
-        to.answers(426, "application/problem+json", None);
+        to.answers(426, crate::problem::MEDIA, None);
     }
 }
 
