@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, HashSet};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use axum::extract::Request;
@@ -45,9 +45,11 @@ type Pages = Arc<dyn Fn(&Parts) -> Option<Response> + Send + Sync>;
 
 struct Entry {
     operation: Operation,
-    describe: fn(&mut Description, &mut SchemaGenerator),
+    describe: Describe,
     router: MethodRouter,
 }
+
+type Describe = fn(&mut Description, &mut SchemaGenerator);
 
 /// What axum's functions give as handlers.
 type Answer = Pin<Box<dyn Future<Output = Response> + Send>>;
@@ -125,21 +127,20 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
             .at_the_door()
             .returns::<Value>(200);
         // Added twice, so that the document has itself in it.
-        let text = Arc::<str>::from("");
-        let placeholder = self.add(operation.clone(), document_handler(text));
-        let text: Arc<str> = placeholder.document(info).to_string().into();
-        let mut routes = placeholder;
+        let mut routes = self.add(operation.clone(), document_handler(String::new));
+        let told: Vec<_> = routes.told().map(|(told, by)| (told.clone(), by)).collect();
         routes.entries.pop();
-        routes.add(operation, document_handler(text))
+        let make = move || document(told.iter().map(|(told, by)| (told, *by)), info).to_string();
+        routes.add(operation, document_handler(make))
     }
 
     /// The OpenAPI 3.1 document of all operations.
     pub fn document(&self, info: Info) -> Value {
-        let mut document = Document::new();
-        for entry in &self.entries {
-            document.add(&entry.operation, entry.describe);
-        }
-        document.finish(info)
+        document(self.told(), info)
+    }
+
+    fn told(&self) -> impl Iterator<Item = (&Operation, Describe)> {
+        self.entries.iter().map(|entry| (&entry.operation, entry.describe))
     }
 
     pub fn operations(&self) -> impl Iterator<Item = &Operation> {
@@ -192,12 +193,23 @@ fn preflights(methods: Vec<Method>) -> MethodRouter {
     })
 }
 
+fn document<'o>(told: impl Iterator<Item = (&'o Operation, Describe)>, info: Info) -> Value {
+    let mut document = Document::new();
+    for (operation, describe) in told {
+        document.add(operation, describe);
+    }
+    document.finish(info)
+}
+
+/// The document is made when somebody asks for it first: a start has other things to do.
 fn document_handler(
-    text: Arc<str>,
+    make: impl FnOnce() -> String + Send + 'static,
 ) -> impl Fn() -> futures::future::Ready<Response> + Clone + Send + Sync + 'static {
+    let text = Arc::new(LazyLock::new(make));
     move || {
         let headers = [(header::CONTENT_TYPE, "application/json")];
-        futures::future::ready((headers, text.to_string()).into_response())
+        let text: &String = &text;
+        futures::future::ready((headers, text.clone()).into_response())
     }
 }
 

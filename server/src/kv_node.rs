@@ -69,7 +69,7 @@ async fn serve(mut config: Config, options: &Options, base: &Base) -> Result<()>
     let shown = Shown::open(&config.tls, &options.data_dir, base)?;
     let tls = shown.as_ref().map(|shown| shown.other.clone());
     let usual = ["127.0.0.1:6379", "127.0.0.1:6380"];
-    let doors = entries("kv", &config.kv, usual, ports, tls).await?;
+    let doors = entries("kv", &config.kv, usual, ports, tls)?;
     if let Some(shown) = shown {
         let on = base.clone();
         base.tasks.supervise("tls_files", move || shown.clone().follow(on.clone()));

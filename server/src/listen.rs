@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail, ensure};
 use base::{Base, Tls};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use crate::config::{Config, Door};
 use crate::tls::Shown;
@@ -22,8 +22,11 @@ pub(crate) enum Port {
 
 /// How many ports after the usual one are tried.
 const TRIES: u16 = 100;
+/// Connections that wait until they are accepted, as far as the system lets them (`net.core.somaxconn`). A fleet comes back all at
+/// once; who finds no place tries again after one second, then two, then four.
+const WAITING_MAX: u32 = 65_535;
 
-pub(crate) async fn listen(door: &str, address: &str, port: Port) -> Result<TcpListener> {
+pub(crate) fn listen(door: &str, address: &str, port: Port) -> Result<TcpListener> {
     let mut address: SocketAddr = address
         .parse()
         .with_context(|| format!("[{door}] listen = \"{address}\": not an address and a port"))?;
@@ -32,7 +35,7 @@ pub(crate) async fn listen(door: &str, address: &str, port: Port) -> Result<TcpL
     }
     let usual = address.port();
     for _ in 0..TRIES {
-        match TcpListener::bind(address).await {
+        match bind(address) {
             Ok(listener) => {
                 if port == Port::Usual && address.port() != usual {
                     tracing::warn!(
@@ -53,6 +56,14 @@ pub(crate) async fn listen(door: &str, address: &str, port: Port) -> Result<TcpL
         }
     }
     bail!("no free port for {door} from {usual} on")
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // What is left of connections of a server before it keeps no port busy.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(WAITING_MAX)
 }
 
 /// How sure each port is.
@@ -90,19 +101,19 @@ pub(crate) struct Entrances {
 
 impl Entrances {
     /// Opens every port that the configuration names or leaves as it usually is.
-    pub(crate) async fn open(config: &Config, ports: Ports, base: &Base) -> Result<Self> {
+    pub(crate) fn open(config: &Config, ports: Ports, base: &Base) -> Result<Self> {
         let shown = Shown::open(&config.tls, &config.data_dir, base)?;
         let tls = |of: fn(&Shown) -> &Tls| shown.as_ref().map(|shown| of(shown).clone());
         let usual = ["127.0.0.1:8080", "127.0.0.1:8443"];
         let ports_of = (ports.http, ports.http_tls);
-        let http = entries("http", &config.http, usual, ports_of, tls(|it| &it.http)).await?;
+        let http = entries("http", &config.http, usual, ports_of, tls(|it| &it.http))?;
         let usual = ["127.0.0.1:1883", "127.0.0.1:8883"];
         let ports_of = (ports.mqtt, ports.mqtt_tls);
-        let mqtt = entries("mqtt", &config.mqtt, usual, ports_of, tls(|it| &it.mqtt)).await?;
+        let mqtt = entries("mqtt", &config.mqtt, usual, ports_of, tls(|it| &it.mqtt))?;
         let kv = if config.kv.part.url.is_embedded() {
             let usual = ["127.0.0.1:6379", "127.0.0.1:6380"];
             let ports_of = (ports.kv, ports.kv_tls);
-            Some(entries("kv", &config.kv, usual, ports_of, tls(|it| &it.other)).await?)
+            Some(entries("kv", &config.kv, usual, ports_of, tls(|it| &it.other))?)
         } else {
             ensure!(
                 config.kv.listen.is_none() && config.kv.listen_tls.is_none(),
@@ -112,7 +123,7 @@ impl Entrances {
         };
         let mut stomp = vec![];
         if let Some(address) = &config.sockets.listen {
-            stomp.push(entry("sockets", address, Port::Configured, None).await?);
+            stomp.push(entry("sockets", address, Port::Configured, None)?);
         }
         if let Some(address) = &config.sockets.listen_tls {
             let tls = tls(|it| &it.other);
@@ -120,14 +131,14 @@ impl Entrances {
                 tls.is_some(),
                 "[sockets] listen_tls wants [tls] certificate and key, or [tls.acme]"
             );
-            stomp.push(entry("sockets", address, Port::Configured, tls).await?);
+            stomp.push(entry("sockets", address, Port::Configured, tls)?);
         }
         Ok(Self { http, mqtt, kv, stomp, shown })
     }
 }
 
 /// The ports of a part.
-pub(crate) async fn entries<T>(
+pub(crate) fn entries<T>(
     name: &str,
     door: &Door<T>,
     usual: [&str; 2],
@@ -139,19 +150,19 @@ pub(crate) async fn entries<T>(
         "[{name}] listen_tls wants [tls] certificate and key, or [tls.acme]"
     );
     let address = door.listen.as_deref().unwrap_or(usual[0]);
-    let bare = entry(name, address, bare, None).await?;
+    let bare = entry(name, address, bare, None)?;
     let secured = match tls {
         Some(tls) => {
             let address = door.listen_tls.as_deref().unwrap_or(usual[1]);
-            Some(entry(name, address, secured, Some(tls)).await?)
+            Some(entry(name, address, secured, Some(tls))?)
         }
         None => None,
     };
     Ok(Entries { bare, secured })
 }
 
-async fn entry(door: &str, address: &str, port: Port, tls: Option<Tls>) -> Result<Entry> {
-    let listener = listen(door, address, port).await?;
+fn entry(door: &str, address: &str, port: Port, tls: Option<Tls>) -> Result<Entry> {
+    let listener = listen(door, address, port)?;
     let address = listener.local_addr()?;
     if tls.is_none() && !address.ip().is_loopback() {
         tracing::warn!(door, %address, "this door is open to the network without TLS");
@@ -176,12 +187,29 @@ mod tests {
 
     #[tokio::test]
     async fn a_busy_usual_port_moves_on_and_a_busy_configured_one_is_an_error() {
-        let first = listen("http", "127.0.0.1:0", Port::Free).await.unwrap();
+        let first = listen("http", "127.0.0.1:0", Port::Free).unwrap();
         let busy = first.local_addr().unwrap().to_string();
-        let next = listen("http", &busy, Port::Usual).await.unwrap();
+        let next = listen("http", &busy, Port::Usual).unwrap();
         assert_ne!(next.local_addr().unwrap().port(), first.local_addr().unwrap().port());
-        let error = listen("http", &busy, Port::Configured).await.unwrap_err();
+        let error = listen("http", &busy, Port::Configured).unwrap_err();
         assert!(format!("{error:#}").contains(&busy), "{error:#}");
-        assert!(listen("http", "localhost", Port::Free).await.is_err());
+        assert!(listen("http", "localhost", Port::Free).is_err());
+    }
+
+    #[tokio::test]
+    async fn as_many_wait_to_be_accepted_as_the_system_lets() {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+        let system = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+        let count = system.trim().parse::<usize>().unwrap().min(1_500);
+        let listener = listen("mqtt", "127.0.0.1:0", Port::Free).unwrap();
+        let address = listener.local_addr().unwrap();
+        // Who finds no place waits for a second.
+        let limit = std::time::Duration::from_millis(900);
+        let come = || std::net::TcpStream::connect_timeout(&address, limit);
+        let waiting: Vec<_> = (0..count).map(|_| come().unwrap()).collect();
+        assert_eq!(waiting.len(), count);
     }
 }

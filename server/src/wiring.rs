@@ -224,7 +224,7 @@ pub(crate) async fn start(
 ) -> Result<Running> {
     let base = &bases.io;
     // Ports first: a busy one is told before anything is opened.
-    let entrances = Entrances::open(&config, ports, base).await?;
+    let entrances = Entrances::open(&config, ports, base)?;
     let addresses = entrances.addresses();
     // Links in mails and passkeys are for this place, whatever a request calls it.
     let here = || format!("http://{}", addresses.http);

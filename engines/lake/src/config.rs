@@ -60,8 +60,8 @@ impl Default for Config {
         Self {
             dir: PathBuf::from("lake"),
             flush_interval: Duration::from_secs(5),
-            flush_rows: 50_000,
-            tail_rows_max: 1_000_000,
+            flush_rows: 1_000_000,
+            tail_rows_max: 2_000_000,
             tables_max: 4_000,
             existing_keys_max: 100_000,
             compact_commits: 64,

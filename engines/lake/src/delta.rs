@@ -24,7 +24,7 @@ use object_store::path::Path;
 use url::Url;
 
 use crate::files::{DataFile, Files};
-use crate::rows::{ColumnType, DAY, TableSpec, day_of};
+use crate::rows::{ColumnType, DAY, TableSpec, day_of, unpack};
 use crate::store::DurableFiles;
 use crate::tail::Tail;
 use crate::{Config, Error};
@@ -222,6 +222,8 @@ impl Delta {
         if times.any(|time| day_of(*time) != day) {
             return Err(Error::Invalid("the rows are of another day".into()));
         }
+        let rows = unpack(&rows, &self.spec.schema());
+        let rows = rows.map_err(|error| self.failed_with("exchange rows of", error))?;
         self.add(&mut writer, &rows).await?;
         let adds = writer.flush().await.map_err(|error| self.failed("exchange rows of", error))?;
         let added = self.data_files(&adds)?;
@@ -307,7 +309,8 @@ impl Delta {
         let rows = concat_batches(&first.schema(), &tail.batches).map_err(failed)?;
         let times = rows.column(self.spec.index(&self.spec.day_of));
         let order = sort_to_indices(times, None, None).map_err(failed)?;
-        let rows = self.with_days(&take_record_batch(&rows, &order).map_err(failed)?)?;
+        let rows = take_record_batch(&rows, &order).map_err(failed)?;
+        let rows = self.with_days(&unpack(&rows, &self.spec.schema()).map_err(failed)?)?;
         let days = rows.column(rows.num_columns() - 1).as_primitive::<Date32Type>().values();
         let mut batches = Vec::new();
         let (mut from, mut seen) = (0, 1);

@@ -3,14 +3,22 @@ use std::sync::Arc;
 
 use base::Timestamp;
 use datafusion::arrow::array::{
-    Array, ArrayBuilder, ArrayRef, AsArray, Float64Builder, Int64Builder, RecordBatch, StringArray,
-    StringBuilder, TimestampMicrosecondBuilder,
+    Array, ArrayBuilder, ArrayRef, AsArray, Float64Builder, Int64Builder, RecordBatch,
+    TimestampMicrosecondBuilder,
 };
+use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{
-    DataType, Field, Float64Type, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
+    DataType, Field, Float64Type, Int32Type, Int64Type, Schema, SchemaRef, TimeUnit,
+    TimestampMicrosecondType,
 };
+use datafusion::arrow::error::ArrowError;
+
+pub use words::Texts;
+use words::Words;
 
 use crate::Error;
+
+mod words;
 
 /// What a table holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,16 +112,6 @@ impl Key {
     }
 }
 
-/// Texts that follow one another in a column, made once to be added often.
-#[derive(Debug, Clone)]
-pub struct Texts(StringArray);
-
-impl<'a> FromIterator<&'a str> for Texts {
-    fn from_iter<I: IntoIterator<Item = &'a str>>(texts: I) -> Self {
-        Self(StringArray::from_iter_values(texts))
-    }
-}
-
 /// What one column has in rows that are added together.
 #[derive(Debug, Clone, Copy)]
 pub enum Part<'a> {
@@ -139,7 +137,7 @@ pub(crate) type Identities = HashSet<Box<[u8]>>;
 
 #[derive(Debug)]
 enum Column {
-    Text(StringBuilder),
+    Text(Box<Words>),
     Timestamp(TimestampMicrosecondBuilder),
     Float(Float64Builder),
     Int(Int64Builder),
@@ -147,17 +145,17 @@ enum Column {
 
 impl Rows {
     pub fn new(spec: &TableSpec) -> Result<Self, Error> {
-        Self::with_room(spec, 0, 0)
+        Self::with_room(spec, 0)
     }
 
-    /// With memory for so many rows, and for so many bytes in each column of texts.
-    pub fn with_room(spec: &TableSpec, rows: usize, text_bytes: usize) -> Result<Self, Error> {
+    /// With memory for so many rows.
+    pub fn with_room(spec: &TableSpec, rows: usize) -> Result<Self, Error> {
         spec.check()?;
         let columns = spec
             .columns
             .iter()
             .map(|(_, column_type)| match column_type {
-                ColumnType::Text => Column::Text(StringBuilder::with_capacity(rows, text_bytes)),
+                ColumnType::Text => Column::Text(Box::new(Words::with_room(rows))),
                 ColumnType::Timestamp => Column::Timestamp(
                     TimestampMicrosecondBuilder::with_capacity(rows).with_timezone("UTC"),
                 ),
@@ -166,7 +164,7 @@ impl Rows {
             })
             .collect();
         Ok(Self {
-            schema: spec.schema(),
+            schema: spec.packed_schema(),
             day_of: spec.index(&spec.day_of),
             identity: spec.identity.iter().map(|name| spec.index(name)).collect(),
             spec: Arc::new(spec.clone()),
@@ -220,7 +218,7 @@ impl Rows {
             let (name, column_type) = &self.spec.columns[index];
             let (fits, length) = match part {
                 Part::Same(_) => (true, count),
-                Part::Texts(texts) => (*column_type == ColumnType::Text, texts.0.len()),
+                Part::Texts(texts) => (*column_type == ColumnType::Text, texts.len()),
                 Part::Floats(floats) => (*column_type == ColumnType::Float, floats.len()),
             };
             if !fits {
@@ -244,7 +242,7 @@ impl Rows {
         }
         self.check_day(same(self.day_of).as_ref())?;
         for (column, part) in self.columns.iter_mut().zip(parts) {
-            column.push_part(part, count)?;
+            column.push_part(part, count);
         }
         self.length += count;
         Ok(())
@@ -312,6 +310,7 @@ impl Rows {
         &self.spec
     }
 
+    /// The rows as they wait for a commit: each text of a column once.
     pub(crate) fn finish(mut self) -> Result<RecordBatch, Error> {
         let columns: Vec<ArrayRef> = self.columns.iter_mut().map(Column::finish).collect();
         RecordBatch::try_new(self.schema, columns)
@@ -323,7 +322,7 @@ impl Column {
     /// Adds a value so many times.
     fn push(&mut self, value: Value<'_>, count: usize) {
         match (self, value) {
-            (Self::Text(column), Value::Text(text)) => column.append_value_n(text, count),
+            (Self::Text(column), Value::Text(text)) => column.push(text, count),
             (Self::Timestamp(column), Value::Time(time)) => {
                 column.append_value_n(time.micros(), count);
             }
@@ -331,19 +330,17 @@ impl Column {
                 column.append_value_n(number, count);
             }
             (Self::Int(column), Value::Int(number)) => column.append_value_n(number, count),
-            (Self::Text(column), _) => (0..count).for_each(|_| column.append_null()),
+            (Self::Text(column), _) => column.push_nulls(count),
             (Self::Timestamp(column), _) => column.append_nulls(count),
             (Self::Float(column), _) => column.append_nulls(count),
             (Self::Int(column), _) => column.append_nulls(count),
         }
     }
 
-    fn push_part(&mut self, part: &Part<'_>, count: usize) -> Result<(), Error> {
+    fn push_part(&mut self, part: &Part<'_>, count: usize) {
         match (self, part) {
             (column, Part::Same(value)) => column.push(*value, count),
-            (Self::Text(column), Part::Texts(texts)) => column
-                .append_array(&texts.0)
-                .map_err(|error| Error::internal("add texts to a batch", error))?,
+            (Self::Text(column), Part::Texts(texts)) => column.push_all(texts),
             (Self::Float(column), Part::Floats(floats)) if !floats.iter().any(|it| it.is_nan()) => {
                 column.append_slice(floats);
             }
@@ -352,12 +349,11 @@ impl Column {
             }
             (_, Part::Texts(_)) => unreachable!("the type was checked before"),
         }
-        Ok(())
     }
 
     fn finish(&mut self) -> ArrayRef {
         match self {
-            Self::Text(column) => ArrayBuilder::finish(column),
+            Self::Text(column) => column.finish(),
             Self::Timestamp(column) => ArrayBuilder::finish(column),
             Self::Float(column) => ArrayBuilder::finish(column),
             Self::Int(column) => ArrayBuilder::finish(column),
@@ -429,10 +425,20 @@ impl TableSpec {
         Ok(())
     }
 
+    /// As queries and files have it.
     pub(crate) fn schema(&self) -> SchemaRef {
+        self.schema_with(&DataType::Utf8)
+    }
+
+    /// As rows wait for a commit.
+    fn packed_schema(&self) -> SchemaRef {
+        self.schema_with(&words::packed_type())
+    }
+
+    fn schema_with(&self, text: &DataType) -> SchemaRef {
         let fields = self.columns.iter().map(|(name, column_type)| {
             let data_type = match column_type {
-                ColumnType::Text => DataType::Utf8,
+                ColumnType::Text => text.clone(),
                 ColumnType::Timestamp => {
                     DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
                 }
@@ -473,12 +479,30 @@ pub(crate) fn day_from(text: &str) -> Option<i32> {
     format!("{text}T00:00:00Z").parse::<Timestamp>().ok().map(|time| day_of(time.micros()))
 }
 
+/// Rows that waited, as files have them.
+pub(crate) fn unpack(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    let columns = batch.columns().iter().zip(schema.fields());
+    let columns = columns.map(|(column, field)| cast(column, field.data_type()));
+    RecordBatch::try_new(schema.clone(), columns.collect::<Result<_, _>>()?)
+}
+
+/// The text of a row, which is not null.
+fn text_at(column: &ArrayRef, row: usize) -> &str {
+    match column.as_dictionary_opt::<Int32Type>() {
+        Some(packed) => {
+            let place = usize::try_from(packed.keys().value(row)).unwrap_or(0);
+            packed.values().as_string::<i32>().value(place)
+        }
+        None => column.as_string::<i32>().value(row),
+    }
+}
+
 /// Encodes the identity of one row of a batch exactly as [`Key::new`] does.
 pub(crate) fn key_at(columns: &[ArrayRef], row: usize, key: &mut Vec<u8>) -> Result<(), Error> {
     key.clear();
     for column in columns {
         let value = match column.data_type() {
-            DataType::Utf8 => Value::Text(column.as_string::<i32>().value(row)),
+            DataType::Utf8 | DataType::Dictionary(..) => Value::Text(text_at(column, row)),
             DataType::Int64 => Value::Int(column.as_primitive::<Int64Type>().value(row)),
             DataType::Float64 => Value::Float(column.as_primitive::<Float64Type>().value(row)),
             _ => Value::Time(Timestamp::from_micros(
@@ -498,7 +522,7 @@ pub(crate) fn row_at<'b>(columns: &'b [ArrayRef], row: usize, values: &mut Vec<V
             return Value::Null;
         }
         match column.data_type() {
-            DataType::Utf8 => Value::Text(column.as_string::<i32>().value(row)),
+            DataType::Utf8 | DataType::Dictionary(..) => Value::Text(text_at(column, row)),
             DataType::Int64 => Value::Int(column.as_primitive::<Int64Type>().value(row)),
             DataType::Float64 => Value::Float(column.as_primitive::<Float64Type>().value(row)),
             _ => Value::Time(Timestamp::from_micros(
@@ -587,7 +611,7 @@ mod tests {
         let mut spec = spec();
         spec.columns.push(("name".into(), ColumnType::Text));
         let mut one_by_one = Rows::new(&spec).unwrap();
-        let mut together = Rows::with_room(&spec, 2, 1).unwrap();
+        let mut together = Rows::with_room(&spec, 2).unwrap();
         let time = Timestamp::from_millis(1);
         let (temps, names) = ([1.5, f64::NAN, -2.0], ["a", "", "가"]);
         let texts: Texts = names.into_iter().collect();

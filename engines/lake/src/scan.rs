@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::stats::Precision;
 use datafusion::common::{DFSchema, Result, Statistics};
@@ -17,7 +17,9 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::{Column, cast};
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::union::UnionExec;
 use object_store::ObjectMeta;
 
@@ -67,11 +69,7 @@ impl TableProvider for View {
             limit,
             partitions: session.config().target_partitions(),
         };
-        let tail = MemorySourceConfig::try_new_exec(
-            std::slice::from_ref(&self.tail),
-            self.schema.clone(),
-            projection.cloned(),
-        )?;
+        let tail = self.plan_tail(projection)?;
         if files.is_empty() {
             return Ok(tail);
         }
@@ -88,6 +86,29 @@ impl TableProvider for View {
     ) -> Result<Vec<TableProviderFilterPushDown>> {
         // Filters leave out files and pages; the plan still looks at every row.
         Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+}
+
+impl View {
+    /// The rows that wait, with their texts as files have them.
+    fn plan_tail(&self, projection: Option<&Vec<usize>>) -> Result<Arc<dyn ExecutionPlan>> {
+        let packed = self.tail.first().map_or_else(|| self.schema.clone(), RecordBatch::schema);
+        let batches = std::slice::from_ref(&self.tail);
+        let tail = MemorySourceConfig::try_new_exec(batches, packed, projection.cloned())?;
+        let packed = tail.schema();
+        if packed
+            .fields()
+            .iter()
+            .all(|field| !matches!(field.data_type(), DataType::Dictionary(..)))
+        {
+            return Ok(tail);
+        }
+        let columns = packed.fields().iter().enumerate().map(|(place, field)| {
+            let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(field.name(), place));
+            let unpacked = self.schema.field_with_name(field.name())?.data_type().clone();
+            Ok((cast(column, &packed, unpacked)?, field.name().clone()))
+        });
+        Ok(Arc::new(ProjectionExec::try_new(columns.collect::<Result<Vec<_>>>()?, tail)?))
     }
 }
 

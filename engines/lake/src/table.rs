@@ -142,9 +142,9 @@ impl Table {
         Rows::new(&self.shared.spec).expect("the description was checked when the table was opened")
     }
 
-    /// The same with memory for so many rows, and for so many bytes in each column of texts.
-    pub fn rows_builder_for(&self, rows: usize, text_bytes: usize) -> Rows {
-        Rows::with_room(&self.shared.spec, rows, text_bytes)
+    /// The same with memory for so many rows.
+    pub fn rows_builder_for(&self, rows: usize) -> Rows {
+        Rows::with_room(&self.shared.spec, rows)
             .expect("the description was checked when the table was opened")
     }
 

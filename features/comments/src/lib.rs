@@ -44,7 +44,6 @@ use results::{OrganisationResults, Question, Results};
 use limits::Limits;
 use live::Live;
 use site::Site;
-use widget::Files;
 
 pub use needs::{NeedError, Passwords};
 
@@ -271,7 +270,6 @@ pub(crate) struct House {
     pub needs: Needs,
     pub limits: Limits,
     pub live: Live,
-    pub files: Files,
     /// By their keys, with the bytes that each was read from.
     known: Mutex<HashMap<String, (Bytes, Arc<Site>)>>,
 }
@@ -284,7 +282,6 @@ impl Comments {
         let house = House {
             limits: Limits::new(&config),
             live: Live::new(config.readers_max),
-            files: Files::default(),
             known: Mutex::default(),
             config,
             base: base.clone(),
@@ -296,14 +293,6 @@ impl Comments {
             move || {
                 let comments = comments.clone();
                 async move { comments.keep_tidy().await }
-            }
-        });
-        base.tasks.spawn("comments_pack", {
-            let comments = comments.clone();
-            async move {
-                if let Err(error) = comments.0.files.pack().await {
-                    tracing::warn!(%error, "the widget is packed when it is asked for");
-                }
             }
         });
         Ok(comments)

@@ -361,18 +361,6 @@ async fn a_site_is_read_anew_when_it_was_changed_and_not_before() {
     }
 }
 
-#[tokio::test]
-async fn the_widget_is_packed_before_anybody_asks() {
-    let folder = tempfile::tempdir().unwrap();
-    let (comments, _) = open(folder.path()).await;
-    let packed = async {
-        while !comments.0.files.are_packed() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_mins(1), packed).await.unwrap();
-}
-
 fn guest(number: usize) -> Visitor {
     Visitor {
         from: [127, 0, 0, 1].into(),

@@ -1,77 +1,50 @@
 //! What browsers get from this server: the widget, its sign-in page and a page to try it on.
 
+use std::sync::LazyLock;
+
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base::ErrorKind;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bytes::Bytes;
 use edge::{Operation, Query, Routes, State, Undeclared, escape, knows, takes_gzip};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use tokio::sync::OnceCell;
-use tokio::task::JoinError;
-use zopfli::{Format, Options};
 
 use crate::{Comments, Error};
 
-mod pack;
+/// What the build script made of a file.
+macro_rules! packed {
+    ($name:literal, $content_type:expr) => {
+        LazyLock::new(|| {
+            let plain = include_bytes!(concat!(env!("OUT_DIR"), "/", $name));
+            let gzip = include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".gz"));
+            File::new(plain, gzip, $content_type)
+        })
+    };
+}
 
-const WIDGET: &str = include_str!("../widget/comments.js");
 const SIGN_IN: &str = include_str!("../widget/sign-in.html");
-const SIGN_IN_SCRIPT: &str = include_str!("../widget/sign-in.js");
 const DEMO: &str = include_str!("../widget/demo.html");
-const STYLE: &str = include_str!("../widget/pages.css");
 
-/// What all files of the widget may weigh, packed.
-#[cfg(test)]
-const WIDGET_GZIP_BYTES_MAX: usize = 6 << 10;
+const SCRIPT_TYPE: &str = "text/javascript; charset=utf-8";
+static WIDGET: LazyLock<File> = packed!("comments.js", SCRIPT_TYPE);
+static SIGN_IN_SCRIPT: LazyLock<File> = packed!("sign-in.js", SCRIPT_TYPE);
+static STYLE: LazyLock<File> = packed!("pages.css", "text/css; charset=utf-8");
 
 /// A file that is the same for everybody.
 struct File {
-    plain: Bytes,
-    gzip: Bytes,
+    plain: &'static [u8],
+    gzip: &'static [u8],
     tag: String,
     content_type: &'static str,
 }
 
 impl File {
-    fn new(text: String, content_type: &'static str) -> Self {
-        let tag = format!("W/\"{}\"", URL_SAFE_NO_PAD.encode(&Sha256::digest(&text)[..16]));
-        // Slower than others and smaller.
-        let mut gzip = Vec::new();
-        let packed = zopfli::compress(Options::default(), Format::Gzip, text.as_bytes(), &mut gzip);
-        packed.expect("writing to memory cannot fail");
-        let gzip = gzip.into();
-        Self { plain: text.into(), gzip, tag, content_type }
-    }
-}
-
-/// The files, packed once, away from the threads that serve others.
-#[derive(Default)]
-pub(crate) struct Files(OnceCell<Packed>);
-
-struct Packed {
-    widget: File,
-    sign_in: File,
-    style: File,
-}
-
-impl Files {
-    /// Packs them, unless that was done; who comes meanwhile waits for the same.
-    pub(crate) async fn pack(&self) -> Result<(), JoinError> {
-        self.packed().await.map(|_| ())
-    }
-
-    async fn packed(&self) -> Result<&Packed, JoinError> {
-        const SCRIPT: &str = "text/javascript; charset=utf-8";
-        let pack = || Packed {
-            widget: File::new(pack::pack(WIDGET), SCRIPT),
-            sign_in: File::new(SIGN_IN_SCRIPT.to_owned(), SCRIPT),
-            style: File::new(STYLE.to_owned(), "text/css; charset=utf-8"),
-        };
-        self.0.get_or_try_init(|| tokio::task::spawn_blocking(pack)).await
+    fn new(plain: &'static [u8], gzip: &'static [u8], content_type: &'static str) -> Self {
+        let tag = format!("W/\"{}\"", URL_SAFE_NO_PAD.encode(&Sha256::digest(plain)[..16]));
+        Self { plain, gzip, tag, content_type }
     }
 }
 
@@ -85,9 +58,7 @@ pub(crate) fn routes(routes: Routes<Comments>) -> Routes<Comments> {
                 .public()
                 .cross_origin()
                 .media("text/javascript"),
-            |State(comments): State<Comments>, headers: HeaderMap| async move {
-                file(&comments, |files| &files.widget, &headers).await
-            },
+            |headers: HeaderMap| async move { file(&WIDGET, &headers) },
         )
         .add(
             of(Operation::get("/comments/sign-in.js"))
@@ -95,9 +66,7 @@ pub(crate) fn routes(routes: Routes<Comments>) -> Routes<Comments> {
                 .summary("The script of the sign-in page.")
                 .public()
                 .media("text/javascript"),
-            |State(comments): State<Comments>, headers: HeaderMap| async move {
-                file(&comments, |files| &files.sign_in, &headers).await
-            },
+            |headers: HeaderMap| async move { file(&SIGN_IN_SCRIPT, &headers) },
         )
         .add(
             of(Operation::get("/comments/pages.css"))
@@ -105,9 +74,7 @@ pub(crate) fn routes(routes: Routes<Comments>) -> Routes<Comments> {
                 .summary("The style of the sign-in page and of the demo.")
                 .public()
                 .media("text/css"),
-            |State(comments): State<Comments>, headers: HeaderMap| async move {
-                file(&comments, |files| &files.style, &headers).await
-            },
+            |headers: HeaderMap| async move { file(&STYLE, &headers) },
         )
         .add(
             of(Operation::get("/comments/sign-in"))
@@ -130,18 +97,13 @@ pub(crate) fn routes(routes: Routes<Comments>) -> Routes<Comments> {
 }
 
 /// A file, packed for those who take it; asked for again it costs a 304.
-async fn file(
-    comments: &Comments,
-    which: fn(&Packed) -> &File,
-    headers: &HeaderMap,
-) -> edge::Result<Response> {
-    let file = which(comments.0.files.packed().await.map_err(edge::Error::internal)?);
+fn file(file: &File, headers: &HeaderMap) -> Response {
     let mut response = if knows(headers, &file.tag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else if takes_gzip(headers) {
-        ([(header::CONTENT_ENCODING, "gzip")], file.gzip.clone()).into_response()
+        ([(header::CONTENT_ENCODING, "gzip")], file.gzip).into_response()
     } else {
-        file.plain.clone().into_response()
+        file.plain.into_response()
     };
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(file.content_type));
@@ -151,7 +113,7 @@ async fn file(
     if let Ok(tag) = HeaderValue::from_str(&file.tag) {
         headers.insert(header::ETAG, tag);
     }
-    Ok(response)
+    response
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -225,20 +187,19 @@ fn page(template: &str, words: &[(&str, String)]) -> Response {
 }
 
 #[cfg(test)]
-impl Files {
-    pub(crate) fn are_packed(&self) -> bool {
-        self.0.initialized()
-    }
-}
+#[path = "../widget/pack.rs"]
+mod pack;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn the_widget_weighs_no_more_than_promised() {
-        let files = Files::default();
-        let bytes = files.packed().await.unwrap().widget.gzip.len();
+    /// What all files of the widget may weigh, packed.
+    const WIDGET_GZIP_BYTES_MAX: usize = 6 << 10;
+
+    #[test]
+    fn the_widget_weighs_no_more_than_promised() {
+        let bytes = WIDGET.gzip.len();
         assert!(bytes <= WIDGET_GZIP_BYTES_MAX, "{bytes} bytes");
     }
 
@@ -256,7 +217,7 @@ mod tests {
             "cookie",
             "srcdoc",
         ] {
-            let code = pack::pack(WIDGET);
+            let code = std::str::from_utf8(WIDGET.plain).unwrap();
             assert!(!code.contains(word), "{word}");
         }
     }

@@ -303,7 +303,7 @@ impl Default for Config {
             cooldown_times_max: 64,
             cooldown_pairs_max: 100_000,
             batch_bytes_max: 32 << 20,
-            batch_readings_max: 100_000,
+            batch_readings_max: 30_000,
             batch_evaluations_max: 5_000_000,
             roll_up_days_max: 32,
             roll_up_cells_max: 4_000_000,

@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base::{EventId, Failure, OrganisationId, Timestamp};
 use futures::FutureExt;
@@ -46,8 +46,6 @@ const KEYS_AT_ONCE: usize = 10_000;
 const READINGS_APART_MIN: usize = 1_024;
 /// Threads that make rows for the lake at once.
 const PARTS: usize = 2;
-/// Bytes of a usual name of a value.
-const NAME_BYTES: usize = 12;
 /// However many rules there are, a batch has as many readings.
 const READINGS_MIN: usize = 1_000;
 /// More than an action can have.
@@ -111,9 +109,7 @@ pub(crate) async fn run(fleet: Arc<Fleet>, partition: u32) -> Result<(), Failure
             continue;
         }
         let is_more = *end.borrow() > batch.next;
-        ahead = run.take(&set, batch, is_more).await?;
-        let took = clock.instant() - began;
-        fleet.house.meters.batch_seconds.observe(took.as_secs_f64());
+        ahead = run.take(&set, batch, (is_more, began)).await?;
     }
 }
 
@@ -352,6 +348,17 @@ impl<'f> Run<'f> {
     }
 
     async fn read(&self, from: u64, until: u64) -> Result<Batch> {
+        let reading = self.begin(from, until).await?;
+        self.finish(reading).await
+    }
+
+    async fn finish(&self, reading: batch::Reading) -> Result<Batch> {
+        let batch = reading.finish().await?;
+        self.at(Step::Fetched).await?;
+        Ok(batch)
+    }
+
+    async fn begin(&self, from: u64, until: u64) -> Result<batch::Reading> {
         let Fleet { readings, house, .. } = self.fleet;
         let reader = Reader {
             readings: readings.clone(),
@@ -364,9 +371,7 @@ impl<'f> Run<'f> {
             readings: self.pace,
             until,
         };
-        let batch = reader.read(from, limits).await?;
-        self.at(Step::Fetched).await?;
-        Ok(batch)
+        reader.begin(from, limits).await
     }
 
     /// Goes on where the log begins, when records were deleted before they were taken.
@@ -440,19 +445,26 @@ impl<'f> Run<'f> {
 
     /// Takes a batch through all steps, or its beginning when it raises very many alerts or very many rules look at it. With
     /// more behind it, that is read meanwhile.
-    async fn take(&mut self, set: &RuleSet, batch: Batch, is_more: bool) -> Result<Option<Batch>> {
+    async fn take(
+        &mut self,
+        set: &RuleSet,
+        batch: Batch,
+        (is_more, began): (bool, Instant),
+    ) -> Result<Option<Batch>> {
         let clock = self.fleet.house.base.clock.clone();
         let Batch { sheaf, mut poison, next: end, mut took, .. } = batch;
         let mut next = end;
         let sheaf = Arc::new(sheaf);
         let stored: Vec<Option<i64>> = sheaf.lanes.iter().map(|lane| self.last_of(lane)).collect();
         self.hear(&sheaf);
+        // What is behind it is read meanwhile.
+        let mut ahead = if is_more { Some(self.begin(end, u64::MAX).await) } else { None };
         let Fresh { is_new, expired } = self.fresh(&sheaf, &stored).await?;
         let mut new: Vec<usize> = (0..is_new.len()).filter(|index| is_new[*index]).collect();
         let mut making = self.making(&sheaf, &new, next);
-        let began = clock.instant();
+        let looked = clock.instant();
         let evaluated = self.evaluate(set, (&sheaf, &stored), &new).await?;
-        took += clock.instant() - began;
+        took += clock.instant() - looked;
         let meters = &self.fleet.house.meters;
         meters.rules_evaluated.inc_by(evaluated.rules);
         meters.rules_seconds.inc_by(took.as_secs_f64());
@@ -461,6 +473,7 @@ impl<'f> Run<'f> {
             new.truncate(evaluated.count);
             poison.retain(|poison| poison.offset < next);
             making = self.making(&sheaf, &new, next);
+            ahead = Some(self.begin(next, u64::MAX).await);
         }
         let taken = sheaf.items.partition_point(|item| item.offset < next);
         self.bury(&poison).await?;
@@ -481,7 +494,10 @@ impl<'f> Run<'f> {
         let commit = Arc::new(commit);
         // The rows for the lake are made and the next records are read while this one is on its way to the disk.
         let ahead = async {
-            if is_more || next < end { self.read(next, u64::MAX).await.map(Some) } else { Ok(None) }
+            match ahead {
+                Some(reading) => self.finish(reading?).await.map(Some),
+                None => Ok(None),
+            }
         };
         let made = async {
             let mut made = Vec::with_capacity(making.len());
@@ -497,6 +513,7 @@ impl<'f> Run<'f> {
             self.fleet.table.append(self.source, last, rows).await?;
         }
         self.at(Step::Appended).await?;
+        self.fleet.house.meters.batch_seconds.observe((clock.instant() - began).as_secs_f64());
         let expired = expired.partition_point(|index| *index < taken);
         self.fleet.house.meters.expired.inc_by(expired as u64);
         let repeated = taken - new.len() - expired;
@@ -971,14 +988,8 @@ fn rows<'b>(
     sheaf: &Sheaf,
     readings: impl Iterator<Item = &'b Item> + Clone,
 ) -> Result<lake::Rows> {
-    let (mut count, mut bytes) = (0, 0);
-    for item in readings.clone() {
-        let (Lane { device, sensor }, length) =
-            (sheaf.lane_of(item), sheaf.shapes.length(item.shape));
-        count += length;
-        bytes += length * device.len().max(sensor.len()).max(NAME_BYTES);
-    }
-    let mut rows = table.rows_builder_for(count, bytes);
+    let count = readings.clone().map(|item| sheaf.shapes.length(item.shape)).sum();
+    let mut rows = table.rows_builder_for(count);
     // By shape, its names.
     let mut names: Vec<Option<lake::Texts>> = vec![None; sheaf.shapes.count()];
     for item in readings {

@@ -1,4 +1,5 @@
-//! Reads the log into batches. A backlog is read in pieces, two of them at once while the next one is fetched.
+//! Reads the log into batches. A backlog is read in pieces, some of them at once while the next one is fetched and while the batch
+//! before is evaluated.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -13,11 +14,11 @@ use crate::reading::sheaf::Sheaf;
 use crate::{Error, Result};
 
 /// Bytes that are fetched at once.
-pub(super) const PIECE_BYTES: usize = 4 << 20;
+pub(super) const PIECE_BYTES: usize = 1 << 20;
 /// With fewer records, handing them to another thread costs more than it saves.
 const RECORDS_APART_MIN: u64 = 512;
-/// Pieces that are read at once.
-const PIECES_AT_ONCE: usize = 2;
+/// Pieces that are read or wait, so that two threads always have some.
+const PIECES_AT_ONCE: usize = 4;
 
 /// Readings and what stands between them, in the order of the log.
 #[derive(Default)]
@@ -78,39 +79,26 @@ impl Batch {
 
 impl Reader {
     /// Reads from an offset on, nothing at the end of the log.
+    #[cfg(test)]
     pub(super) async fn read(&self, from: u64, limits: Limits) -> Result<Batch> {
-        let mut whole = Batch { next: from, ..Batch::default() };
-        let mut pieces = VecDeque::new();
-        let (mut at, mut bytes) = (from, limits.bytes);
-        let end = *self.readings.end(self.partition).borrow();
-        let mut is_wanted = true;
-        while is_wanted {
-            let most = bytes.min(limits.piece_bytes);
-            let fetched = match self.readings.fetch_raw(self.partition, at, most).await {
-                // What comes before it is taken first, and the next turn meets the error again.
-                Err(_) if at > from => break,
-                fetched => fetched?,
-            };
-            if fetched.is_empty() {
-                break;
-            }
-            let rest = limits.readings - usize::try_from(at - from).unwrap_or(usize::MAX);
-            let (first, next) = (at, fetched.next());
-            (at, bytes) = (next, bytes - most);
-            let of_piece = Limits { readings: rest, ..limits };
-            pieces.push_back(self.piece(fetched, next - first, of_piece));
-            if pieces.len() > PIECES_AT_ONCE {
-                self.take(&mut pieces, &mut whole).await?;
-            }
-            is_wanted = !whole.is_cut
-                && at < end.min(limits.until)
-                && bytes > 0
-                && at - from < limits.readings as u64;
-        }
-        while !whole.is_cut && !pieces.is_empty() {
-            self.take(&mut pieces, &mut whole).await?;
-        }
-        Ok(whole)
+        self.begin(from, limits).await?.finish().await
+    }
+
+    /// Begins to read from an offset on: the first pieces, if there are more than few records, are read on other threads from here
+    /// on, whether somebody waits for them or not.
+    pub(super) async fn begin(&self, from: u64, limits: Limits) -> Result<Reading> {
+        let mut reading = Reading {
+            end: *self.readings.end(self.partition).borrow(),
+            reader: self.clone(),
+            limits,
+            from,
+            at: from,
+            bytes: limits.bytes,
+            pieces: VecDeque::new(),
+            is_broken: false,
+        };
+        while reading.pieces.len() < PIECES_AT_ONCE && reading.fetch().await? {}
+        Ok(reading)
     }
 
     fn piece(&self, fetched: Fetched, records: u64, limits: Limits) -> Piece {
@@ -119,18 +107,6 @@ impl Reader {
         }
         let reader = self.clone();
         Piece::Apart(tokio::task::spawn_blocking(move || reader.parse(&fetched, records, limits)))
-    }
-
-    async fn take(&self, pieces: &mut VecDeque<Piece>, whole: &mut Batch) -> Result<()> {
-        let piece = match pieces.pop_front() {
-            None => return Ok(()),
-            Some(Piece::Here(fetched, records, limits)) => self.parse(&fetched, records, limits),
-            Some(Piece::Apart(parsing)) => {
-                parsing.await.map_err(|_| Error::Unavailable("reading the log was interrupted"))?
-            }
-        };
-        whole.join(piece);
-        Ok(())
     }
 
     /// Tells readings from what is none. Asks neither clock nor registry of them: it must say the same again after a crash.
@@ -178,6 +154,72 @@ impl Reader {
         });
         let next = cut.unwrap_or_else(|| fetched.next().min(limits.until));
         Batch { sheaf, poison, next, took: self.clock.instant() - began, is_cut: cut.is_some() }
+    }
+}
+
+/// A batch on its way.
+pub(super) struct Reading {
+    reader: Reader,
+    limits: Limits,
+    /// Where the log ended when it began.
+    end: u64,
+    from: u64,
+    /// What is fetched next.
+    at: u64,
+    /// What may still be fetched.
+    bytes: usize,
+    pieces: VecDeque<Piece>,
+    /// No more could be fetched.
+    is_broken: bool,
+}
+
+impl Reading {
+    /// Fetches one more piece; false where no more is wanted.
+    async fn fetch(&mut self) -> Result<bool> {
+        let Self { limits, from, at, .. } = *self;
+        let is_wanted =
+            at == from || (at < self.end.min(limits.until) && at - from < limits.readings as u64);
+        if self.is_broken || self.bytes == 0 || !is_wanted {
+            return Ok(false);
+        }
+        let most = self.bytes.min(limits.piece_bytes);
+        let readings = &self.reader.readings;
+        let fetched = match readings.fetch_raw(self.reader.partition, at, most).await {
+            // What comes before it is taken first, and the next turn meets the error again.
+            Err(_) if at > from => {
+                self.is_broken = true;
+                return Ok(false);
+            }
+            fetched => fetched?,
+        };
+        if fetched.is_empty() {
+            self.is_broken = true;
+            return Ok(false);
+        }
+        let rest = limits.readings - usize::try_from(at - from).unwrap_or(usize::MAX);
+        let next = fetched.next();
+        (self.at, self.bytes) = (next, self.bytes - most);
+        let piece = self.reader.piece(fetched, next - at, Limits { readings: rest, ..limits });
+        self.pieces.push_back(piece);
+        Ok(true)
+    }
+
+    /// Reads the rest and puts it together.
+    pub(super) async fn finish(mut self) -> Result<Batch> {
+        let mut whole = Batch { next: self.from, ..Batch::default() };
+        while !whole.is_cut {
+            while self.pieces.len() <= PIECES_AT_ONCE && self.fetch().await? {}
+            let Some(piece) = self.pieces.pop_front() else { break };
+            whole.join(match piece {
+                Piece::Here(fetched, records, limits) => {
+                    self.reader.parse(&fetched, records, limits)
+                }
+                Piece::Apart(parsing) => parsing
+                    .await
+                    .map_err(|_| Error::Unavailable("reading the log was interrupted"))?,
+            });
+        }
+        Ok(whole)
     }
 }
 

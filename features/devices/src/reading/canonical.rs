@@ -186,26 +186,18 @@ impl<'a> Cursor<'a> {
         let rest = self.rest();
         let is_negative = rest.first() == Some(&b'-');
         let start = usize::from(is_negative);
-        let mut at = start;
-        let (mut whole, mut digits) = (0_u64, 0);
-        let mut take = |at: &mut usize, digits: &mut usize| {
-            while let Some(digit) = rest.get(*at).and_then(|byte| digit(*byte)) {
-                whole = whole.wrapping_mul(10).wrapping_add(digit.unsigned_abs());
-                *at += 1;
-                *digits += 1;
-            }
-        };
-        take(&mut at, &mut digits);
-        if digits == 0 || (digits > 1 && rest[start] == b'0') {
+        let mut whole = 0;
+        let before = take_digits(&rest[start..], &mut whole);
+        if before == 0 || (before > 1 && rest[start] == b'0') {
             return None;
         }
-        let before = digits;
+        let (mut at, mut digits) = (start + before, before);
         if rest.get(at) == Some(&b'.') {
-            at += 1;
-            take(&mut at, &mut digits);
-            if digits == before {
+            let behind = take_digits(&rest[at + 1..], &mut whole);
+            if behind == 0 {
                 return None;
             }
+            (at, digits) = (at + 1 + behind, digits + behind);
         }
         if matches!(rest.get(at), Some(b'e' | b'E')) {
             return None;
@@ -220,6 +212,20 @@ impl<'a> Cursor<'a> {
         };
         number.is_finite().then_some(number)
     }
+}
+
+/// Counts the digits at the beginning of a text, and writes them behind those of a number.
+fn take_digits(text: &[u8], number: &mut u64) -> usize {
+    let mut count = 0;
+    for byte in text {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            break;
+        }
+        *number = number.wrapping_mul(10).wrapping_add(u64::from(digit));
+        count += 1;
+    }
+    count
 }
 
 fn digit(byte: u8) -> Option<i64> {

@@ -62,11 +62,36 @@ struct Shape {
     length: usize,
     /// The last name as it is written, with what stands behind it.
     written: Box<str>,
+    /// The same to be compared at once, where it is short enough.
+    head: Option<Head>,
     /// It was met in the usual form, so it is written as it is.
     is_plain: bool,
     /// The branch that was taken last; 0 for none.
     likely: u32,
     branches: HashMap<Box<str>, u32>,
+}
+
+/// The beginning of a text, as a number; the mask leaves out what is behind it.
+#[derive(Debug, Clone, Copy)]
+struct Head {
+    text: u128,
+    mask: u128,
+}
+
+impl Head {
+    const BYTES: usize = size_of::<u128>();
+
+    fn of(text: &str) -> Option<Self> {
+        let mut bytes = [0; Self::BYTES];
+        bytes.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
+        let behind = u32::try_from((Self::BYTES - text.len()) * 8).ok()?;
+        let mask = u128::MAX.checked_shr(behind)?;
+        Some(Self { text: u128::from_le_bytes(bytes), mask })
+    }
+
+    fn begins(self, text: &[u8; Self::BYTES]) -> bool {
+        u128::from_le_bytes(*text) & self.mask == self.text
+    }
 }
 
 impl Default for Shapes {
@@ -110,8 +135,12 @@ impl Shapes {
     /// The branch that was taken last, when the text goes on like it, and how long its name is there.
     fn likely(&self, shape: u32, text: &[u8]) -> Option<(u32, usize)> {
         let likely = self.at(shape).likely;
-        let Shape { written, is_plain, .. } = self.at(likely);
-        (*is_plain && text.starts_with(written.as_bytes())).then_some((likely, written.len()))
+        let Shape { written, head, is_plain, .. } = self.at(likely);
+        let begins = match (head, text.first_chunk()) {
+            (Some(head), Some(text)) => head.begins(text),
+            _ => text.starts_with(written.as_bytes()),
+        };
+        (*is_plain && begins).then_some((likely, written.len()))
     }
 
     /// The list with one more name; none when it would be there twice, or be too long.
@@ -125,8 +154,9 @@ impl Shapes {
                 return None;
             }
             let next = u32::try_from(self.0.len()).ok()?;
-            let written = format!("{name}{BEHIND}").into();
-            self.0.push(Shape { before: shape, length, written, ..Shape::default() });
+            let written: Box<str> = format!("{name}{BEHIND}").into();
+            let head = Head::of(&written);
+            self.0.push(Shape { before: shape, length, written, head, ..Shape::default() });
             self.0[shape as usize].branches.insert(name.into(), next);
             next
         };

@@ -13,10 +13,12 @@ use crate::proofs::{Ground, Report, Size};
 use crate::stack::{Launch, Stack};
 use crate::wait::{within, within_every};
 
-/// Readings of one device, in one request.
-const OF_DEVICE: usize = 200;
+/// Readings of one device, in one request: so many in all that the start of the server is little beside them.
+const OF_DEVICE: usize = 1_000;
 /// One reading in so many raises an alert.
-const ALERTS_EVERY: usize = 40;
+const ALERTS_EVERY: usize = 200;
+/// Whoever asks more often takes a part of the cores that are measured.
+const ASKED_EVERY: Duration = Duration::from_millis(100);
 const SENSOR: &str = "load";
 /// How many consumers the readings have, one for each partition.
 const PARTITIONS: &str = "MADANG__EVENTLOG__PARTITIONS";
@@ -117,7 +119,7 @@ impl Backlog {
         std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?;
         let began = Instant::now();
         let stack = self.launch(&script, "timed").start()?;
-        within_every(Duration::from_millis(20), Duration::from_mins(5), "all readings", || {
+        within_every(ASKED_EVERY, Duration::from_mins(5), "all readings", || {
             Ok((total(&stack)? == self.count()).then_some(()))
         })?;
         let took = began.elapsed();
