@@ -29,6 +29,15 @@ pub(super) fn pack(script: &str) -> String {
             }
             first => first.len_utf8(),
         };
+        // What a bracket ends needs no end of its own.
+        let is_needless = match first {
+            '}' => packed.ends_with([',', ';']),
+            ')' | ']' => packed.ends_with(','),
+            _ => false,
+        };
+        if is_needless {
+            packed.pop();
+        }
         packed.push_str(&rest[..length]);
         rest = &rest[length..];
     }
@@ -133,6 +142,7 @@ mod tests {
     fn space_and_remarks_go_and_texts_stay() {
         for (script, wanted) in [
             ("const a = 1; // one\nreturn  a", "const a=1;return a"),
+            ("go(() => { a([1, 2,], { b, },); });", "go(()=>{a([1,2],{b})});"),
             ("say('a  // b', \"it's  \\\" c\")", "say('a  // b',\"it's  \\\" c\")"),
             ("x = /a  \\/ [/ ]'/ .test( y ) / 2", "x=/a  \\/ [/ ]'/.test(y)/2"),
             ("`a  ${ b + `c  ${ d }` }  e`", "`a  ${b+`c  ${d}`}  e`"),
