@@ -67,6 +67,7 @@ fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// How sure each port is.
+#[derive(Clone, Copy)]
 pub(crate) struct Ports {
     pub(crate) http: Port,
     pub(crate) http_tls: Port,
