@@ -13,6 +13,7 @@ mod doorman;
 mod embedded;
 mod http;
 mod isso;
+mod line;
 mod load;
 mod mailbox;
 mod mosquitto;

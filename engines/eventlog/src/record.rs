@@ -43,6 +43,15 @@ impl Fetched {
         self.batches.is_empty()
     }
 
+    pub fn from(&self) -> u64 {
+        self.from
+    }
+
+    /// How many bytes it holds.
+    pub fn bytes(&self) -> usize {
+        self.batches.iter().map(|(_, bytes)| bytes.len()).sum()
+    }
+
     /// The offset after the last record; where the fetch began when it read nothing.
     pub fn next(&self) -> u64 {
         self.batches.last().map_or(self.from, |(header, _)| header.next_offset())

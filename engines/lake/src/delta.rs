@@ -8,7 +8,7 @@ use datafusion::arrow::compute::{
     concat_batches, filter_record_batch, sort_to_indices, take_record_batch,
 };
 use datafusion::arrow::datatypes::{
-    DataType as ArrowType, Date32Type, Field, Int64Type, Schema, TimestampMicrosecondType,
+    DataType as ArrowType, Field, Int64Type, Schema, TimestampMicrosecondType,
 };
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::parquet::arrow::ProjectionMask;
@@ -136,6 +136,9 @@ impl Delta {
     pub(crate) async fn append(&mut self, tail: &Tail, files: &Files) -> Result<Files, Error> {
         let mut adds = Vec::new();
         for batch in self.few_days_each(tail)? {
+            let batch = unpack(&batch, &self.spec.schema())
+                .map_err(|error| self.failed_with("write rows of", error))?;
+            let batch = self.with_days(&batch)?;
             let mut writer = self.writer()?;
             writer.write(batch).await.map_err(|error| self.failed("write rows of", error))?;
             let files = writer.flush().await;
@@ -306,12 +309,14 @@ impl Delta {
     fn few_days_each(&self, tail: &Tail) -> Result<Vec<RecordBatch>, Error> {
         let failed = |error| self.failed_with("sort rows of", error);
         let Some(first) = tail.batches.first() else { return Ok(Vec::new()) };
-        let rows = concat_batches(&first.schema(), &tail.batches).map_err(failed)?;
-        let times = rows.column(self.spec.index(&self.spec.day_of));
-        let order = sort_to_indices(times, None, None).map_err(failed)?;
-        let rows = take_record_batch(&rows, &order).map_err(failed)?;
-        let rows = self.with_days(&unpack(&rows, &self.spec.schema()).map_err(failed)?)?;
-        let days = rows.column(rows.num_columns() - 1).as_primitive::<Date32Type>().values();
+        let time = self.spec.index(&self.spec.day_of);
+        let rows = {
+            let rows = concat_batches(&first.schema(), &tail.batches).map_err(failed)?;
+            let order = sort_to_indices(rows.column(time), None, None).map_err(failed)?;
+            take_record_batch(&rows, &order).map_err(failed)?
+        };
+        let times = rows.column(time).as_primitive::<TimestampMicrosecondType>().values();
+        let days: Vec<i32> = times.iter().map(|time| day_of(*time)).collect();
         let mut batches = Vec::new();
         let (mut from, mut seen) = (0, 1);
         for row in 1..days.len() {

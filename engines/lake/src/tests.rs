@@ -117,6 +117,54 @@ impl Place {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn texts_and_those_that_are_missing_are_the_same_in_the_tail_and_on_disk() {
+    let place = Place::new();
+    let lake = place.lake().await;
+    let mut spec = readings();
+    spec.columns.push(("note".into(), ColumnType::Text));
+    spec.columns.push(("never".into(), ColumnType::Text));
+    let table = lake.table(OWN, spec).await.unwrap();
+    // One row each: as many as are put together meanwhile.
+    let add = async |offsets: std::ops::Range<u64>| {
+        for offset in offsets {
+            let mut rows = table.rows_builder();
+            let note = ["rain", "", "가"].get(usize::try_from(offset % 4).unwrap()).copied();
+            let mut row = vec![Value::Null; 7];
+            (row[0], row[1], row[2]) = ("JFK".into(), "weather".into(), time_of(offset).into());
+            row[5] = note.into();
+            rows.push(&row).unwrap();
+            table.append("readings/0", offset, rows).await.unwrap();
+        }
+    };
+    let sql =
+        "SELECT note, never, count(*) FROM readings GROUP BY note, never ORDER BY note NULLS LAST";
+    let of = |count: u64| {
+        format!(
+            r#"[["",null,{count}],["rain",null,{count}],["가",null,{count}],[null,null,{count}]]"#
+        )
+    };
+    add(0..40).await;
+    assert_eq!(rows_of(&lake, sql).await, of(10));
+    table.flush().await.unwrap();
+    assert_eq!(rows_of(&lake, sql).await, of(10));
+    add(40..80).await;
+    assert_eq!(rows_of(&lake, sql).await, of(20), "half of them in files");
+    let like = "SELECT count(*) FROM readings WHERE note LIKE 'r%' OR note = '가'";
+    assert_eq!(rows_of(&lake, like).await, "[[40]]");
+    let seen = |seen: &mut Vec<Option<String>>, row: &[Value<'_>]| {
+        seen.push(match row[5] {
+            Value::Text(text) => Some(text.to_owned()),
+            _ => None,
+        });
+    };
+    let mut notes = table.visit_day(time_of(73), Vec::new(), seen).await.unwrap();
+    notes.sort();
+    assert_eq!(notes.iter().filter(|note| note.is_none()).count(), 2, "{notes:?}");
+    table.flush().await.unwrap();
+    assert_eq!(rows_of(&lake, sql).await, of(20));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_append_is_visible_at_once_and_still_there_after_the_flush() {
     let place = Place::new();
     let (lake, table) = place.open().await;

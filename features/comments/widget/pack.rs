@@ -1,6 +1,7 @@
 //! Takes remarks and needless space out of a script of ours; texts, templates and patterns stay as they are.
 //!
-//! It is no parser of the language: a pattern begins where a value can, a statement ends with a semicolon or a brace.
+//! It is no parser of the language: a pattern begins where a value can, a statement ends with a semicolon or a brace, none is empty
+//! before a brace, and no list ends with a hole.
 
 /// The same script, shorter.
 pub(super) fn pack(script: &str) -> String {

@@ -519,7 +519,7 @@ impl<'f> Run<'f> {
         let repeated = taken - new.len() - expired;
         self.count(new.iter().map(|index| &sheaf.items[*index]), repeated as u64);
         // Records that were deleted meanwhile are skipped at the next turn.
-        Ok(ahead.ok().flatten().filter(|ahead| ahead.next > next))
+        Ok(ahead.ok().flatten().filter(|ahead| ahead.from == next && ahead.next > next))
     }
 
     /// Any reading is a sign of life, a repeated one too.
@@ -668,7 +668,9 @@ impl<'f> Run<'f> {
         }
         let of_each = evaluated.rules / (evaluated.count as u64).max(1);
         let most = usize::try_from(config.batch_evaluations_max / of_each.max(1));
-        let most = most.unwrap_or(usize::MAX).max(READINGS_MIN);
+        let by_alerts = config.batch_alerts_max.saturating_mul(evaluated.count);
+        let by_alerts = by_alerts / evaluated.alerts.len().max(1);
+        let most = most.unwrap_or(usize::MAX).min(by_alerts).max(READINGS_MIN);
         self.pace = most.min(config.batch_readings_max);
         let meters = &self.fleet.house.meters;
         meters.rules_late.inc_by(late);

@@ -37,7 +37,7 @@ impl Texts {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Words {
     /// Of each row, the place of its text.
     places: Int32Builder,
@@ -51,7 +51,14 @@ pub(super) struct Words {
 
 impl Words {
     pub(super) fn with_room(rows: usize) -> Self {
-        Self { places: Int32Builder::with_capacity(rows), ..Self::default() }
+        Self {
+            places: Int32Builder::with_capacity(rows),
+            // Its usual room stays with each batch, and many are of one row.
+            texts: StringBuilder::with_capacity(0, 0),
+            known: HashMap::new(),
+            last: None,
+            lists: HashMap::new(),
+        }
     }
 
     pub(super) fn push(&mut self, text: &str, count: usize) {

@@ -15,8 +15,8 @@ use crate::{Error, Result};
 
 /// Bytes that are fetched at once.
 pub(super) const PIECE_BYTES: usize = 1 << 20;
-/// With fewer records, handing them to another thread costs more than it saves.
-const RECORDS_APART_MIN: u64 = 512;
+/// With fewer bytes, handing them to another thread costs more than it saves.
+const BYTES_APART_MIN: usize = 64 << 10;
 /// Pieces that are read or wait, so that two threads always have some.
 const PIECES_AT_ONCE: usize = 4;
 
@@ -25,6 +25,8 @@ const PIECES_AT_ONCE: usize = 4;
 pub(super) struct Batch {
     pub sheaf: Sheaf,
     pub poison: Vec<Poison>,
+    /// The offset that it was read from.
+    pub from: u64,
     /// The offset after it.
     pub next: u64,
     /// What reading it took of one thread.
@@ -66,7 +68,7 @@ impl Batch {
 
     fn join(&mut self, other: Self) {
         if self.is_empty() {
-            *self = Self { took: self.took + other.took, ..other };
+            *self = Self { from: self.from, took: self.took + other.took, ..other };
             return;
         }
         self.sheaf.join(&other.sheaf);
@@ -102,7 +104,7 @@ impl Reader {
     }
 
     fn piece(&self, fetched: Fetched, records: u64, limits: Limits) -> Piece {
-        if records < RECORDS_APART_MIN {
+        if fetched.bytes() < BYTES_APART_MIN {
             return Piece::Here(fetched, records, limits);
         }
         let reader = self.clone();
@@ -153,7 +155,8 @@ impl Reader {
             poison.push(Poison { offset, value: value.to_vec(), refusal: refused });
         });
         let next = cut.unwrap_or_else(|| fetched.next().min(limits.until));
-        Batch { sheaf, poison, next, took: self.clock.instant() - began, is_cut: cut.is_some() }
+        let took = self.clock.instant() - began;
+        Batch { sheaf, poison, from: fetched.from(), next, took, is_cut: cut.is_some() }
     }
 }
 
@@ -206,8 +209,10 @@ impl Reading {
 
     /// Reads the rest and puts it together.
     pub(super) async fn finish(mut self) -> Result<Batch> {
-        let mut whole = Batch { next: self.from, ..Batch::default() };
-        while !whole.is_cut {
+        let mut whole = Batch { from: self.from, next: self.from, ..Batch::default() };
+        // What came since it began goes with it.
+        self.end = *self.reader.readings.end(self.reader.partition).borrow();
+        while !whole.is_cut && !whole.sheaf.is_full() {
             while self.pieces.len() <= PIECES_AT_ONCE && self.fetch().await? {}
             let Some(piece) = self.pieces.pop_front() else { break };
             whole.join(match piece {

@@ -255,6 +255,26 @@ async fn more_alerts_than_one_commit_takes_come_with_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_read_ahead_of_a_batch_that_was_cut_is_read_again() {
+    let config = Config { batch_alerts_max: 3, batch_readings_max: 10, ..Config::default() };
+    let stack = Stack::with(config).await;
+    stack.weather_sensor().await;
+    stack.hot_rule(90.0, 0).await;
+    let fleet = stack.devices.fleet(OrganisationId::DEFAULT).await.unwrap();
+    // Batches of ten, each cut where it has three alerts, with more behind it.
+    let of =
+        |n: usize| reading(n.try_into().unwrap(), if n.is_multiple_of(3) { 95.0 } else { 5.0 });
+    let payloads: Vec<Vec<u8>> = (0..200).map(|n| of(n).to_string().into_bytes()).collect();
+    for payloads in payloads.chunks(40) {
+        let payloads: Vec<&[u8]> = payloads.iter().map(Vec::as_slice).collect();
+        fleet.take(&principal("admin"), "EWR", &payloads).await.unwrap();
+    }
+    stack.settled().await;
+    assert_eq!(stack.alerts().await.len(), 67);
+    assert_eq!(stack.rows().await.as_array().unwrap().len(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mail_that_is_refused_is_told_at_its_alert_and_one_that_fails_is_tried_again() {
     let stack = Stack::start().await;
     stack.weather_sensor().await;

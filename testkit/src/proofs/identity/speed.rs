@@ -1,4 +1,4 @@
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use crate::line::Line;
 use crate::load::Figures;
 use crate::proofs::{Ground, Report, Size};
 use crate::stack::{Launch, Stack};
@@ -94,38 +95,6 @@ fn person() -> Value {
     json!({"email": "mina@example.org", "password": "correct horse"})
 }
 
-/// One connection that is kept, and no more work for its client than bytes: 50 clients that build and parse requests would take the
-/// processor from the one that measures.
-struct Line(BufReader<TcpStream>);
-
-impl Line {
-    fn open(stack: &Stack) -> Result<Self> {
-        let stream = TcpStream::connect(stack.http_address())?;
-        stream.set_nodelay(true)?;
-        Ok(Self(BufReader::new(stream)))
-    }
-
-    /// The status of the whole answer.
-    fn ask(&mut self, request: &[u8]) -> Result<u16> {
-        self.0.get_mut().write_all(request)?;
-        let (mut line, mut status, mut length) = (String::new(), None, 0);
-        while line != "\r\n" {
-            line.clear();
-            ensure!(self.0.read_line(&mut line)? > 0, "closed");
-            if status.is_none() {
-                status = line.split(' ').nth(1).and_then(|it| it.parse().ok());
-            } else if let Some((name, value)) = line.split_once(':')
-                && name.eq_ignore_ascii_case("content-length")
-            {
-                length = value.trim().parse()?;
-            }
-        }
-        let mut body = vec![0; length];
-        self.0.read_exact(&mut body)?;
-        status.context("no status")
-    }
-}
-
 fn log_ins(ground: &Ground, stack: &Stack, report: &mut Report) -> Result<()> {
     stack.stranger().post("/v1/accounts", &person())?.ok()?;
     let requests = ground.count(100, 10_000);
@@ -159,7 +128,7 @@ fn p99(stack: &Stack, requests: usize) -> Result<Duration> {
     let mut samples = Vec::with_capacity(requests);
     for _ in 0..requests {
         let began = Instant::now();
-        let status = line.ask(read.as_bytes())?;
+        let (status, _) = line.ask(read.as_bytes())?;
         samples.push(began.elapsed());
         ensure!(status == 200, "status {status}");
     }
@@ -190,7 +159,7 @@ fn log_in(stack: &Stack, is_over: &AtomicBool) -> Result<usize> {
     );
     let mut line = Line::open(stack)?;
     while !is_over.load(Ordering::Relaxed) {
-        let status = line.ask(request.as_bytes())?;
+        let (status, _) = line.ask(request.as_bytes())?;
         ensure!(matches!(status, 200 | 503), "status {status}");
         if status == 200 {
             count += 1;

@@ -4,10 +4,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{Wrk, wrk};
 use crate::http::Http;
+use crate::line::Line;
 use crate::proofs::{Ground, Report, Size};
 use crate::servers::Postgres;
 use crate::stack::{Launch, Stack};
@@ -168,17 +169,18 @@ fn stale(ground: &Ground, stacks: &[&Stack], where_: &str, report: &mut Report) 
             .collect();
         let readers: Vec<_> = (0..READERS)
             .map(|place| {
-                let reader = stacks[place % stacks.len()].stranger();
+                let stack = stacks[place % stacks.len()];
                 let (slugs, acknowledged) = (&slugs, &acknowledged);
                 let (reads, old) = (&reads, &old);
                 scope.spawn(move || -> Result<()> {
+                    let mut line = Line::open(stack)?;
                     for turn in 0.. {
                         if reads.fetch_add(1, Ordering::Relaxed) >= reads_max {
                             break;
                         }
                         let which = turn % ARTICLES;
                         let least = acknowledged[which].load(Ordering::SeqCst);
-                        let shown = number_of(&reader, &slugs[which])?;
+                        let shown = number_of(&mut line, &slugs[which])?;
                         old.fetch_add(u64::from(shown < least), Ordering::Relaxed);
                     }
                     Ok(())
@@ -223,8 +225,12 @@ fn write(
     Ok(())
 }
 
-fn number_of(reader: &Http, slug: &str) -> Result<u64> {
-    let shown: Value = reader.get(&format!("/conduit/api/articles/{slug}"))?.ok()?;
-    let number = shown["article"]["description"].as_str().context("no description")?;
-    Ok(number.parse()?)
+fn number_of(line: &mut Line, slug: &str) -> Result<u64> {
+    const BEFORE: &[u8] = br#""description":""#;
+    let request = format!("GET /conduit/api/articles/{slug} HTTP/1.1\r\nhost: here\r\n\r\n");
+    let (status, body) = line.ask(request.as_bytes())?;
+    let at = body.windows(BEFORE.len()).position(|it| it == BEFORE);
+    let at = at.with_context(|| format!("{status} without a description"))? + BEFORE.len();
+    let digits = body[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+    Ok(std::str::from_utf8(&body[at..at + digits])?.parse()?)
 }
