@@ -43,6 +43,7 @@ impl Fetched {
         self.batches.is_empty()
     }
 
+    /// The offset that was asked for.
     pub fn from(&self) -> u64 {
         self.from
     }

@@ -86,7 +86,7 @@ impl Reader {
         self.begin(from, limits).await?.finish().await
     }
 
-    /// Begins to read from an offset on: the first pieces, if there are more than few records, are read on other threads from here
+    /// Begins to read from an offset on: the first pieces, if they have more than few bytes, are read on other threads from here
     /// on, whether somebody waits for them or not.
     pub(super) async fn begin(&self, from: u64, limits: Limits) -> Result<Reading> {
         let mut reading = Reading {
@@ -164,7 +164,7 @@ impl Reader {
 pub(super) struct Reading {
     reader: Reader,
     limits: Limits,
-    /// Where the log ended when it began.
+    /// Where the log ended when somebody looked last.
     end: u64,
     from: u64,
     /// What is fetched next.
